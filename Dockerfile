@@ -9,30 +9,20 @@ COPY requirements.runtime.lock /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/venv/bin/pip install --disable-pip-version-check --only-binary :all: --require-hashes \
         -r /tmp/requirements.runtime.lock \
-    && if [ "$VIDEO" = no ]; then /opt/venv/bin/pip uninstall --yes av; fi \
-    && /opt/venv/bin/pip uninstall --yes pip
-COPY --chmod=755 <<'EOF' /opt/venv/bin/moorage
-#!/opt/venv/bin/python
-from cli.start import run
-
-run()
-EOF
-COPY . /app
-RUN /opt/venv/bin/python -m compileall -q /app
+    && if [ "$VIDEO" = no ]; then /opt/venv/bin/pip uninstall --yes av; fi
+COPY . /src
+RUN /opt/venv/bin/pip install --disable-pip-version-check --no-deps /src && /opt/venv/bin/pip uninstall --yes pip
 
 FROM python:3.13-slim
 # /spool has the temporary files of downloads; they have no name, so a killed process leaves nothing behind.
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin moorage \
     && install -d -o moorage -g moorage /spool
 COPY --from=builder /opt/venv /opt/venv
-COPY --from=builder /app /app
 ENV PATH=/opt/venv/bin:$PATH \
-    PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     TMPDIR=/spool \
     LOG_FORMAT=json
-WORKDIR /app
 USER 10001
 VOLUME /spool
 EXPOSE 8000

@@ -16,6 +16,11 @@ CREATE FUNCTION moment() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE A
     SELECT clock_timestamp() + coalesce(nullif(current_setting('moorage.clock_shift', true), ''), '0')::interval
 $$;
 
+-- The host of a URL with its port, in which downloads are limited and circuit breakers open; '' if it is no URL.
+CREATE FUNCTION source_host(url text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT lower(split_part(split_part(split_part(coalesce(split_part(url, '://', 2), ''), '/', 1), '?', 1), '@', -1))
+$$;
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Work columns, the same seven on deliveries, predictions, outputs and notifications (used by db/leases.py alone):
 --   run_at       when the row is due; null only in a terminal state
@@ -66,6 +71,7 @@ CREATE INDEX deliveries_bodies ON deliveries (ended_at) WHERE ended_at IS NOT NU
 CREATE TABLE projects (
     owner      text NOT NULL,
     id         text NOT NULL CHECK (id <> ''),  -- of this owner; has no slash
+    is_implicit boolean NOT NULL DEFAULT false, -- created by a job: the application has written no document yet
     document   jsonb NOT NULL DEFAULT '{"scenes": []}' CHECK (jsonb_typeof(document) = 'object'),
     created_at timestamptz NOT NULL DEFAULT moment(),
     updated_at timestamptz NOT NULL DEFAULT moment(),
@@ -97,6 +103,7 @@ CREATE TABLE jobs (
     fallback_chain jsonb CHECK (jsonb_typeof(fallback_chain) = 'array' AND jsonb_array_length(fallback_chain) > 0),
     placeholder  boolean NOT NULL DEFAULT false, -- publish a placeholder if no entry produces files
     notify       boolean NOT NULL DEFAULT false, -- send a notification when it ends
+    notify_url   text,                          -- where to; null: the first of MOORAGE_NOTIFY_URL
     metadata     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),  -- the application's own
     idempotency_key text,                       -- as the application sent it
     request_sha256  text,                       -- of the job request sent with that key
@@ -259,6 +266,9 @@ CREATE TABLE outputs (
 );
 CREATE INDEX outputs_due ON outputs (run_at) WHERE state = 'waiting' AND lease_token IS NULL;
 CREATE INDEX outputs_urgent ON outputs (expires_at, run_at) WHERE state = 'waiting' AND lease_token IS NULL;
+CREATE INDEX outputs_by_host
+    ON outputs ((CASE WHEN quarantine_key IS NULL THEN source_host(source) ELSE '' END), expires_at, run_at)
+    WHERE state = 'waiting' AND lease_token IS NULL;
 CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' AND lease_token IS NULL;
 CREATE INDEX outputs_leased ON outputs (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discarding');
@@ -276,6 +286,8 @@ CREATE TABLE renders (
     id           uuid PRIMARY KEY REFERENCES jobs (id),
     owner        text NOT NULL,
     cover_idx    integer,                        -- of an image or video; null: it has other files only
+    title        text,
+    favourite    boolean NOT NULL DEFAULT false,
     published_at timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz
 );
@@ -484,6 +496,24 @@ CREATE TABLE pauses (
     paused_at timestamptz NOT NULL DEFAULT moment(),
     paused_by text NOT NULL,
     reason    text
+);
+
+-- Attempts at a download host ('host NAME') or at a provider's API ('api NAME') within the last minute: every one that
+-- failed as in an outage, and one in ten seconds of those that succeeded, from each process.
+CREATE TABLE target_attempts (
+    target    text NOT NULL,
+    job_id    uuid,                              -- null: it succeeded
+    at        timestamptz NOT NULL DEFAULT moment()
+);
+CREATE INDEX target_attempts_of ON target_attempts (target, at);
+CREATE INDEX target_attempts_at ON target_attempts (at);
+
+-- Open circuit breakers; a target without a row is closed. At `probe_at` the most urgent row of the target is tried.
+CREATE TABLE breakers (
+    target    text PRIMARY KEY CHECK (target ~ '^(host|api) .'),
+    opened_at timestamptz NOT NULL DEFAULT moment(),
+    probe_at  timestamptz NOT NULL,
+    reason    text NOT NULL                      -- the error of the attempt that opened it
 );
 
 -- Where a sweep over a long listing stopped; no row: its next run starts at the beginning. 'timeline': PostgreSQL's own,

@@ -27,6 +27,7 @@ from db import (
     leases,
     migrate,
     objects,
+    output_claims,
     progress,
     projects,
     renders,
@@ -85,6 +86,7 @@ def _undone(read: Read) -> Read:
 def _dispatch(conn: Connection) -> None:
     for step in leases.DUE:
         leases.wake_due(conn, step, limit=64, queue_is_empty=False)
+    output_claims.wake_outputs(conn, limit=64, queued=0)
 
 
 def _count_slot(conn: Connection) -> None:

@@ -73,7 +73,7 @@ def count_webhook_path(
 def run_step(deps: Deps, counter: RoundTripCounter, step: Step, row_id: UUID) -> list[Wake]:
     """Run a step as a worker does, without its process."""
     with counter.count(step, deps.database.connection().pgconn):
-        return step_runner._claim_and_run(deps, step, row_id, LEASED_BY)[0]
+        return step_runner._claim_and_run(deps, step, row_id, LEASED_BY).wakes
 
 
 async def _receive(deps: Deps, counter: RoundTripCounter, webhook_id: str, body: bytes) -> UUID:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -12,6 +13,7 @@ from uuid import UUID
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -86,11 +88,51 @@ def print_parts(*parts: Table | str) -> None:
     """Print tables and lines, with an empty line after each table."""
     console = _console()
     for part in parts:
-        console.print(
-            Text(escape_control_chars(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str)
-        )
-        if not isinstance(part, str):
-            console.print()
+        if isinstance(part, str):
+            console.print(Text(escape_control_chars(part)), soft_wrap=True)
+            continue
+        is_wide = Measurement.get(console, console.options.update(max_width=10_000), part).maximum > console.width
+        console.print(_stack(part) if is_wide else part, soft_wrap=is_wide)
+        console.print()
+
+
+def _stack(table: Table) -> Text:
+    """Return a table that is wider than the terminal as text: pairs of column and value, as many in a line as fit."""
+    lines: list[str] = []
+    names = [str(column.header) for column in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        line, mark = "", "- "
+        for pair in (f"{name}: {cell}".removeprefix(": ") for name, cell in zip(names, row, strict=True) if str(cell)):
+            if line and len(line) + len(pair) + 4 > get_width():
+                lines += wrap_text(line, mark)
+                line, mark = "", "  "
+            line += f"  {pair}" if line else pair
+        lines += wrap_text(line, mark)
+    return Text("\n").join((Text(str(table.title), "bold"), *map(Text, lines)))
+
+
+def wrap_text(text: str, mark: str = "  ") -> list[str]:
+    """Return the lines of a text that fit the terminal, the first after a mark; an address is never broken."""
+    rest = " " * len(mark)
+    return textwrap.wrap(
+        text, get_width(), initial_indent=mark, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def align(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, with cells padded to the width of their column."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def shorten_id(row_id: UUID) -> str:
+    """Return the beginning of an id, with its time and 12 random bits: enough for `moorage show`."""
+    return str(row_id)[:18]
+
+
+def get_width() -> int:
+    """Return the columns of the terminal, or those that COLUMNS states."""
+    return shutil.get_terminal_size((_PIPE_COLUMNS, 24)).columns
 
 
 def format_facts(pairs: Mapping[str, object]) -> list[str]:
@@ -101,8 +143,7 @@ def format_facts(pairs: Mapping[str, object]) -> list[str]:
 
 
 def _console() -> Console:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_COLUMNS
-    return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+    return Console(file=sys.stdout, width=get_width(), markup=False, highlight=False, emoji=False)
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Entry point of the command line. A command's module is imported when it is called, so that `--help` is fast."""
 
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -8,38 +9,50 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.exceptions import NoSuchCommand
 from dotenv import dotenv_values
 
 from moorage import VERSION, logs
 from moorage.errors import MoorageError
 
-# name: (module, one line of help), in the order of `moorage --help`
-COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "demo": ("demo", "Run the main scenarios on embedded servers and verify the results."),
-    "up": ("up", "Run the complete stack locally until Ctrl-C."),
-    "keep": ("keep", "Store URLs, files or folders as one job."),
-    "init": ("init", "Write .env with generated secrets."),
-    "status": ("status", "Show the state of rows, queues, workers, sweeps and storage."),
-    "show": ("show", "Show the history and the next actions of one record."),
-    "dead": ("dead", "List, show, replay or discard dead letters."),
-    "recover": ("recover", "Register and poll predictions from a provider's list."),
-    "pause": ("pause", "Pause a provider or all downloads; webhooks are still recorded."),
-    "resume": ("pause", "End a pause."),
-    "audit": ("audit", "Check PostgreSQL and storage for inconsistencies."),
-    "drill": ("drill", "Inject faults under load and verify that nothing is lost."),
-    "orphans": ("orphans", "List or delete objects that no row names."),
-    "retention": ("retention", "Count or delete what exceeds its retention period."),
-    "doctor": ("doctor.command", "Check settings and servers."),
-    "simulate": ("simulate", "Print or send a correctly signed webhook."),
-    "owner": ("owner", "Remove everything of an owner."),
-    "token": ("token", "Create, list and revoke API tokens."),
-    "openapi": ("openapi", "Print the OpenAPI document."),
-    "migrate": ("processes", "Migrate the database to the current schema."),
-    "receiver": ("processes", "Serve webhooks and the API."),
-    "worker": ("processes", "Run a Celery worker."),
-    "beat": ("processes", "Run Celery beat."),
-    "flower": ("processes", "Run Flower."),
+# name: module (imported only when the command is called), line of help, example; in the order of `moorage --help`
+GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
+    "Try it": {
+        "demo": ("demo", "Run the main scenarios on embedded servers and verify the results.", "demo"),
+        "up": ("up", "Run the complete stack locally until Ctrl-C.", "up --pictures my-pictures/"),
+        "keep": ("keep", "Store URLs, files or folders as one job.", "keep my-pictures/ --owner me"),
+        "simulate": ("simulate", "Print or send a correctly signed webhook.", "simulate replicate --send"),
+    },
+    "See what happens": {
+        "status": ("status", "Show a verdict, then rows, queues, workers and sweeps.", "status --watch"),
+        "show": ("show", "Show the history and the next actions of one record.", "show 01a226e7-b44a"),
+        "list": ("list_rows", "List jobs, deliveries, predictions, outputs, ...", "list outputs --state waiting"),
+        "doctor": ("doctor.command", "Check settings and servers.", "doctor"),
+        "audit": ("audit", "Check PostgreSQL and storage for inconsistencies.", "audit --sample 500"),
+    },
+    "Act": {
+        "dead": ("dead", "List, show, replay or discard dead letters.", "dead replay --provider fal"),
+        "job": ("job", "Cancel or retry a job.", "job retry 01a226e7-b44a"),
+        "pause": ("pause", "Pause a provider or all downloads; webhooks are still recorded.", "pause fal"),
+        "resume": ("pause", "End a pause.", "resume fal"),
+        "recover": ("recover", "Register and poll predictions from a provider's list.", "recover replicate --dry-run"),
+        "orphans": ("orphans", "List or delete objects that no row names.", "orphans --delete"),
+        "retention": ("retention", "Count or delete what exceeds its retention period.", "retention --apply"),
+        "owner": ("owner", "Remove everything of an owner.", "owner erase ada"),
+        "drill": ("drill", "Inject faults under load and verify that nothing is lost.", "drill --minutes 2"),
+    },
+    "Set up and run": {
+        "init": ("init", "Write .env with generated secrets.", "init"),
+        "token": ("token", "Create, list and revoke API tokens.", "token create website"),
+        "openapi": ("openapi", "Print the OpenAPI document.", "openapi > openapi.json"),
+        "migrate": ("processes", "Migrate the database to the current schema.", "migrate"),
+        "receiver": ("processes", "Serve webhooks and the API.", "receiver --port 8000"),
+        "worker": ("processes", "Run a Celery worker.", "worker -Q keep -c 4"),
+        "beat": ("processes", "Run Celery beat.", "beat"),
+        "flower": ("processes", "Run Flower.", "flower --port=5555"),
+    },
 }
+COMMANDS: Final = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
 class _LazyGroup(click.Group):
@@ -49,13 +62,24 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's)
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"cli.commands.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        module, _, example = COMMANDS[cmd_name]
+        attribute = "list_rows" if cmd_name == "list" else cmd_name
+        command: click.Command = getattr(importlib.import_module(f"cli.commands.{module}"), attribute)
+        command.epilog = f"Example: moorage {example}"
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            raise NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's)
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                lines = [((name, text), ("", f"$ moorage {example}")) for name, (_, text, example) in commands.items()]
+                formatter.write_dl([*itertools.chain(*lines)])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,7 +7,7 @@ Such an output is `waiting` with `deferred_at`. For its job it counts as dead, u
 from typing import Final
 from uuid import UUID
 
-from db import cancellation, dead_letters, jobs, leases
+from db import breakers, cancellation, dead_letters, jobs, leases
 from db.connection import Connection, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.errors import LeaseLost
@@ -31,6 +31,22 @@ def defer(conn: Connection, lease: Lease, category: str) -> Job:
     job = jobs.lock(conn, row["job_id"])
     leases.execute(conn, lease, DEFER, category=category, reason="its job no longer waits for it")
     return job
+
+
+DEFER_BLOCKED = f"""
+WITH moved AS (
+    UPDATE outputs SET deferred_at = moment(), category = 'DOWNLOAD_FAILED'
+     WHERE job_id = %(id)s AND state = 'waiting' AND deferred_at IS NULL AND lease_token IS NULL
+       AND {breakers.HOST} = ANY (ARRAY(SELECT host FROM {breakers.OPEN_HOSTS}
+                                         WHERE opened_at <= moment() - make_interval(secs => %(seconds)s)))
+    RETURNING id, job_id
+) {build_event_insert("output", "'waiting'", "'waiting'", "'its job no longer waits for it'", kind="'deferred'")}
+"""
+
+
+def defer_blocked(conn: Connection, job_id: UUID, *, seconds: float, actor: str) -> None:
+    """Have a locked job no longer wait for outputs whose hosts' circuit breakers have been open for `seconds`."""
+    conn.queue(DEFER_BLOCKED, {"id": job_id, "seconds": seconds, "actor": actor})
 
 
 # A keep step that is at work on one of them goes on; its file counts for the job again. `woken_at`: the caller

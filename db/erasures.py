@@ -20,7 +20,7 @@ ON CONFLICT (owner) DO UPDATE SET owner = excluded.owner RETURNING {_COLUMNS}
 """
 GET: Final = f"SELECT {_COLUMNS} FROM erasures WHERE id = %(id)s"
 IS_OPEN: Final = "EXISTS (SELECT FROM erasures WHERE finished_at IS NULL)"
-LIST_OPEN: Final = f"SELECT {_COLUMNS} FROM erasures WHERE finished_at IS NULL ORDER BY requested_at LIMIT 100"
+LIST_UNFINISHED: Final = f"SELECT {_COLUMNS} FROM erasures WHERE finished_at IS NULL ORDER BY requested_at LIMIT 100"
 
 
 def request(conn: Connection, owner: str) -> Row:
@@ -33,8 +33,8 @@ def get(conn: Connection, erasure_id: UUID) -> Row | None:
     return fetch_one(conn, GET, {"id": erasure_id})
 
 
-def list_open(conn: Connection) -> list[Row]:
-    return fetch_all(conn, LIST_OPEN)
+def list_unfinished(conn: Connection) -> list[Row]:
+    return fetch_all(conn, LIST_UNFINISHED)
 
 
 LIST_JOBS: Final = """

@@ -17,17 +17,17 @@ from moorage.model import Job, JobRequest
 
 _COLUMNS = (
     "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, fallback_chain, placeholder,"
-    " variants"
+    " variants, prompt IS NULL AND fallback_chain IS NULL AS is_undescribed"
 )
 
 # ON CONFLICT waits for a concurrent transaction with the same key; then this one inserts nothing.
 ADD = f"""
 WITH moved AS (
     INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial,
-                      fallback_chain, placeholder, notify, metadata, idempotency_key, request_sha256, state,
-                      deadline_at, run_at)
+                      fallback_chain, placeholder, notify, notify_url, metadata, idempotency_key, request_sha256,
+                      state, deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(variants)s, %(project_id)s,
-            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(metadata)s,
+            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(notify_url)s, %(metadata)s,
             %(idempotency_key)s, %(request_sha256)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id
@@ -67,6 +67,14 @@ def queue_lock(conn: Connection, predictions: Sequence[tuple[str, str]]) -> Queu
     """Lock the jobs of predictions, given by provider and external id, but none that is locked."""
     providers, external_ids = zip(*predictions, strict=True)
     return conn.queue(LOCK_BY_PREDICTIONS, {"providers": list(providers), "external_ids": list(external_ids)})
+
+
+DESCRIBE = "UPDATE jobs SET prompt = %(prompt)s WHERE id = %(id)s AND prompt IS NULL"
+
+
+def queue_description(conn: Connection, job_id: UUID, prompt: str) -> None:
+    """Record the prompt of a registered prediction, as its provider reports it, on its locked job."""
+    conn.queue(DESCRIBE, {"id": job_id, "prompt": prompt})
 
 
 COUNT_OUTPUTS = """

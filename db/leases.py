@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
+from db import breakers
 from db.connection import Connection, Database, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.errors import DatabaseLocked, LeaseLost, StepInterrupted
@@ -35,7 +36,7 @@ JOB_ID: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs":
 _PAUSED: Final = "ALL (ARRAY(SELECT target FROM pauses))"
 UNPAUSED: Final[Mapping[WorkTable, str]] = {
     "deliveries": "true",
-    "predictions": f"(NOT EXISTS (SELECT FROM pauses) OR predictions.provider <> {_PAUSED})",
+    "predictions": f"(NOT EXISTS (SELECT FROM pauses) OR predictions.provider <> {_PAUSED}) AND {breakers.API_ALLOWS}",
     "outputs": f"""(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
                 OR 'keep' <> {_PAUSED}
                AND (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id) <> {_PAUSED})""",
@@ -59,6 +60,11 @@ UPDATE {{table}} SET {SET_LEASE}
                 AND {{unpaused}} FOR UPDATE SKIP LOCKED)
 RETURNING id, moment() AS claimed_at, attempt, crashes
 """)
+CLAIM["predictions"] = f"""
+WITH claimed AS ({CLAIM["predictions"].rstrip()}, provider, state
+), probe AS ({breakers.DELAY_PROBE} AND target = 'api ' || (SELECT provider FROM claimed WHERE state <> 'planned')
+) SELECT id, claimed_at, attempt, crashes FROM claimed
+"""
 
 
 def claim(
@@ -247,25 +253,12 @@ WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
     "notify": ("notifications", "state = 'waiting'", ""),
 }
 # Due rows for dispatch, most urgent first; `submission_turns` chooses planned predictions. With an empty queue earlier
-# wakes are lost: woken_at is ignored.
-DUE: Final[dict[Step, str]] = {
+# wakes are lost: woken_at is ignored. Step keep has its own (db/output_claims.py).
+DUE: Final[Mapping[Step, str]] = {
     step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", "run_at")
     for step, (table, states, more) in WORK.items()
+    if step != "keep"
 }
-# A wake of step keep takes the most urgent output, whatever it names: so each message that waits serves one of the
-# first %(queued)s rows, and later rows have none, even if one was published for them.
-_URGENCY: Final = "expires_at NULLS LAST, run_at"
-_FIRST: Final = f"state = 'waiting' AND {UNPAUSED['outputs']} AND lease_token IS NULL AND run_at <= moment()"
-DUE["keep"] = f"""
-WITH urgent AS MATERIALIZED (
-    SELECT id, woken_at FROM outputs WHERE {_FIRST} ORDER BY {_URGENCY} LIMIT %(queued)s + %(limit)s
-), due AS MATERIALIZED (
-    SELECT id FROM outputs
-     WHERE id IN (SELECT id FROM (SELECT *, row_number() OVER () AS place FROM urgent) AS u
-                   WHERE place > %(queued)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-       AND {_FIRST} ORDER BY {_URGENCY} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-"""
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
 IS_DUE: Final = {
     step: f"EXISTS (SELECT FROM {table} WHERE {states} AND lease_token IS NULL AND run_at <= moment())"
@@ -274,15 +267,14 @@ IS_DUE: Final = {
 
 
 def wake_due(
-    conn: Connection, step: Step, *, limit: int, queue_is_empty: bool, queued: int = 0, synchronous: Sequence[str] = ()
+    conn: Connection, step: Step, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
 ) -> list[UUID]:
     """
-    Mark the most urgent due rows of a step as woken and return them; none twice within 30 s, unless the queue is empty
-    or, for step keep, has `queued` messages, fewer than there are due rows.
+    Mark the most urgent due rows of a step as woken and return them; none twice within 30 s, unless the queue is empty.
 
     `synchronous`: providers that return files in the response; step generate submits to them, submit to the others.
     """
-    args = {"limit": limit, "queued": queued, "queue_is_empty": queue_is_empty, "synchronous": list(synchronous)}
+    args = {"limit": limit, "queue_is_empty": queue_is_empty, "synchronous": list(synchronous)}
     return [row["id"] for row in fetch_all(conn, DUE[step], args)]
 
 

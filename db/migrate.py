@@ -16,10 +16,9 @@ from db.connection import Connection, fetch_one
 from moorage.errors import ConfigError
 from moorage.failpoints import failpoint
 
-ROOT: Final = Path(__file__).resolve().parent.parent
-SCHEMA: Final = ROOT / "schema.sql"
-MIGRATIONS: Final = ROOT / "db" / "migrations"
-SCHEMA_VERSION: Final = 16
+SCHEMA: Final = Path(__file__).with_name("schema.sql")  # a link to the one in the root of the repository
+MIGRATIONS: Final = Path(__file__).with_name("migrations")
+SCHEMA_VERSION: Final = 18
 
 # An arbitrary constant. Transaction-scoped, because of PgBouncer in transaction mode.
 LOCK = "SELECT pg_advisory_xact_lock(7239467113)"

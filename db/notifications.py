@@ -35,9 +35,13 @@ class Notification:
     job_id: UUID
     type: str
     created_at: datetime
+    url: str | None = None  # None: the first of MOORAGE_NOTIFY_URL
 
 
-GET = "SELECT id, event_id AS sequence, job_id, type, created_at FROM notifications WHERE id = %(id)s"
+GET = """
+SELECT n.id, n.event_id AS sequence, n.job_id, n.type, n.created_at, j.notify_url AS url
+  FROM notifications n JOIN jobs j ON j.id = n.job_id WHERE n.id = %(id)s
+"""
 
 
 def get(conn: Connection, notification_id: UUID) -> Notification | None:

@@ -44,6 +44,14 @@ def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Pr
     return next(iter(find(conn, [(provider, external_id)])), None)
 
 
+SET_MODEL = "UPDATE predictions SET model = %(model)s WHERE id = %(id)s AND model IS NULL"
+
+
+def queue_model(conn: Connection, prediction_id: UUID, model: str) -> None:
+    """Record the model of a prediction that was registered without one, as its provider reports it."""
+    conn.queue(SET_MODEL, {"id": prediction_id, "model": model})
+
+
 GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
 
 

@@ -8,17 +8,32 @@ from psycopg.types.json import Jsonb
 from db import placements
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import scene_documents
-from moorage.model import ProjectKey
+from moorage.model import ProjectKey, SceneRef
 
-ENSURE_OPEN = """
-INSERT INTO projects (owner, id) VALUES (%(owner)s, %(id)s)
-ON CONFLICT (owner, id) DO UPDATE SET status = 'open' WHERE projects.status <> 'open'
+# CASE, because another program may have written a document of any shape.
+_IS_SCENE_MISSING = """(p.is_implicit AND %(scenes)s::jsonb <> '[]' AND p.document - 'scenes' = '{}'
+       AND CASE jsonb_typeof(p.document -> 'scenes')
+           WHEN 'array' THEN jsonb_array_length(p.document -> 'scenes') < %(max_scenes)s
+                         AND NOT EXISTS (SELECT FROM jsonb_array_elements(p.document -> 'scenes') s
+                                          WHERE s ->> 'id' = %(scenes)s::jsonb -> 0 ->> 'id')
+           ELSE false END)"""
+ENSURE_OPEN = f"""
+INSERT INTO projects AS p (owner, id, is_implicit, document)
+VALUES (%(owner)s, %(id)s, true, jsonb_build_object('scenes', %(scenes)s::jsonb))
+ON CONFLICT (owner, id) DO UPDATE SET status = 'open', document = CASE WHEN {_IS_SCENE_MISSING}
+       THEN jsonb_set(p.document, '{{scenes}}', p.document -> 'scenes' || %(scenes)s::jsonb) ELSE p.document END
+ WHERE p.status <> 'open' OR {_IS_SCENE_MISSING}
 """
 
 
-def ensure_open(conn: Connection, project: ProjectKey) -> None:
-    """Create an empty project for a new job if there is none, and set it to `open`."""
-    conn.execute(ENSURE_OPEN, project._asdict())
+def ensure_open(conn: Connection, project: ProjectKey, scene: SceneRef | None) -> None:
+    """
+    Create the project of a new job if there is none, and set it to `open`.
+
+    While the application has written no document, the job's scene is added, so that its files have a place.
+    """
+    scenes = [] if scene is None else [{"id": scene}]
+    conn.execute(ENSURE_OPEN, {**project._asdict(), "scenes": Jsonb(scenes), "max_scenes": scene_documents.MAX_SCENES})
 
 
 ADD = """
@@ -39,12 +54,12 @@ def add(conn: Connection, project: ProjectKey, envelope: str) -> bool:
 
 
 REPLACE_DOCUMENT = """
-UPDATE projects SET document = %(envelope)s::jsonb -> 'document', updated_at = moment()
+UPDATE projects SET document = %(envelope)s::jsonb -> 'document', is_implicit = false, updated_at = moment()
  WHERE owner = %(owner)s AND id = %(id)s
 """
 
 ADD_SCENE = """
-UPDATE projects SET updated_at = moment(),
+UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', CASE jsonb_typeof(document -> 'scenes') WHEN 'array'
                             THEN document -> 'scenes' ELSE '[]' END
                             || jsonb_build_array(%(scene)s::jsonb || %(extra_fields)s))
@@ -53,7 +68,7 @@ UPDATE projects SET updated_at = moment(),
 
 # These statements write a document once, whatever the number of scenes: it may be 1 MB.
 REMOVE_SCENES = """
-UPDATE projects SET updated_at = moment(),
+UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', coalesce((
            SELECT jsonb_agg(s.scene ORDER BY s.n)
              FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
@@ -62,7 +77,7 @@ UPDATE projects SET updated_at = moment(),
 """
 
 REORDER_SCENES = """
-UPDATE projects SET updated_at = moment(),
+UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', (
            SELECT jsonb_agg(s.scene ORDER BY o.target)
              FROM unnest(%(positions)s::integer[]) WITH ORDINALITY AS o (position, target)
@@ -119,6 +134,44 @@ LIST_OWNERS = "SELECT owner FROM projects WHERE id = %(id)s ORDER BY owner LIMIT
 def list_owners(conn: Connection, project_id: str, limit: int = 20) -> list[str]:
     """Return the owners that have a project of this id."""
     return [row["owner"] for row in fetch_all(conn, LIST_OWNERS, {"id": project_id, "limit": limit})]
+
+
+LIST_PAGE = """
+SELECT owner, id, status, created_at, updated_at FROM projects
+ WHERE owner = %(owner)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
+"""
+
+
+def list_page(conn: Connection, owner: str, after: str, limit: int) -> list[Row]:
+    """Return an owner's projects, by id."""
+    return fetch_all(conn, LIST_PAGE, {"owner": owner, "after": after, "limit": limit})
+
+
+LIST_LIVE_JOBS = """
+SELECT id FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s AND settled_at IS NULL LIMIT 1
+"""
+LOCK_JOBS = "SELECT id FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s ORDER BY id FOR UPDATE"
+DELETE_PLACEMENTS = "DELETE FROM placements WHERE owner = %(owner)s AND project_id = %(id)s"
+DETACH_JOBS = "UPDATE jobs SET project_id = NULL, scene = NULL WHERE owner = %(owner)s AND project_id = %(id)s"
+DELETE = "DELETE FROM projects WHERE owner = %(owner)s AND id = %(id)s"
+
+
+def delete(conn: Connection, project: ProjectKey) -> bool | None:
+    """
+    Delete a project, not its renders: they belong to no project then. Return None if there is none, False if a job of
+    it is not settled.
+
+    Locks its jobs before the project, so that none is settled, reopened or created meanwhile.
+    """
+    key = project._asdict()
+    conn.execute(LOCK_JOBS, key)
+    if lock(conn, project) is None:
+        return None
+    if fetch_one(conn, LIST_LIVE_JOBS, key) is not None:
+        return False
+    for statement in (DELETE_PLACEMENTS, DETACH_JOBS, DELETE):
+        conn.execute(statement, key)
+    return True
 
 
 GET = """

@@ -19,10 +19,11 @@ WITH prediction AS (
     ON CONFLICT (provider, external_id) DO NOTHING
     RETURNING id, job_id, state
 ), job AS (
-    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, project_id, scene, partial, notify, metadata,
+    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, project_id, scene, partial, notify, notify_url,
+                      metadata,
                       idempotency_key, request_sha256, deadline_at, run_at)
     SELECT job_id, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(project_id)s, %(scene)s,
-           %(partial)s, %(notify)s, %(metadata)s, %(idempotency_key)s, %(request_sha256)s,
+           %(partial)s, %(notify)s, %(notify_url)s, %(metadata)s, %(idempotency_key)s, %(request_sha256)s,
            moment() + %(deadline)s, moment() + %(deadline)s
       FROM prediction
     RETURNING id, state

@@ -84,8 +84,8 @@ def list_variants_of_renders(conn: Connection, render_ids: Sequence[UUID]) -> li
 
 
 _PUBLISHED = """
-SELECT r.id, r.owner, r.cover_idx, r.published_at, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id,
-       j.scene, j.metadata, j.state, j.category, j.reason, j.created_at, j.settled_at
+SELECT r.id, r.owner, r.cover_idx, r.title, r.favourite, r.published_at, j.kind, j.mode, j.room_type, j.style,
+       j.prompt, j.project_id, j.scene, j.metadata, j.state, j.category, j.reason, j.created_at, j.settled_at
   FROM renders r JOIN jobs j ON j.id = r.id WHERE r.deleted_at IS NULL
 """
 
@@ -111,6 +111,22 @@ def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[
 
 def get_published(conn: Connection, render_id: UUID) -> Row | None:
     return fetch_one(conn, GET_PUBLISHED, {"id": render_id})
+
+
+UPDATE = """
+UPDATE renders r SET title = CASE WHEN %(set_title)s THEN %(title)s ELSE title END,
+       favourite = coalesce(%(favourite)s, favourite), cover_idx = coalesce(%(cover_idx)s, cover_idx)
+ WHERE id = %(id)s AND deleted_at IS NULL
+   AND (%(cover_idx)s::integer IS NULL
+        OR EXISTS (SELECT FROM variants v WHERE v.render_id = r.id AND v.idx = %(cover_idx)s AND v.media <> 'file'))
+RETURNING id
+"""
+
+
+def update(conn: Connection, render_id: UUID, fields: Mapping[str, Any]) -> bool:
+    """Change what `fields` names (title, favourite, cover_idx); False: not found, or not its picture."""
+    args = {"title": None, "favourite": None, "cover_idx": None, **fields}
+    return fetch_one(conn, UPDATE, {**args, "id": render_id, "set_title": "title" in fields}) is not None
 
 
 GET_FILE = """

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from db import leases, submissions
+from db import breakers, leases, submissions
 from db.connection import Connection, Database, Row, fetch_all
 from moorage.model import Lease, Step, Wake
 from moorage.settings import Settings
@@ -52,7 +52,7 @@ def _build_next(condition: str, limit: str) -> str:
         )
         SELECT r.id FROM turns t CROSS JOIN LATERAL (
             SELECT p.id FROM predictions p
-             WHERE {_WAITING} AND p.owner = t.owner AND p.run_at <= moment() {condition}
+             WHERE {_WAITING} AND p.owner = t.owner AND p.run_at <= moment() {condition} AND {breakers.SUBMIT_ALLOWS}
                AND NOT EXISTS (SELECT FROM capacity f WHERE f.provider = c.provider AND f.free <= 0
                                   AND strpos(lower(coalesce(p.model, '')), f.model_text) > 0)
              ORDER BY p.id LIMIT {limit} FOR UPDATE OF p SKIP LOCKED) r
@@ -68,7 +68,7 @@ def _build_limits(settings: Settings, providers: Collection[str]) -> Row:
     in_flight = dict.fromkeys(providers, 1) | dict(settings.in_flight)
     names = [(*key.partition(":"), places) for key, places in in_flight.items() if key.partition(":")[0] in providers]
     lists = {"providers": [n[0] for n in names], "model_texts": [n[2] for n in names]}
-    return {**lists, "places": [n[3] for n in names], "owner_places": None}
+    return {**lists, "places": [n[3] for n in names], "owner_places": settings.owner_limits.get("in_flight")}
 
 
 FIND_NAMED: Final = """
@@ -86,6 +86,7 @@ WITH {_CAPACITY}, chosen AS MATERIALIZED ({_build_next("AND p.crashes < %(max_cr
 ), served AS (
     INSERT INTO cursors (sweep, place, after_key) SELECT 'submit ' || provider, id::text, '' FROM chosen
     ON CONFLICT (sweep) DO UPDATE SET place = excluded.place, moved_at = moment()
+), probe AS ({breakers.DELAY_PROBE} AND target = 'api ' || (SELECT provider FROM chosen)
 ), unmarked AS (  -- its wake has done its work: it may need another one
     UPDATE predictions SET woken_at = NULL
      WHERE id = (SELECT id FROM predictions

@@ -60,7 +60,7 @@ def parse_mp3(data: Data) -> FileFacts:
     size, offset = len(data), _skip_tag(data, 0)
     start, frames, seconds, stated = offset, 0, 0.0, 0
     while offset < size:
-        frame = _parse_frame(data[offset : offset + 4])
+        frame = parse_mp3_frame(data[offset : offset + 4])
         if frame is None:
             after = _skip_tag(data, offset) if frames else offset  # parts that were joined have a tag each
             if after == offset:
@@ -93,7 +93,7 @@ def _skip_tag(data: Data, offset: int) -> int:
     return offset
 
 
-def _parse_frame(header: bytes) -> tuple[int, float] | None:
+def parse_mp3_frame(header: bytes) -> tuple[int, float] | None:
     """Return bytes and seconds of a frame of layer III; None if this is no header of one."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None

@@ -5,10 +5,9 @@ from typing import Final
 from media.containers import ContainerError, Data
 from media.image_scan import ImageScan
 
-EXTENSION, IMAGE, TRAILER = 0x21, 0x2C, 0x3B
-CONTROL: Final = 0xF9  # delay and transparent colour of the next frame
-_PLAIN_TEXT: Final = 0x01
-LOOPS: Final = (b"\x0bNETSCAPE2.0", b"\x0bANIMEXTS1.0")
+_EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
+_CONTROL: Final = 0xF9  # delay and transparent colour of the next frame
+_LOOPS: Final = (b"\x0bNETSCAPE2.0", b"\x0bANIMEXTS1.0")
 
 
 def scan_gif(data: Data) -> ImageScan:
@@ -16,28 +15,28 @@ def scan_gif(data: Data) -> ImageScan:
     if len(data) < 13:
         raise ContainerError("truncated: its header is incomplete")
     width, height = int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
-    offset = 13 + color_table_bytes(data[10])
+    offset = 13 + _color_table_bytes(data[10])
     scan = ImageScan(width, height, 0, [(0, offset)])
     has_control = False
-    while offset < len(data) and data[offset] in (EXTENSION, IMAGE):
+    while offset < len(data) and data[offset] in (_EXTENSION, _IMAGE):
         end = _find_block_end(data, offset)
         if end is None:
             raise ContainerError("truncated: a block is incomplete")
-        if data[offset] == IMAGE:
+        if data[offset] == _IMAGE:
             _add_frame(data, offset, scan)
             has_control = False
         else:
-            has_control = has_control or data[offset + 1] == CONTROL
+            has_control = has_control or data[offset + 1] == _CONTROL
         if _is_decoded(data, offset):
             scan.pieces.append((offset, end))
         offset = end
-    if not scan.frames or (has_control and data[offset : offset + 1] != bytes([TRAILER])):
+    if not scan.frames or (has_control and data[offset : offset + 1] != bytes([_TRAILER])):
         raise ContainerError("truncated: a frame is missing")
     if offset >= len(data):
         scan.notes.append("the GIF has no end marker")
-    elif data[offset] != TRAILER:
+    elif data[offset] != _TRAILER:
         scan.notes.append(f"unknown data behind the last frame, at byte {offset}")
-    scan.pieces.append(bytes([TRAILER]))
+    scan.pieces.append(bytes([_TRAILER]))
     return scan
 
 
@@ -48,23 +47,22 @@ def _add_frame(data: Data, offset: int, scan: ImageScan) -> None:
 
 
 def _is_decoded(data: Data, offset: int) -> bool:
-    label = data[offset + 1]
-    return data[offset] == IMAGE or label in (CONTROL, _PLAIN_TEXT) or data[offset + 2 : offset + 14] in LOOPS
+    return data[offset] == _IMAGE or data[offset + 1] == _CONTROL or data[offset + 2 : offset + 14] in _LOOPS
 
 
 def _find_block_end(data: Data, offset: int) -> int | None:
-    if data[offset] == EXTENSION:
-        return skip_sub_blocks(data, offset + 2)
+    if data[offset] == _EXTENSION:
+        return _skip_sub_blocks(data, offset + 2)
     if offset + 10 > len(data):
         return None
-    return skip_sub_blocks(data, offset + 11 + color_table_bytes(data[offset + 9]))
+    return _skip_sub_blocks(data, offset + 11 + _color_table_bytes(data[offset + 9]))
 
 
-def color_table_bytes(flags: int) -> int:
+def _color_table_bytes(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def skip_sub_blocks(data: Data, offset: int) -> int | None:
+def _skip_sub_blocks(data: Data, offset: int) -> int | None:
     """Return the offset after the sub-blocks that start here; None if the file ends before their terminator."""
     while offset < len(data):
         size = data[offset]

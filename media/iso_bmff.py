@@ -64,7 +64,7 @@ def list_top_boxes(file: BinaryIO, size: int) -> tuple[list[Box], str | None]:
     end = 0
     try:
         for box in iterate_boxes(file, 0, size):
-            if box.type not in _TOP_BOXES and not _is_plausible(box.type):
+            if box.type not in _TOP_BOXES and not all(0x20 <= byte < 0x7F for byte in box.type):
                 break
             boxes.append(box)
             end = box.end
@@ -74,10 +74,6 @@ def list_top_boxes(file: BinaryIO, size: int) -> tuple[list[Box], str | None]:
         if not boxes or len(boxes) >= _MAX_BOXES or is_known:
             raise
     return boxes, f"{size - end} bytes behind the last box ignored" if end < size else None
-
-
-def _is_plausible(kind: bytes) -> bool:
-    return all(0x20 <= byte < 0x7F for byte in kind)
 
 
 def find_box(file: BinaryIO, within: Box, *path: bytes) -> Box | None:

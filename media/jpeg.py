@@ -129,11 +129,9 @@ def build_filled_variants(data: Data, scan: JpegScan) -> list[list[Piece]]:
     if scan.frame_marker not in _HUFFMAN:
         return []
     count = _FILLERS if scan.frame_marker == _PROGRESSIVE else 1
-    return [_fill(data, scan, _build_filler(seed)) for seed in range(count)]
-
-
-def _build_filler(seed: int) -> bytes:
-    return bytes(random.Random(seed).choices(range(255), k=_FILLER_BYTES))  # noqa: S311 (no FF: it would be a marker)
+    # No FF: it would be a marker.
+    fillers = (bytes(random.Random(seed).choices(range(255), k=_FILLER_BYTES)) for seed in range(count))  # noqa: S311
+    return [_fill(data, scan, filler) for filler in fillers]
 
 
 def _fill(data: Data, scan: JpegScan, filler: bytes) -> list[Piece]:

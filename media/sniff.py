@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from media import audio
 from moorage.model import MediaKind
 
 HEAD_BYTES: Final = 4096  # enough for every format below, accepted or not
@@ -25,14 +26,16 @@ IMAGES: Final = {kind.name: kind for kind in (PNG, JPEG, WEBP, GIF, AVIF)}
 MP4, WEBM = (FileFormat("video", name, f"video/{name}", name) for name in ("mp4", "webm"))
 MOV = FileFormat("video", "mov", "video/quicktime", "mov")
 MKV = FileFormat("video", "mkv", "video/x-matroska", "mkv")
-WAV, MP3, FLAC, OGG, M4A, SVG, GLB, ZIP, PDF, JSON, TEXT = (
+WAV, MP3, FLAC, OGG, M4A, WEBA, MKA, SVG, GLB, ZIP, PDF, JSON, TEXT = (
     FileFormat("file", name, content_type, name)
     for name, content_type in (
         ("wav", "audio/wav"), ("mp3", "audio/mpeg"), ("flac", "audio/flac"), ("ogg", "audio/ogg"), ("m4a", "audio/mp4"),
+        ("weba", "audio/webm"), ("mka", "audio/x-matroska"),
         ("svg", "image/svg+xml"), ("glb", "model/gltf-binary"), ("zip", "application/zip"), ("pdf", "application/pdf"),
         ("json", "application/json"), ("txt", "text/plain"),
     )
 )  # fmt: skip
+AUDIO_OF_VIDEO: Final = {MP4: M4A, MOV: M4A, WEBM: WEBA, MKV: MKA}  # the same container without pictures
 _WITHOUT_SIGNATURE: Final = {kind.name: kind for kind in (JSON, TEXT, SVG)}
 _MAGIC: Final = {b"fLaC": FLAC, b"OggS": OGG, b"glTF": GLB, b"PK\x03\x04": ZIP, b"%PDF-": PDF, b"ID3": MP3}
 
@@ -75,7 +78,7 @@ def detect_format(head: bytes) -> FileFormat | None:
     if head.startswith(b"\x1aE\xdf\xa3"):
         match = _EBML_DOC_TYPE.search(head[:80])
         return {b"webm": WEBM, b"matroska": MKV}[match[1]] if match else None
-    if _is_mp3_frame(head):
+    if audio.parse_mp3_frame(head) is not None:
         return MP3
     if known := next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None):
         return known
@@ -89,13 +92,6 @@ def find_named_format(extension: str | None, content_type: str | None) -> FileFo
     kind = _WITHOUT_SIGNATURE.get((extension or "").lower())
     stated = (content_type or "").partition(";")[0].strip().lower()
     return kind if kind and stated == kind.content_type else None
-
-
-def _is_mp3_frame(head: bytes) -> bool:
-    """Return True for the header of a frame of MPEG audio, layer III."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
-        return False
-    return head[1] >> 3 & 3 != 1 and head[2] >> 4 not in (0, 15) and head[2] >> 2 & 3 != 3
 
 
 def _detect_iso_format(head: bytes) -> FileFormat | None:

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from media import gif, jpeg, png
-from media.containers import Data
+from media import gif, jpeg, png, webp
+from media.containers import ContainerError, Data
 from moorage.errors import InvalidMedia
 
 _PNG_KEPT: Final = frozenset(
@@ -69,28 +69,19 @@ def strip_png(data: Data) -> Iterator[bytes]:
 
 
 def strip_gif(data: Data) -> Iterator[bytes]:
-    """Yield frames, their timing and the loop count, without comments and application blocks."""
-    offset = 13 + gif.color_table_bytes(data[10])
-    yield data[:offset]
-    while offset < len(data):
-        block, start = data[offset], offset
-        is_frame = block == 0x2C
-        if block not in (0x2C, 0x21) or (is_frame and offset + 9 >= len(data)):
-            break
-        header_bytes = 11 + gif.color_table_bytes(data[offset + 9]) if is_frame else 2
-        end = gif.skip_sub_blocks(data, offset + header_bytes)
-        if end is None:
-            raise InvalidMedia("the gif has an incomplete block")
-        offset = end
-        if is_frame or data[start + 1] == gif.CONTROL or data[start + 2 : start + 14] in gif.LOOPS:
-            yield data[start:offset]
-    yield b"\x3b"  # the file has none, or other data follows the last frame
+    """Yield frames, their timing and the loop count, without comments, texts and application blocks."""
+    try:
+        pieces = gif.scan_gif(data).pieces
+    except ContainerError as error:
+        raise InvalidMedia(f"the gif is {error}") from error
+    yield from (piece if isinstance(piece, bytes) else data[piece[0] : piece[1]] for piece in pieces)
 
 
 def strip_webp(data: Data) -> Iterator[bytes]:
     """Yield image data, transparency, animation and colour profile."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    parts = [part for chunk in _iterate_chunks(data, 12, end) if (part := _strip_webp_chunk(*chunk))]
+    chunks = webp.iterate_riff_chunks(data, 12, end)
+    parts = [part for kind, start, end in chunks if (part := _strip_webp_chunk(kind, data[start:end]))]
     yield b"RIFF" + (4 + sum(map(len, parts))).to_bytes(4, "little") + b"WEBP"
     yield from parts
 
@@ -101,18 +92,10 @@ def _strip_webp_chunk(kind: bytes, content: bytes) -> bytes | None:
     if kind == b"VP8X":
         content = bytes([content[0] & ~_WEBP_EXIF_XMP]) + content[1:]
     if kind == b"ANMF":
-        chunks = [_build_chunk(k, c) for k, c in _iterate_chunks(content, 16, len(content)) if k in _WEBP_FRAME_KEPT]
-        content = content[:16] + b"".join(chunks)
+        chunks = webp.iterate_riff_chunks(content, 16, len(content))
+        frame = (_build_chunk(k, content[start:end]) for k, start, end in chunks if k in _WEBP_FRAME_KEPT)
+        content = content[:16] + b"".join(frame)
     return _build_chunk(kind, content)
-
-
-def _iterate_chunks(data: Data, offset: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    while offset + 8 <= end:
-        size = int.from_bytes(data[offset + 4 : offset + 8], "little")
-        if offset + 8 + size > end:
-            raise InvalidMedia("the webp has a chunk that is longer than the file")
-        yield data[offset : offset + 4], data[offset + 8 : offset + 8 + size]
-        offset += 8 + size + size % 2
 
 
 def _build_chunk(kind: bytes, content: bytes) -> bytes:

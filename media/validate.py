@@ -80,9 +80,9 @@ def _require_accepted(kind: FileFormat, size: int, limits: Limits) -> None:
 
 
 def _distinguish_audio(kind: FileFormat, facts: VideoFacts) -> FileFormat:
-    """Return M4A for sound in an MP4, whatever its brand, and MP4 for pictures under a brand for sound."""
+    """Return the format of sound in a container for video, and MP4 for pictures under a brand for sound."""
     if facts.is_audio:
-        return sniff.M4A
+        return sniff.AUDIO_OF_VIDEO.get(kind, kind)
     return sniff.MP4 if kind is sniff.M4A else kind
 
 

@@ -11,7 +11,7 @@ from media.containers import ContainerError, VideoFacts
 
 _EBML, _SEGMENT, _CLUSTER, _INFO, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1549A966, 0x1654AE6B
 _TIMESTAMP_SCALE, _DURATION = 0x2AD7B1, 0x4489
-_TRACK, _TRACK_TYPE, _VIDEO, _WIDTH, _HEIGHT = 0xAE, 0x83, 0xE0, 0xB0, 0xBA
+_TRACK, _TRACK_TYPE, _AUDIO, _VIDEO, _WIDTH, _HEIGHT = 0xAE, 0x83, 2, 0xE0, 0xB0, 0xBA
 # Top-level elements of a segment; they also end a cluster of unknown size.
 _SEEK_HEAD, _CUES, _CHAPTERS, _TAGS, _ATTACHMENTS = 0x114D9B74, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0x1941A469
 _FIRST_LEVEL: Final = frozenset({_CLUSTER, _INFO, _TRACKS, _SEEK_HEAD, _CUES, _CHAPTERS, _TAGS, _ATTACHMENTS})
@@ -65,10 +65,10 @@ def parse_webm(file: BinaryIO, size: int) -> VideoFacts:
     tracks, info = walk.first_elements.get(_TRACKS), walk.first_elements.get(_INFO)
     if tracks is None or _CLUSTER not in walk.first_elements:
         raise ContainerError("no tracks" if tracks is None else "no data (cluster)")
-    width, height = _read_size(file, tracks)
+    width, height, is_audio = _read_tracks(file, tracks)
     duration_s = _read_duration(file, info) or _measure_duration(file, info, walk)
     note = f"{size - end} bytes behind the last element ignored" if end < size else None
-    return VideoFacts(width, height, duration_s, note)
+    return VideoFacts(width, height, duration_s, note, is_audio)
 
 
 def walk_file(file: BinaryIO, size: int, walk: SegmentScan) -> int:
@@ -160,12 +160,17 @@ def _read_content(file: BinaryIO, element: Element | None) -> bytes:
     return file.read(element.end - element.start)
 
 
-def _read_size(file: BinaryIO, tracks: Element) -> tuple[int | None, int | None]:
+def _read_tracks(file: BinaryIO, tracks: Element) -> tuple[int | None, int | None, bool]:
+    """Return width and height of the first video track, and whether there is sound alone."""
+    types = set()
     for track in _list_children(file, tracks):
         fields = {e.id: e for e in _list_children(file, track)} if track.id == _TRACK else {}
-        if _read_unsigned(file, fields.get(_TRACK_TYPE)) == 1:
+        types.add(_read_unsigned(file, fields.get(_TRACK_TYPE)))
+        if 1 in types:
             video = {e.id: e for e in _list_children(file, fields[_VIDEO])} if _VIDEO in fields else {}
-            return _read_pixels(file, video.get(_WIDTH)), _read_pixels(file, video.get(_HEIGHT))
+            return _read_pixels(file, video.get(_WIDTH)), _read_pixels(file, video.get(_HEIGHT)), False
+    if _AUDIO in types:
+        return None, None, True
     raise ContainerError("no video track")
 
 

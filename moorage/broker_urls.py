@@ -57,6 +57,9 @@ def parse_broker_url(url: str) -> BrokerSpec:
     parts = [urlsplit(each) for each in urls]
     parameters = {name: value for part in parts for name, value in parse_qsl(part.query)}
     if unknown := sorted(set(parameters) - set(_PARAMETERS[scheme])):
+        if set(unknown) & {"ssl_cert_reqs", "ssl_check_hostname"}:
+            remedy = "leave it out, and append ?ssl_ca_certs=FILE for an issuer of your own"
+            raise ValueError(f"{', '.join(unknown)}: the broker's certificate is always verified: {remedy}")
         known = ", ".join(_PARAMETERS[scheme]) or "none; TLS: write rediss://"
         raise ValueError(f"{', '.join(unknown)} is no parameter of {scheme}:// ({known})")
     servers = [(part.netloc, part.path) for part in parts]

@@ -72,6 +72,14 @@ class Refused(MoorageError):
         self.status: Final = status
 
 
+class OwnerLimitReached(Refused):
+    """A limit of MOORAGE_OWNER_LIMITS is reached: retry after at least `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message, status=429)
+        self.retry_after: Final = retry_after
+
+
 class LeaseLost(MoorageError):
     """This worker no longer holds the lease of the row: stop and write nothing."""
 

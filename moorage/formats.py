@@ -6,7 +6,7 @@ from typing import Final
 PICTURES: Final = ("png", "jpeg", "webp", "gif", "avif")
 FORMATS: Final = (
     *PICTURES, "mp4", "webm", "mov", "mkv",
-    "wav", "mp3", "flac", "ogg", "m4a", "svg", "glb", "zip", "pdf", "json", "txt",
+    "wav", "mp3", "flac", "ogg", "m4a", "weba", "mka", "svg", "glb", "zip", "pdf", "json", "txt",
 )  # fmt: skip
 _UPLOAD: Final = "upload:"
 # `png` accepts it as output, `upload:png` as upload.

@@ -64,6 +64,7 @@ class Job:
     fallback_chain: list[dict[str, Any]] | None = None  # each as `FallbackEntry`
     placeholder: bool = False
     variants: int | None = None
+    is_undescribed: bool = False  # registered, without a prompt
 
     @property
     def project(self) -> ProjectKey | None:
@@ -160,6 +161,7 @@ class JobDescription:
     partial: Literal["keep", "discard"] = "keep"
     project_id: str | None = None
     scene: SceneRef | None = None
+    notify_url: str | None = None  # one of MOORAGE_NOTIFY_URL; None: the first
     metadata: Mapping[str, str] = field(default_factory=dict)  # the application's own, repeated in answers
     idempotency_key: str | None = None
     request_sha256: str | None = None  # of the request sent with that key

@@ -19,6 +19,7 @@ KINDS: Final = {
     415: "media_type",
     416: "range",
     422: "invalid",
+    429: "limit_reached",
     431: "headers_too_large",
     500: "internal",
     503: "unavailable",

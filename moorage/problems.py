@@ -127,6 +127,12 @@ def _find_failing(facts: Facts) -> Iterator[Problem]:
         else:
             remedy = f"see its status page and token; moorage pause {who} stops the attempts"
         yield Problem("attempts_fail", "warning", text, remedy, "a-provider-fails-more-than-usual", row["provider"])
+    for breaker in facts.get("breakers") or ():
+        kind, _, name = breaker["target"].partition(" ")
+        who = f"the download host {name}" if kind == "host" else f"the API of {name}"
+        text = f"{who} fails; one request each 5 s until it answers, the others wait: {breaker['reason']}"
+        remedy = "see whether it is down, and this machine's network and DNS"
+        yield Problem("breaker_open", "warning", text, remedy, "a-circuit-breaker-is-open", name)
     for row in facts.get("webhooks_refused") or ():
         text = f"{row['provider']}: {_count(row['value'], 'webhook')} refused within 10 minutes: {row['reason']}"
         remedy = "compare the secret with the provider's, and this machine's clock"

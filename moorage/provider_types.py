@@ -36,6 +36,7 @@ class PredictionReport:
     completed_at: datetime | None = None
     expires_at: datetime | None = None  # of the URLs, if the provider states it
     model: str | None = None
+    prompt: str | None = None
     needs_fetch: bool = False  # neither files nor a reason: a poll returns them; never set in the result of a poll
 
 

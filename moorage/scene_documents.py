@@ -10,6 +10,7 @@ from typing import Any, Final
 from moorage.model import SceneRef
 
 Document = dict[str, Any]
+MAX_SCENES: Final = 1000
 _MAX_DIGITS: Final = 4000
 
 

@@ -15,6 +15,7 @@ from moorage.formats import check_accept
 
 # The providers that take submissions, and how many predictions moorage keeps in flight at each by default.
 IN_FLIGHT: Final = {"replicate": 10, "fal": 10, "openai": 10}
+OWNER_LIMITS: Final = ("in_flight", "open_jobs", "jobs_per_hour", "stored_bytes")
 
 
 def split(value: Any) -> Any:
@@ -56,6 +57,24 @@ def parse_in_flight(value: Any) -> Any:
             raise ValueError(f"{name} is given twice: write it once")
         limits[name] = int(number)
     return {**IN_FLIGHT, **limits}
+
+
+def parse_owner_limits(value: Any) -> Any:
+    """Return limits from `NAME=NUMBER` separated by commas; a name without a number has none."""
+    if not isinstance(value, str):
+        return value
+    limits: dict[str, int] = {}
+    for entry in split(value):
+        name, _, number = (part.strip() for part in entry.partition("="))
+        if name not in OWNER_LIMITS:
+            hint = suggest(name, OWNER_LIMITS) or f"write one of {', '.join(OWNER_LIMITS)}"
+            raise ValueError(f"{name!r} is not a limit of owners: {hint}")
+        if number and (not re.fullmatch("[0-9]{1,18}", number) or int(number) == 0):
+            raise ValueError(f"write {name}=NUMBER with a whole number above 0, or {name}= for no limit")
+        if name in limits:
+            raise ValueError(f"{name} is given twice: write it once")
+        limits |= {name: int(number)} if number else {}
+    return limits
 
 
 def _http_url(value: str) -> str:
@@ -108,9 +127,11 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)]
 Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(_addresses)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)]
+OwnerLimits = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_owner_limits)]
 InFlight = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_in_flight)]
 Accept = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_accept)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrls = Annotated[tuple[HttpUrl, ...], NoDecode, BeforeValidator(split)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_secret)]

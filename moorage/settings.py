@@ -24,11 +24,13 @@ from moorage.setting_types import (
     Count,
     Days,
     HttpUrl,
+    HttpUrls,
     InFlight,
     LogFormat,
     LogLevel,
     LongSecret,
     Names,
+    OwnerLimits,
     Positive,
     PostgresUrl,
     Secrets,
@@ -142,6 +144,7 @@ class Settings(BaseSettings):
 
     # --- submitting
     in_flight: InFlight = IN_FLIGHT  # predictions that moorage submitted, at once, by provider or PROVIDER:TEXT
+    owner_limits: OwnerLimits = {}  # of each owner
     image_seconds: Positive = 60.0  # default time limit of a fallback entry
     video_seconds: Positive = 600.0
     placeholder_file: Path | None = None  # an image; without it one of the requested size is generated
@@ -156,7 +159,7 @@ class Settings(BaseSettings):
     max_streams: Count = 5000  # open event streams in one process
 
     # --- notifications: webhooks to the application
-    notify_url: HttpUrl | None = None
+    notify_urls: HttpUrls = Field((), validation_alias=env_names("MOORAGE_NOTIFY_URL"))  # the first is the default
     notify_secret: Secrets = ()  # whsec_...; several during rotation, each signs
 
     # --- work
@@ -230,7 +233,7 @@ class Settings(BaseSettings):
                 "FAL_KEY is set but FAL_USER_ID is not, and fal signs the webhooks of all users with one key: write"
                 " your user's id"
             )
-        if self.notify_url and not self.notify_secret:
+        if self.notify_urls and not self.notify_secret:
             raise ValueError(
                 "MOORAGE_NOTIFY_URL is set but MOORAGE_NOTIFY_SECRET is not: write whsec_ and the base64 text of 24"
                 " random bytes or more"

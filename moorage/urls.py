@@ -32,6 +32,12 @@ _UNSAFE_PATH: Final = re.compile(r"[^!#-;=?-\[\]_a-z|~]")
 _UNSAFE_QUERY: Final = re.compile(r"[^!#-;=?-\[\]^_`a-~]")
 
 
+def find_source_host(url: str) -> str:
+    """Return the host of a URL, with its port, as the function source_host of the schema; '' if it is no URL."""
+    rest = url.split("://")[1] if "://" in url else ""
+    return rest.split("/")[0].split("?")[0].split("@")[-1].lower()
+
+
 class Endpoint(NamedTuple):
     """Scheme ("http" or "https"), host in lower case without brackets, port."""
 

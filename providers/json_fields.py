@@ -10,6 +10,7 @@ from moorage.errors import MalformedPayload, MoorageError
 from moorage.text import is_storable, to_storable
 
 MAX_ID_CHARS: Final = 200
+MAX_PROMPT_CHARS: Final = 20_000
 _MAX_MODEL_CHARS: Final = 200
 _MAX_TEXT_CHARS: Final = 100
 _MAX_SHOWN_CHARS: Final = 60
@@ -28,6 +29,12 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedPayload(f"the body is JSON but not an object: {type(value).__name__}")
     return value
+
+
+def optional_prompt(model_input: Any) -> str | None:
+    """Return the prompt of a model's input, storable."""
+    prompt = model_input.get("prompt") if isinstance(model_input, Mapping) else None
+    return to_storable(prompt, MAX_PROMPT_CHARS) if isinstance(prompt, str) and prompt.strip() else None
 
 
 @contextlib.contextmanager

@@ -107,6 +107,7 @@ class Replicate(Provider):
             completed_at=completed_at,
             expires_at=_get_expiry(completed_at),
             model=json_fields.optional_model(prediction),
+            prompt=json_fields.optional_prompt(prediction.get("input")),
         )
         return output_files.drop_inputs(report, prediction.get("input"))
 

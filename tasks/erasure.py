@@ -44,7 +44,7 @@ def request_erasure(database: Database, owner: str) -> Row:
 def continue_erasures(deps: Deps, actor: str, *, seconds: float = SECONDS) -> dict[str, Any]:
     """Continue all erasures for a time; returns the number of those that are finished."""
     until = time.monotonic() + seconds
-    done = [continue_erasure(deps, row, actor, until=until) for row in deps.database.run(erasures.list_open)]
+    done = [continue_erasure(deps, row, actor, until=until) for row in deps.database.run(erasures.list_unfinished)]
     return {"erased": len([row for row in done if row is not None])} if done else {}
 
 

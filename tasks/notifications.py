@@ -136,9 +136,9 @@ def _session(limits: Limits) -> requests.Session:
 
 
 def _send(deps: Deps, notification: Notification, body: bytes, guard: LeaseGuard) -> None:
-    url = deps.settings.notify_url
-    if url is None:
-        raise NotificationRefused("MOORAGE_NOTIFY_URL is not set")
+    url = notification.url or next(iter(deps.settings.notify_urls), None)
+    if url is None or url not in deps.settings.notify_urls:
+        raise NotificationRefused("MOORAGE_NOTIFY_URL is not set, or its URL for this job was removed")
     headers = build_headers(notification.id, body, int(time.time()), load_signing_secrets(deps.settings))
     try:
         with (

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -50,6 +50,7 @@ class Deps:
     session: requests.Session
     limits: Limits
     policy: RetryPolicy
+    noted: dict[str, float] = field(default_factory=dict)  # when this process recorded a success last, by target
 
     @property
     def asset_base(self) -> str:

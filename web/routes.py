@@ -15,6 +15,8 @@ from web.api import (
     jobs,
     keep,
     models,
+    operator_actions,
+    operator_reads,
     predictions,
     projects,
     renders,
@@ -22,6 +24,7 @@ from web.api import (
     session,
     tokens,
     uploads,
+    usage,
 )
 from web.http import problems, query
 from web.http.router import PROBLEM_RESPONSES
@@ -30,7 +33,7 @@ from web.services import dependencies
 PREFIXES: Final = ("/v1", "/api/v1")
 _PROTECTED: Final = (
     predictions, keep, job_create, jobs, job_actions, models, renders, uploads, projects, scenes, events, session,
-    tokens, dead_letters, erasures,
+    tokens, operator_actions, operator_reads, dead_letters, usage, erasures,
 )  # fmt: skip
 _AUTHENTICATE: Final = Depends(dependencies.authenticate)
 _CHECKS: Final = [Depends(query.reject_duplicates), Depends(problems.add_headers)]

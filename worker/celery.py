@@ -13,8 +13,9 @@ from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from worker import bootsteps, broker_errors, queues, redis_transport, schedule
 
-# Flower reads its environment after loading the app; its own default listens on every interface.
+# Flower reads its environment after loading the app. By default it listens on every interface and shows no results.
 os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
+os.environ.setdefault("FLOWER_TASKS_COLUMNS", "name,state,result,exception,args,received,worker,uuid")
 # Containers run the worker as root; the warning is about pickle, and only JSON is accepted here.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 

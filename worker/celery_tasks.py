@@ -1,6 +1,7 @@
 """The Celery tasks, and the signal handlers of the worker's main process."""
 
 import gc
+import os
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from moorage.model import Step, Wake
 from worker import (
     boot,
     dead_letter_queues,
+    outcomes,
     queues,
     schedule,
     shutdown,
@@ -23,6 +25,8 @@ from worker import (
 from worker.celery import app
 
 SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
+
+REPORT_CHARS: Final = 4_000_000  # one outcome for each delivery of a second
 
 
 def _leased_by(task: Any) -> str:
@@ -41,16 +45,26 @@ def _dead_letter(task: Any, args: Any, kwargs: Any, why: str, queue: str) -> Non
 
 
 def _define(step: Step) -> None:
-    @app.task(name=queues.TASK_BY_STEP[step], bind=True)
-    def run(self: Task[Any, Any], *args: Any, **kwargs: Any) -> int | None:
+    # The row decides the task's state: docs/decisions.md, "Flower shows the outcome of every row".
+    @app.task(
+        name=queues.TASK_BY_STEP[step],
+        bind=True,
+        throws=(outcomes.RowFailed,),
+        Request="worker.step_request:StepRequest",
+        resultrepr_maxsize=REPORT_CHARS,
+    )
+    def run(self: Task[Any, Any], *args: Any, **kwargs: Any) -> outcomes.StepReport | None:
         try:
             (row_id,) = args
             wake = Wake(step, UUID(row_id))
         except (ValueError, TypeError, AttributeError):  # without this, Celery would only log it
-            _dead_letter(self, args, kwargs, "has arguments that do not name a row", queues.QUEUE_BY_STEP[step])
-            return None
+            why = "has arguments that do not name a row"
+            _dead_letter(self, args, kwargs, why, queues.QUEUE_BY_STEP[step])
+            raise outcomes.RowFailed([outcomes.RowOutcome("", "", "dead", f"{step}: the message {why}")]) from None
+        is_watched = self.request.get("is_watched", True)
         with time_limit.apply_limit(settings_module.get_settings().constants.step_seconds):
-            return step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
+            ended = step_runner.run_step(wake.step, wake.row_id, _leased_by(self), is_watched=is_watched)
+        return outcomes.report(ended, wake.row_id) if is_watched else None
 
 
 for _step in queues.TASK_BY_STEP:
@@ -72,6 +86,7 @@ def _check(sender: Any, **_: object) -> None:
         boot.check_dependencies(sender.app.amqp.queues.consume_from)
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
+    boot.set_processes(sender.concurrency if isinstance(sender.concurrency, int) else os.cpu_count() or 1)
     gc.collect()
     gc.freeze()  # the pool's processes share these objects: their garbage collection does not write to them
 

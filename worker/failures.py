@@ -75,16 +75,18 @@ def dead_letter_row(
     return []
 
 
-def dead_letter_poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:
-    """Dead-letter a row if it reached the crash limit, before any code that could crash again; return wakes."""
-    wakes = deps.database.run(lambda conn: _dead_letter_poison(conn, deps, step, row_id, actor))
-    if wakes is None:
-        return []
-    failpoint("poison.after_record")
-    return wakes
+Poisoned = tuple[Lease, DeadLetterDecision, list[Wake]]
 
 
-def _dead_letter_poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake] | None:
+def dead_letter_poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> Poisoned | None:
+    """Dead-letter a row if it reached the crash limit, before any code that could crash again."""
+    ended = deps.database.run(lambda conn: _dead_letter_poison(conn, deps, step, row_id, actor))
+    if ended is not None:
+        failpoint("poison.after_record")
+    return ended
+
+
+def _dead_letter_poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, actor: str) -> Poisoned | None:
     limit = deps.settings.constants.max_crashes
     lease = poison.lease(conn, step, row_id, leased_by=actor, max_crashes=limit)
     if lease is None:
@@ -92,7 +94,8 @@ def _dead_letter_poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, 
     failpoint("poison.before_record")
     reason = f"{limit} workers died while processing this row"
     log.error("step.poison", crashes=limit)
-    return dead_letter_row(conn, deps, lease, step, DeadLetterDecision("POISON", "Poison", reason, retryable=True), {})
+    decision = DeadLetterDecision("POISON", "Poison", reason, retryable=True)
+    return lease, decision, dead_letter_row(conn, deps, lease, step, decision, {})
 
 
 def _advance_job(

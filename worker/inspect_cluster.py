@@ -12,7 +12,7 @@ from worker import queues
 from worker.broker_errors import BROKER_ERRORS, explain
 
 PING_SECONDS: Final = 1.0
-AGAIN_SECONDS: Final = 1.5  # if a queue seems to have no worker: a busy one answers late
+AGAIN_SECONDS: Final = 1.0  # if a queue seems to have no worker: a busy one answers late. Above 1 kombu takes 2
 _BEAT: Final = "celerybeat@"  # beat answers pings too, but is not a worker
 ALL_QUEUES: Final = tuple(name for queue in queues.QUEUES for name in (queue, queues.dead_letter_queue_name(queue)))
 
@@ -55,7 +55,7 @@ def _depth(connection: Any, name: str) -> int:
 
 
 def list_consumers() -> dict[str, list[str]] | None:
-    """Return the queues of each worker that answers within 2.5 s; None while the broker is unavailable."""
+    """Return the queues of each worker that answers within two seconds; None while the broker is unavailable."""
     from worker.celery import app
 
     consumers: dict[str, list[str]] = {}

@@ -94,6 +94,7 @@ def _build_data(deps: Deps, overview: Overview) -> dict[str, Any]:
         "sweeps": [] if "sweeps" in overview.locked else _list_sweeps(overview, deps.settings),
         "dead_letters": overview.dead_letters,
         "pauses": overview.pauses,
+        "breakers": overview.breakers,
         "storage_use": overview.storage_use,
     }
 

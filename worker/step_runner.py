@@ -1,5 +1,6 @@
 """Run one step: claim its row, renew the lease, catch and record failures, publish wakes."""
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -8,7 +9,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from db import deliveries, leases, output_claims, predictions, submissions
-from moorage import local_errors, logs
+from db.connection import Row
+from db.reports.outcomes import read_outcomes
+from moorage import local_errors, logs, time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Step, Wake, WorkTable
@@ -19,6 +22,7 @@ from tasks.predictions import ingest, poll, submit
 from tasks.step import Deps, LeaseGuard
 from worker import boot, failures, publish, queues
 from worker.heartbeat import Heartbeat
+from worker.outcomes import RowOutcome, StepResult, build_outcomes
 
 log = logs.get_logger(__name__)
 
@@ -41,6 +45,7 @@ STEPS: Final[Mapping[Step, StepSpec]] = {
 }
 
 
+LEASE_LOST: Final = StepResult(text="its lease was lost: another worker has the row")
 BATCH_SECONDS: Final = 1.0  # for which a task of step ingest works
 
 
@@ -52,55 +57,86 @@ class FailureUnrecorded(UnexpectedError):
     """A bug in the recording of a failure, such as a fact that PostgreSQL cannot store. Counted, without its facts."""
 
 
-def run_step(step: Step, row_id: UUID, leased_by: str) -> int:
+@dataclass(slots=True)
+class ClaimResult:
+    """What a claim led to: wakes to publish, and each row with its result."""
+
+    wakes: list[Wake]
+    results: list[tuple[Lease, StepResult]]
+
+
+def run_step(step: Step, row_id: UUID, leased_by: str, *, is_watched: bool = True) -> list[RowOutcome]:
     """
-    Claim the row of a wake, run its step, and return how many rows were claimed: none, if the wake was a repeated one.
+    Claim the row of a wake, run its step, and return the outcome of each row: of the named one alone, if it could not
+    be claimed, as after a repeated wake.
 
     Step ingest claims further deliveries that are due, for a second; then it wakes another task for the rest.
+
+    Args:
+        is_watched: False if the outcomes are not shown; then the rows are not read again for them.
     """
-    deps, total, end = boot.get_deps(), 0, time.monotonic() + BATCH_SECONDS
+    deps, outcomes, end = boot.get_deps(), list[RowOutcome](), time.monotonic() + BATCH_SECONDS
     with logs.bind_fields(step=step, row_id=str(row_id), by=leased_by):
         while True:
+            started = time.monotonic()
             try:
-                wakes, leased = _claim_and_run(deps, step, row_id, leased_by)
+                claim = _claim_and_run(deps, step, row_id, leased_by)
             except (DatabaseUnavailable, DatabaseLocked) as error:
                 # Nothing is recorded: the row stays due, or its lease expires, and a sweep wakes it.
                 is_locked = isinstance(error, DatabaseLocked)
                 log.warning("step.locked" if is_locked else "step.database_unavailable", error=str(error))
-                return total
-            total += len(leased)
-            may_be_more = step == "ingest" and [lease.row_id for lease in leased] not in ([], [row_id])
+                return outcomes or [RowOutcome(str(row_id), "", "done", f"{step}: not claimed: {error}")]
+            may_be_more = step == "ingest" and [lease.row_id for lease, _ in claim.results] not in ([], [row_id])
             is_over = time.monotonic() >= end
             if may_be_more and is_over:
-                wakes.append(Wake(step, row_id))
-            if wakes:
-                publish.publish_wakes(wakes)
+                claim.wakes.append(Wake(step, row_id))
+            if claim.wakes:
+                publish.publish_wakes(claim.wakes)
+            outcomes += _describe(deps, step, claim.results, time.monotonic() - started, is_watched=is_watched)
             if is_over or not may_be_more:
-                return total
+                return outcomes or [RowOutcome(str(row_id), "", "done", f"{step}: nothing to claim")]
 
 
-def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[Wake], list[Lease]]:
-    """Return wakes, and what was claimed."""
+def _describe(
+    deps: Deps, step: Step, results: list[tuple[Lease, StepResult]], seconds: float, *, is_watched: bool
+) -> list[RowOutcome]:
+    """Read the rows again for what the steps recorded. They are committed: PostgreSQL may be unavailable by now."""
+    rows: list[Row] = []
+    if is_watched and results:
+        with contextlib.suppress(DatabaseUnavailable, DatabaseLocked), time_limit.suspend_limit():
+            rows = read_outcomes(deps.database, [lease for lease, _ in results])
+    waits_in = () if step == "poll" else STEPS[step].states  # a poll of what still runs is complete
+    return build_outcomes(step, results, rows, waits_in=waits_in, seconds=seconds)
+
+
+def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> ClaimResult:
     spec, settings = STEPS[step], deps.settings
     claimed_at, seconds = time.monotonic(), settings.lease_seconds
     failpoint(f"{step}.before_claim")
     leased, may_be_poison = _claim(deps, step, row_id, leased_by)
-    wakes: list[Wake] = []
+    claim = ClaimResult([], [])
     if leased:
         failpoint(f"{step}.after_claim")
         url, left = settings.database_url.get_secret_value(), leased
         with Heartbeat(url, *leased, lease_seconds=seconds, claimed_monotonic=claimed_at) as guard:
             if len(leased) > 1:
-                wakes, left = _run_batch(deps, leased)
+                claim.wakes, left = _run_batch(deps, leased)
+                left_ids = {lease.row_id for lease in left}
+                claim.results = [(lease, StepResult()) for lease in leased if lease.row_id not in left_ids]
             for lease in left:
                 if len(left) > 1 and time.monotonic() >= claimed_at + BATCH_SECONDS:
-                    _return_row(deps, lease, DatabaseLocked("others of its batch took a second"), guard)
+                    result = _return_row(deps, lease, DatabaseLocked("others of its batch took a second"), guard)
+                    claim.results.append((lease, result))
                     continue
                 with logs.bind_fields(row_id=str(lease.row_id)):
-                    wakes += _run_claimed(deps, spec, step, lease, guard)
-    if may_be_poison:
-        wakes += failures.dead_letter_poison(deps, step, row_id, leased_by)
-    return wakes, leased
+                    wakes, result = _run_claimed(deps, spec, step, lease, guard)
+                claim.wakes += wakes
+                claim.results.append((lease, result))
+    if may_be_poison and (poisoned := failures.dead_letter_poison(deps, step, row_id, leased_by)):
+        lease, decision, wakes = poisoned
+        claim.wakes += wakes
+        claim.results.append((lease, _build_result(decision, decision.category)))
+    return claim
 
 
 def _run_batch(deps: Deps, leased: list[Lease]) -> tuple[list[Wake], list[Lease]]:
@@ -119,7 +155,7 @@ def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[L
     spec, limit = STEPS[step], deps.settings.constants.max_crashes
     who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": deps.settings.lease_seconds, "max_crashes": limit}
     if step == "keep":
-        lease, is_poison = output_claims.claim(deps.database, row_id, **who)
+        lease, is_poison = output_claims.claim(deps.database, row_id, **who, host_share=boot.get_host_share())
         return [lease] if lease else [], is_poison
     if step == "ingest":
         leased = deliveries.claim_due(deps.database, row_id, **who, max_rows=queues.INGEST_ROWS)
@@ -131,16 +167,17 @@ def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[L
     return [lease] if lease else [], lease is None
 
 
-def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: LeaseGuard) -> list[Wake]:
+def _run_claimed(
+    deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: LeaseGuard
+) -> tuple[list[Wake], StepResult]:
     started = time.monotonic()
     try:
         wakes = spec.run(deps, lease, guard)
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt)
-        return []
+        return [], LEASE_LOST
     except StepInterrupted as error:
-        _return_row(deps, lease, error, guard)
-        return []
+        return [], _return_row(deps, lease, error, guard)
     except MoorageError as error:
         return _record_failure(deps, lease, step, error, guard)
     except Exception as error:  # border: the step runner
@@ -148,37 +185,40 @@ def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: Le
         log.error("step.unexpected", exc_info=True, error=str(failure))
         return _record_failure(deps, lease, step, failure, guard)
     log.info("step.done", attempt=lease.attempt, seconds=round(time.monotonic() - started, 3))
-    return wakes
+    return wakes, StepResult()
 
 
 def _describe_bug(error: Exception) -> UnexpectedError:
     return UnexpectedError(f"{type(error).__name__}: {error}", facts={"traceback": traceback.format_exc()[-4000:]})
 
 
-def _return_row(deps: Deps, lease: Lease, error: StepInterrupted | DatabaseLocked, guard: LeaseGuard) -> None:
+def _return_row(deps: Deps, lease: Lease, error: StepInterrupted | DatabaseLocked, guard: LeaseGuard) -> StepResult:
     try:
         deps.database.run(lambda conn: leases.hand_back(conn, lease, error))
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
+        return LEASE_LOST
     except DatabaseLocked:
         guard.hand_back_later(lease, error)
         log.warning("lease.return_delayed", attempt=lease.attempt, error=str(error))
     else:
         log.info("lease.returned", attempt=lease.attempt)
+    return StepResult(text=f"handed back, the attempt is not counted: {error}")
 
 
-def _record_failure(deps: Deps, lease: Lease, step: Step, error: MoorageError, guard: LeaseGuard) -> list[Wake]:
+def _record_failure(
+    deps: Deps, lease: Lease, step: Step, error: MoorageError, guard: LeaseGuard
+) -> tuple[list[Wake], StepResult]:
     try:
         decision, wakes = failures.record_failure(deps, lease, step, error, guard)
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
-        return []
+        return [], LEASE_LOST
     except DatabaseLocked as locked:  # the row cannot end, because its job is locked
-        _return_row(deps, lease, locked, guard)
-        return []
+        return [], _return_row(deps, lease, locked, guard)
     except (StepInterrupted, Transient) as stopped:  # while PostgreSQL was unavailable: the lease expires
         log.warning("lease.not_returned", attempt=lease.attempt, error=str(stopped))
-        return []
+        return [], StepResult(text=f"its failure is not recorded, its lease expires: {stopped}")
     except Exception as bug:  # border: the step runner
         log.error("step.failure_not_recorded", exc_info=True)
         if isinstance(error, FailureUnrecorded):
@@ -186,7 +226,15 @@ def _record_failure(deps: Deps, lease: Lease, step: Step, error: MoorageError, g
         unrecorded = FailureUnrecorded(f"its failure could not be recorded: {type(bug).__name__}")
         return _record_failure(deps, lease, step, unrecorded, guard)
     _log_decision(lease, decision, error)
-    return wakes
+    return wakes, _build_result(decision, error.category)
+
+
+def _build_result(decision: Retry | DeadLetterDecision | None, category: str) -> StepResult:
+    """Return the result of a recorded failure. After an uncertain commit that took place the row alone knows it."""
+    if decision is None:
+        return StepResult()
+    text = f"{category}: {decision.reason}"
+    return StepResult("retry", text, decision.run_at) if isinstance(decision, Retry) else StepResult("dead", text)
 
 
 def _log_decision(lease: Lease, decision: Retry | DeadLetterDecision | None, error: MoorageError) -> None:

@@ -50,7 +50,14 @@ def audit(deep: bool, sample: int, second_look_seconds: float | None, repair: bo
     if repair and as_json and not yes:
         raise click.UsageError("--json cannot ask for confirmation: use --repair --yes")
     with _exit_if_unfinished():
-        report = run_audit(boot.get_deps(), deep=deep, second_look_seconds=second_look_seconds, sample=sample)
+        with console.Progress("checking rows and objects") as progress:
+            report = run_audit(
+                boot.get_deps(),
+                deep=deep,
+                second_look_seconds=second_look_seconds,
+                sample=sample,
+                report_progress=progress.update,
+            )
         if not as_json:
             _print_report(report)
         results = _repair(report, ask=not yes) if repair and report.findings else []

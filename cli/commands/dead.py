@@ -166,7 +166,7 @@ def _print_result(result: dict[str, Any], done: str, as_json: bool) -> None:
 
 
 def _build_group_table(groups: list[Row]) -> Any:
-    columns = ("count", "provider", "step", "category", "error", "can be replayed", "newest", "example")
+    columns = ("count", "provider", "step", "category", "error", "replay may help", "newest", "example")
     names = ("count", "provider", "step", "category", "error", "retryable")
     rows = [(*(g[n] for n in names), f"{g['newest']:%Y-%m-%d %H:%M:%S}", g["example"][:120]) for g in groups]
     return console.build_table("Open dead letters", columns, rows)
@@ -175,7 +175,16 @@ def _build_group_table(groups: list[Row]) -> Any:
 def _build_letter_table(letters: list[DeadLetter]) -> Any:
     columns = ("id", "at", "provider", "step", "category", "error", "job", "reason")
     rows = [
-        (x.id, f"{x.created_at:%Y-%m-%d %H:%M:%S}", x.provider, x.step, x.category, x.error, x.job_id, x.reason[:120])
+        (
+            console.shorten_id(x.id),
+            f"{x.created_at:%Y-%m-%d %H:%M:%S}",
+            x.provider,
+            x.step,
+            x.category,
+            x.error,
+            x.job_id and console.shorten_id(x.job_id),
+            x.reason[:120],
+        )
         for x in letters
     ]
     return console.build_table("Open dead letters", columns, rows)

@@ -10,7 +10,7 @@ import click
 
 from moorage.errors import ConfigError
 
-TEMPLATE: Final = Path(__file__).resolve().parents[2] / ".env.example"
+TEMPLATE: Final = Path(__file__).parents[1] / "env.example"  # a link to .env.example
 # Values that are generated, with the number of random bytes; only letters and digits, as they become parts of URLs.
 SECRETS: Final = {
     "MOORAGE_API_TOKEN": 32,

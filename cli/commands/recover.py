@@ -38,7 +38,7 @@ MATCH_TEXTS: Final[dict[Match, str]] = {
 }
 
 
-class _Duration(click.ParamType[timedelta]):
+class Duration(click.ParamType[timedelta]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
@@ -52,7 +52,7 @@ class _Duration(click.ParamType[timedelta]):
 
 @click.command()
 @click.argument("provider")
-@click.option("--since", type=_Duration(), default="2h", show_default=True, help="Age limit: 90s, 30m, 2h, 1d.")
+@click.option("--since", type=Duration(), default="2h", show_default=True, help="Age limit: 90s, 30m, 2h, 1d.")
 @click.option("--owner", default="recovered", show_default=True, help="Owner of the registered jobs.")
 @click.option("--all", "each", is_flag=True, help="Include predictions whose webhook is outside PUBLIC_URL.")
 @click.option("--dry-run", is_flag=True, help="Show the actions without performing them.")

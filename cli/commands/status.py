@@ -1,5 +1,9 @@
 """`moorage status`: rows, queues, workers, sweeps, dead letters and storage on one screen."""
 
+import contextlib
+import importlib
+import time
+from collections.abc import Collection
 from typing import Any, Final
 
 import click
@@ -8,35 +12,73 @@ from rich.table import Table
 from cli import console
 from cli.console import format_age, format_duration
 from moorage.errors import DatabaseUnavailable
+from tasks.step import Deps
 from worker import boot
 from worker.status import TABLES, collect_status
 
 OWNERS_SHOWN: Final = 10
+WATCH_SECONDS: Final = 2.0
 
 
 @click.command()
+@click.option("--check", is_flag=True, help="Print the verdict only; exit status 1 if there is a problem.")
+@click.option("--watch", is_flag=True, help=f"Show it again every {WATCH_SECONDS:g} s until Ctrl-C.")
 @console.json_option
-def status(as_json: bool) -> None:
-    """Show the state of rows, queues, workers, sweeps and storage. Exit status 1 only if PostgreSQL is unavailable."""
+def status(check: bool, watch: bool, as_json: bool) -> None:
+    """
+    Show a verdict, then the state of rows, queues, workers, sweeps and storage.
+
+    Exit status 1 if PostgreSQL is unavailable, with --check if there is any problem.
+    """
+    if watch and (check or as_json):
+        raise click.UsageError("--watch is for a person: leave out --check and --json")
     deps = boot.get_deps()
+    importlib.import_module("worker.celery")  # takes a part of the three seconds otherwise
+    if watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(deps)
+        return
     data = collect_status(deps, deps.database)
-    is_available = data["postgresql"] == "ok"
     if as_json:
         console.print_json(data)
-    elif is_available:
-        console.print_parts(*_build_screen(data))
     else:
-        console.print_parts(*_queue_table(data), *_worker_lines(data), f"storage  {data['storage']}")
-    if not is_available:
+        console.print_parts(*(_format_verdict(data) if check else _build_screen(deps, data)))
+    if data["postgresql"] != "ok":
         raise DatabaseUnavailable(data["postgresql"].removeprefix("unavailable: "))
+    if check and data["problems"]:
+        raise SystemExit(1)
 
 
-def _build_screen(data: dict[str, Any]) -> list[Table | str]:
+def _watch(deps: Deps) -> None:
+    while True:
+        parts = _build_screen(deps, collect_status(deps, deps.database))
+        click.clear()  # nothing where the output is no terminal
+        console.print_parts(*parts)
+        time.sleep(WATCH_SECONDS)
+
+
+def _format_verdict(data: dict[str, Any]) -> list[Table | str]:
+    problems = data["problems"]
+    if not problems:
+        return ["All clear"]
+    lines = [f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"]
+    for problem in problems:
+        lines += console.wrap_text(f"{problem.severity}: {problem.text}")
+        lines += console.wrap_text(f"{problem.remedy} (docs/runbook.md#{problem.runbook})", "    ")
+    return [*lines]
+
+
+def _build_screen(deps: Deps, data: dict[str, Any]) -> list[Table | str]:
+    verdict = [*_format_verdict(data), ""]
+    if data["postgresql"] != "ok":
+        return [*verdict, *_queue_table(data), *_worker_lines(data), f"storage  {data['storage']}"]
     return [
-        *_lock_table(data),  # first, as the next two: they explain why rows wait or are not shown
+        *verdict,
+        *_lock_table(data),  # these explain why rows wait or are not shown
         *_locked_line(data),
         *_pause_table(data),
-        _provider_table(data),
+        *_breaker_table(data),
+        _provider_table(data, deps.settings.allow_unsigned),
         _row_table(data),
         *_queue_table(data),
         *_worker_table(data),
@@ -56,10 +98,25 @@ def _locked_line(data: dict[str, Any]) -> list[Table | str]:
     ]
 
 
-def _provider_table(data: dict[str, Any]) -> Table:
+def _breaker_table(data: dict[str, Any]) -> list[Table | str]:
+    columns: console.RecordColumns = {
+        "target": "target",
+        "since": lambda breaker: format_age(breaker["opened_at"], data["at"]),
+        "reason": "reason",
+    }
+    rows = data["breakers"]
+    return [console.build_record_table("Open circuit breakers", columns, rows)] if rows else []
+
+
+def _provider_table(data: dict[str, Any], unsigned: Collection[str]) -> Table:
+    def describe_webhooks(provider: dict[str, Any]) -> str:
+        if provider["provider"] in unsigned:
+            return "unsigned"
+        return "signed" if provider["takes_webhooks"] else "no secret"
+
     columns: console.RecordColumns = {
         "provider": "provider",
-        "webhooks": lambda p: "signed" if p["takes_webhooks"] else "no secret",
+        "webhooks": describe_webhooks,
         "status": lambda p: "polled" if p["can_poll"] else "no token",
         "last webhook": lambda p: (
             "" if "last webhooks" in data["locked"] else format_age(p["last_webhook_at"], data["at"])
@@ -142,8 +199,8 @@ def _worker_table(data: dict[str, Any]) -> list[Table | str]:
     if not data["leases"]:
         return _worker_lines(data)
     columns: console.RecordColumns = {
-        "worker/task": "leased_by",
-        "row": lambda lease: f"{lease['subject']} {lease['id']}",
+        "worker": lambda lease: lease["leased_by"].partition("/")[0],
+        "row": lambda lease: f"{lease['subject']} {console.shorten_id(lease['id'])}",
         "attempt": "attempt",
         "lease": lambda lease: f"renewed {format_duration(lease['renewed_seconds_ago'])} ago",
         "": lambda lease: "late" if lease["is_over"] else f"until {format_age(lease['leased_until'], data['at'])}",

@@ -44,7 +44,7 @@ _PARTS: Final[Mapping[ListKind, tuple[str, str, str, str, str]]] = {
     ),
     "dead_letters": (
         f"t.subject, t.subject_id, t.job_id, {_JOB}, t.provider, t.step, t.category, t.error, t.reason, t.retryable,"
-        " t.state, t.created_at, t.closed_at, t.closed_by",
+        " t.state, t.created_at, t.closed_at, t.closed_by, t.acknowledged_at, t.acknowledged_by, t.note",
         "LEFT JOIN jobs j ON j.id = t.job_id", "created_at", "t.provider", "t.category",
     ),
     "notifications": (

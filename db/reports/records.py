@@ -42,10 +42,15 @@ def build_report(conn: Connection, name: str, providers: list[str]) -> RecordRep
     name = escape_control_chars(name)
     if not matches:
         raise Refused(f"no record matches {name}", status=404)
+    rows = [{"job_id": x.id} if x.subject == "job" else get_row(conn, x) or {} for x in matches]
+    job_ids = {row["job_id"] for row in rows if row.get("job_id")}
+    is_of_job = len(rows) > 1 or rows[0].get("external_id") == name  # beginnings of ids, or a provider's id
+    if len(job_ids) == 1 and (is_of_job or matches[0].subject == "job"):
+        return _report_job(conn, job_ids.pop())
     if len(matches) > 1:
         listed = ", ".join(f"{match.subject} {match.id}" for match in matches)
         raise Refused(f"ambiguous id: {name} matches {len(matches)} or more records: {listed}", status=409)
-    return _report_job(conn, matches[0].id) if matches[0].subject == "job" else _report_row(conn, matches[0])
+    return _report_row(conn, matches[0])
 
 
 def _report_job(conn: Connection, job_id: UUID) -> RecordReport:
@@ -86,15 +91,14 @@ def _report_row(conn: Connection, match: RowMatch) -> RecordReport:
     webhooks = deliveries.list_by_prediction(conn, target.id) if target.subject == "prediction" else []
     events = list_timeline(conn, None, [target.id, *(row["id"] for row in (*letters, *webhooks))])
     now = current_time(conn)
-    actions = describe_next_actions([(target.subject, facts)], letters, now)
+    rows = [] if letter and target is match else [(target.subject, facts)]  # a message has no row to describe
+    actions = describe_next_actions(rows, letters, now)
     return RecordReport(target.subject, target.id, now, facts, [], [], webhooks, [], letters, events, actions)
 
 
 def describe_next_actions(rows: Sequence[tuple[str, Columns]], letters: Sequence[Columns], now: datetime) -> list[str]:
     actions = [_describe_row(subject, row, now) for subject, row in rows if row["state"] in _LIVE]
-    actions += [
-        f"dead letter {x['id']} is open: moorage dead replay {x['id']}" for x in letters if x["state"] == "open"
-    ]
+    actions += [f"dead letter: moorage dead replay {x['id']}" for x in letters if x["state"] == "open"]
     return actions or ["nothing: it has ended"]
 
 

@@ -101,7 +101,8 @@ def get_row(conn: Connection, match: RowMatch) -> Row | None:
 
 
 DEAD_LETTERS: Final = """
-SELECT id, subject, subject_id, step, category, error, reason, retryable, state, created_at, closed_at, closed_by
+SELECT id, subject, subject_id, step, category, error, reason, retryable, state, created_at, closed_at, closed_by,
+       acknowledged_at, acknowledged_by, note
   FROM dead_letters
  WHERE subject IN ('delivery', 'prediction', 'output', 'notification') AND subject_id = ANY(%(ids)s::uuid[])
  ORDER BY created_at, id

@@ -7,7 +7,7 @@ from typing import Final
 
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from db import lock_holders, pauses, submission_turns, ticks, usage
+from db import breakers, lock_holders, pauses, submission_turns, ticks, usage
 from db.connection import Connection, Row, current_time, fetch_all
 from db.leases import JOB_ID, SUBJECT
 from db.reports import metrics
@@ -83,6 +83,7 @@ class Overview:
     ticks: list[Row]
     dead_letters: list[Row]  # provider, step, category, value, unacknowledged
     pauses: list[Row]  # see pauses.list_pauses
+    breakers: list[Row]  # see breakers.list_open
     storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
     lock_holders: list[Row]  # see lock_holders.list_holders
     locked: list[str]
@@ -139,6 +140,7 @@ def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int
         ticks=parts.read("sweeps", ticks.list_latest),
         dead_letters=parts.fetch("dead letters", DEAD_LETTERS),
         pauses=parts.read("pauses", pauses.list_pauses),
+        breakers=parts.read("breakers", breakers.list_open),
         storage_use=parts.read("storage use", usage.list_largest),
         lock_holders=parts.read("lock holders", lock_holders.list_holders),
         locked=parts.locked,

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -46,7 +47,12 @@ class AuditReport:
 
 
 def run_audit(
-    deps: Deps, *, deep: bool = False, second_look_seconds: float | None = None, sample: int = DEFAULT_SAMPLE_SIZE
+    deps: Deps,
+    *,
+    deep: bool = False,
+    second_look_seconds: float | None = None,
+    sample: int = DEFAULT_SAMPLE_SIZE,
+    report_progress: Callable[[str], None] = lambda _: None,
 ) -> AuditReport:
     """
     Check every rule, page by page: memory stays bounded and transactions short.
@@ -64,8 +70,9 @@ def run_audit(
     scans: list[Scan] = [RowScan(deps, name, deep) for name in rules.PAGES]
     scans += [ObjectScan(deps, deep), InputScan(deps), UploadScan(deps, deep), QuarantineScan(deps, deep)]
     scans.append(digests)
-    last_finding = _scan_all(scans, tally)
+    last_finding = _scan_all(scans, tally, report_progress)
     if last_finding is not None:
+        report_progress(f"{len(tally.findings)} findings; waiting {wait_seconds:g} s to check them again")
         time.sleep(max(last_finding + wait_seconds - time.monotonic(), 0.0))
     findings, listed = sorted(_recheck(scans, tally)), Counter(finding.check for finding in tally.findings)
     unlisted = {check: count - listed[check] for check, count in tally.found.items() if count > listed[check]}
@@ -74,7 +81,7 @@ def run_audit(
     return AuditReport(findings, checked, tally.notes, unlisted, started_at, ended_at, deep, wait_seconds, proof)
 
 
-def _scan_all(scans: list[Scan], tally: Tally) -> float | None:
+def _scan_all(scans: list[Scan], tally: Tally, report_progress: Callable[[str], None]) -> float | None:
     """Add every page to the tally; return the monotonic time of the last finding, None without one."""
     last_finding = None
     for scan in scans:
@@ -82,6 +89,7 @@ def _scan_all(scans: list[Scan], tally: Tally) -> float | None:
         while after is not None:
             page = scan.check_page(after)
             tally.add_page(page)
+            report_progress(f"checked {', '.join(f'{count:,} {name}' for name, count in tally.checked.items())}")
             last_finding = time.monotonic() if page.findings else last_finding
             after = page.after
     return last_finding

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 from uuid import UUID
 
-from db import deliveries, jobs, projects, registrations, submissions
+from db import deliveries, jobs, owner_use, projects, registrations, submissions
 from db.connection import Connection, Database, QueuedQuery
 from moorage import ids
 from moorage.errors import Refused
@@ -13,6 +15,9 @@ from moorage.model import JobDescription, JobRequest, ProjectKey, Registration, 
 from moorage.settings import Settings
 from providers.base import Provider
 from tasks.jobs import turns
+
+NEW_JOB: Final = {"open_jobs": 1, "jobs_per_hour": 1, "stored_bytes": 1}  # what one adds at least to its owner's use
+NO_LIMITS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class IdempotencyConflict(Refused):
@@ -35,32 +40,43 @@ class CreatedJob:
 
 
 def create_job(
-    database: Database, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
+    database: Database,
+    settings: Settings,
+    providers: Mapping[str, Provider],
+    request: JobRequest,
+    limits: Mapping[str, int] = NO_LIMITS,
 ) -> CreatedJob:
     """
     Insert a job with its first prediction, planned and due now, unless its Idempotency-Key is known.
 
-    Raises IdempotencyConflict.
+    `limits`: of the owner. Raises IdempotencyConflict, OwnerLimitReached.
     """
-    created = database.run(lambda conn: insert_job(conn, settings, providers, request))
+    created = database.run(lambda conn: insert_job(conn, settings, providers, request, limits))
     failpoint("order.after_commit")
     return created
 
 
 def insert_job(
-    conn: Connection, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
+    conn: Connection,
+    settings: Settings,
+    providers: Mapping[str, Provider],
+    request: JobRequest,
+    limits: Mapping[str, int],
 ) -> CreatedJob:
+    if limits:
+        owner_use.lock(conn, request.owner)  # an equal request may have the last place: then its job is found
     existing = find_existing_job(conn, request)
     if existing is not None:
         return existing
+    owner_use.require(conn, request.owner, limits, **NEW_JOB)
     job_id = ids.uuid7()
     ensure_project(conn, request)
-    jobs.queue_add(conn, job_id, request, notify=settings.notify_url is not None, actor="api")
+    jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
     first = request.fallback_chain[0]
     try:
         prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api", is_woken=False)
     except LookupError:  # an equal request was committed meanwhile: this job was not inserted
-        return insert_job(conn, settings, providers, request)
+        return insert_job(conn, settings, providers, request, limits)
     wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity
     return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
 
@@ -115,7 +131,7 @@ def _queue_registration(
     first = provider.first_poll_seconds() if provider.can_poll else deadline
     ensure_project(conn, registration)
     row = {"job_id": ids.uuid7(), "prediction_id": ids.uuid7(), "state": "running", "actor": actor}
-    row["notify"] = settings.notify_url is not None
+    row["notify"] = bool(settings.notify_urls)
     added = registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=first, **row)
     return added, registrations.queue_find(conn, registration)
 
@@ -123,4 +139,4 @@ def _queue_registration(
 def ensure_project(conn: Connection, description: JobDescription) -> None:
     """Create the project of a new job if it is missing, and set it to `open`."""
     if description.project_id is not None:
-        projects.ensure_open(conn, ProjectKey(description.owner, description.project_id))
+        projects.ensure_open(conn, ProjectKey(description.owner, description.project_id), description.scene)

@@ -7,7 +7,7 @@ from typing import Final
 
 from psycopg import errors as pg
 
-from db import jobs, outputs, registrations
+from db import jobs, outputs, owner_use, registrations
 from db.connection import Connection, Database
 from db.outputs import NewOutput
 from moorage import ids
@@ -33,15 +33,20 @@ def create_keep_job(
     *,
     actor: str,
     notify: bool,
+    limits: Mapping[str, int] = create.NO_LIMITS,
 ) -> CreatedJob:
     """
     Insert a job in state `keeping` with the files as outputs, unless its idempotency key is known.
 
-    Raises IdempotencyConflict.
+    `limits`: of the owner. Raises IdempotencyConflict, OwnerLimitReached.
     """
 
     def insert(conn: Connection) -> CreatedJob:
+        if limits:
+            owner_use.lock(conn, description.owner)
         existing = create.find_existing_job(conn, description)
+        if existing is None:
+            owner_use.require(conn, description.owner, limits, **create.NEW_JOB)
         return existing or _insert_job(conn, settings, providers, description, files, actor=actor, notify=notify)
 
     try:

@@ -7,39 +7,50 @@ Dead letters that failed again after a replay are not replayed if the chain can 
 deleted its files would prevent every restart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from db import dead_letters, deferral, jobs, placeholders, renders, submissions
+from db import dead_letters, deferral, jobs, owner_use, placeholders, renders, submissions
 from db.connection import Connection, Database
 from db.dead_letters import DeadLetterFilter
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
 from moorage.model import DeadLetter, Job, Wake
 from moorage.settings import Settings
-from tasks.jobs import replay
+from tasks.jobs import create, replay
 from tasks.jobs.cancel import ActionOutcome
 
 REASON = "retried by the application"
 MAX_DEAD_LETTERS = 1000  # read per job
 
 
-def retry_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> ActionOutcome:
-    """Retry a failed or partial job with a new deadline; a published render remains. Raises LookupError."""
+def retry_job(
+    database: Database,
+    settings: Settings,
+    job_id: UUID,
+    actor: str,
+    limits: Mapping[str, int] = create.NO_LIMITS,
+) -> ActionOutcome:
+    """
+    Retry a failed or partial job with a new deadline; a published render remains.
+
+    `limits`: of the owner. Raises LookupError, OwnerLimitReached.
+    """
     deadline = timedelta(seconds=settings.job_deadline_seconds)
-    outcome = database.run(lambda conn: _retry(conn, job_id, deadline, actor))
+    outcome = database.run(lambda conn: _retry(conn, job_id, deadline, actor, limits))
     failpoint("retry.after_commit")
     return outcome
 
 
-def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> ActionOutcome:
+def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str, limits: Mapping[str, int]) -> ActionOutcome:
     job = jobs.lock(conn, job_id)
     if job.state not in ("failed", "partial"):
         refused = f"the job is {job.state}: only failed and partial jobs can be retried"
         return ActionOutcome(job.state, job.state, refused=refused)
     if renders.is_deleted(conn, job.id):
         return ActionOutcome(job.state, job.state, refused="its render was deleted: create a new job")
+    owner_use.require(conn, job.owner, limits, **create.NEW_JOB)
     why_not = _explain_no_restart(conn, job)
     wakes = _replay_dead_letters(conn, job.id, actor, include_replayed=why_not is not None)
     if wakes:

@@ -20,6 +20,7 @@ from moorage.errors import (
     DownloadRefused,
     FileTooLarge,
     InvalidMedia,
+    MoorageError,
     OutputGone,
     Permanent,
     ResourceExhausted,
@@ -30,6 +31,7 @@ from moorage.lifecycle import StoredFileDecision
 from moorage.model import FetchedFile, Job, Lease, Media, Output, StoredOutput, Thumbnail, Wake
 from moorage.provider_types import PredictionReport
 from storage import keys
+from tasks import breakers
 from tasks.jobs import placeholder, reopen, settle
 from tasks.outputs import quarantine
 from tasks.predictions import reports
@@ -54,10 +56,12 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
             wakes = _keep_from_source(deps, lease, output, guard)
         else:
             wakes = _keep_from_quarantine(deps, lease, output, guard)
-    except FileTooLarge as error:
-        if output.source_kind != "url" or output.quarantine_key is not None:  # its bytes are stored
-            raise
-        raise quarantine.explain_too_large(output, error) from error
+    except MoorageError as error:
+        breakers.note_download_error(deps, output, error)
+        # Of other sources the bytes are stored.
+        if isinstance(error, FileTooLarge) and output.source_kind == "url" and output.quarantine_key is None:
+            raise quarantine.explain_too_large(output, error) from error
+        raise
     failpoint("keep.after_record")
     return wakes or []
 
@@ -156,6 +160,7 @@ def spool_object(deps: Deps, bucket: str, key: str, on_progress: Callable[[], No
 def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: StoredOutput) -> list[Wake]:
     """Three statements in one round trip: lock the job, end the output if its job waits for it, count the others."""
     lock = conn.queue(jobs.LOCK, {"id": output.job_id})  # lock order: job first
+    breakers.note_success(conn, deps, breakers.name_host(output))
     end = outputs.queue_end_kept(conn, lease, stored)
     counts = jobs.count_outputs(conn, output.job_id)
     job, base, actor = Job(**lock.rows[0]), deps.asset_base, lease.leased_by

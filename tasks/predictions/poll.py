@@ -13,6 +13,7 @@ from moorage.provider_types import PredictionReport
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from providers.base import Provider
+from tasks import breakers
 from tasks.jobs import turns
 from tasks.predictions import inline_files, reports, submit_outcome
 from tasks.predictions.submit_outcome import LeasedPrediction
@@ -47,11 +48,15 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     _cancel(provider, prediction)
     result = _poll(provider, prediction)
     failpoint("poll.after_answer")
+    api = breakers.name_api(prediction.provider)
+    if result.error is not None:
+        breakers.note_failure(deps, api, prediction.job_id, result.error)
     if result.report is not None:
         result = replace(result, report=inline_files.spool_files(deps, result.report))
 
     def apply_locked(conn: Connection) -> list[Wake]:
         job, current = jobs.lock(conn, prediction.job_id), predictions.lock(conn, prediction.id)
+        breakers.note_success(conn, deps, api if result.report is not None else None)
         wakes = _apply_result(LeasedPrediction(conn, lease, job, current), deps.asset_base, result)
         if prediction.entry is None:
             return wakes

@@ -78,6 +78,10 @@ def receive(
 ) -> ReceivedReport:
     entry = submissions.get_entry(job, prediction)
     report = output_files.drop_inputs(report, entry.input if entry else None)
+    if job.is_undescribed and report.prompt is not None:
+        jobs.queue_description(conn, job.id, report.prompt)
+    if prediction.model is None and report.model is not None:
+        predictions.queue_model(conn, prediction.id, report.model)
     return ReceivedReport(conn, job, prediction, report, source)
 
 

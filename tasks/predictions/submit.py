@@ -31,6 +31,7 @@ from moorage.provider_types import SubmitRequest, SubmitResult
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext, RetryPolicy
 from moorage.text import to_storable
 from providers.base import Provider
+from tasks import breakers
 from tasks.jobs import create, fallback, turns
 from tasks.predictions import references, reports, submit_outcome, submit_recovery
 from tasks.predictions.submit_outcome import LeasedPrediction, lock_leased
@@ -97,6 +98,8 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     failpoint("submit.after_begin")
     result = _send(deps, guard, prediction, submission)
     failpoint("submit.after_answer")
+    if isinstance(result, MoorageError):
+        breakers.note_failure(deps, breakers.name_api(provider.name), job.id, result)
     recorded = commit_step(
         deps,
         lease,
@@ -164,6 +167,7 @@ def record_submission(
     """Record the result of a submission; returns wakes. Raises LeaseLost after its webhook or another worker."""
     leased = lock_leased(conn, lease)
     if isinstance(result, SubmitResult):
+        breakers.note_success(conn, deps, breakers.name_api(provider.name))
         return _record_result(leased, deps.asset_base, provider, result)
     reason = to_storable(str(result))
     if isinstance(result, StepInterrupted):

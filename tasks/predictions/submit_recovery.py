@@ -14,6 +14,7 @@ from moorage.errors import LeaseLost, MoorageError, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Prediction, Wake
 from providers.base import Provider
+from tasks import breakers
 from tasks.jobs import create
 from tasks.predictions import submit_outcome
 from tasks.step import Deps, LeaseGuard, commit_step
@@ -47,6 +48,8 @@ def recover_submission(
     failpoint("lookup.before_request")
     result = _search_list(provider, prediction, min(submitted_at, lease.claimed_at) - CLOCK_SKEW, guard)
     failpoint("lookup.after_answer")
+    if isinstance(result, MoorageError):
+        breakers.note_failure(deps, breakers.name_api(provider.name), prediction.job_id, result)
     wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, lease, provider, result)) or []
     failpoint("lookup.after_commit")
     return wakes + create.wake_unmatched(deps.database, provider.name, result) if isinstance(result, str) else wakes

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from db import leases, submission_turns
+from db import leases, output_claims, submission_turns
 from moorage.failpoints import failpoint
 from moorage.model import Queue, Step, Wake
 from tasks.jobs import turns
@@ -79,8 +79,11 @@ def dispatch_discards(deps: Deps, get_depth: GetQueueDepth, send: SendWakes) -> 
 
 
 def _claim_wakes(deps: Deps, step: Step, limit: int, queued: int, queue_is_empty: bool) -> list[Wake]:
+    if step == "keep":
+        row_ids = deps.database.run(lambda conn: output_claims.wake_outputs(conn, limit=limit, queued=queued))
+        return [Wake(step, row_id) for row_id in row_ids]
     synchronous = [name for name, provider in deps.providers.items() if provider.is_synchronous]
-    args: dict[str, Any] = {"queued": queued, "queue_is_empty": queue_is_empty, "synchronous": synchronous}
+    args: dict[str, Any] = {"queue_is_empty": queue_is_empty, "synchronous": synchronous}
     row_ids = deps.database.run(lambda conn: leases.wake_due(conn, step, limit=limit, **args))
     wakes = [Wake(step, row_id) for row_id in row_ids]
     steps = {name: step for name, provider in deps.providers.items() if turns.get_step(provider) == step}

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 
-from db import cancellation, clock_skew, jobs, leases, placements, predictions, progress, projects
+from db import cancellation, clock_skew, deferral, jobs, leases, placements, predictions, progress, projects
 from db.connection import Connection
 from moorage import logs
 from moorage.errors import DatabaseLocked
@@ -104,6 +104,7 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
     if not jobs.postpone(conn, job_id, RECHECK_INTERVAL):
         return []
     if job.state == "keeping":
+        deferral.defer_blocked(conn, job_id, seconds=deps.policy.job_wait_seconds, actor=actor)
         return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor)
     reason = "the job's deadline has passed"
     if not cancellation.cancel_planned(conn, job_id, reason=reason, actor=actor):

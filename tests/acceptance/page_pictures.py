@@ -81,7 +81,7 @@ def _show_files(world: World, chromium: Any, folder: Path) -> None:
     files = {**kinds.build_files(), **kinds.build_encoded_files()}
     with tempfile.TemporaryDirectory() as given:
         for name, data in files.items():
-            kind = "sound" if name in ("wav", "mp3", "flac", "ogg", "m4a") else "model"
+            kind = "sound" if name in ("wav", "mp3", "flac", "ogg", "m4a", "weba", "mka") else "model"
             (Path(given) / f"{kind}.{name}").write_bytes(data)
         for kind in ("model", "sound"):
             done = run(world, "keep", *map(str, sorted(Path(given).glob(f"{kind}.*"))), "--owner", "files")

@@ -1,7 +1,10 @@
 """Celery's own processes: as typed, two beats or none, messages nobody understands, and starts that are refused."""
 
 import base64
+import contextlib
+import re
 import sys
+from uuid import uuid4
 
 import pytest
 import requests
@@ -9,8 +12,11 @@ import requests
 from embedded import ports
 from embedded.process import Process
 from simulation.stack import ROOT
+from tests.acceptance.flower_view import FlowerView, cause_outcomes, find_differences
+from tests.acceptance.message_count import check_messages
 from tests.acceptance.world import WORKERS, until
 from tests.support import fork_server
+from worker import queues
 
 CELERY = (sys.executable, "-m", "celery", "-A", "worker")
 
@@ -20,8 +26,53 @@ def test_worker_beat_and_flower_run_as_typed(world, tmp_path):
     """Celery users type `celery -A worker ...` and nothing else."""
     port = ports.reserve(1)[0]
     with world.without(*WORKERS, "beat1"), Typed(world, tmp_path, port) as typed:
-        told = until(lambda: told_of(typed, kept(world)), "Flower lists the steps with their row ids", seconds=120)
-    assert {"moorage.keep"} == {task["name"] for task in told}
+        flower = FlowerView(typed.flower, typed.user)
+        until(lambda: told_of(flower, kept(world)), "Flower lists the steps with their row ids", seconds=120)
+
+        assert_agreement(world, flower, 1)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(600)
+def test_flower_agrees_with_200_rows(world, tmp_path):
+    """Each row's last task ended as the row did, in all workers, also when processes die."""
+    with Typed(world, tmp_path, ports.reserve(1)[0], ("flower",)) as typed:
+        flower = FlowerView(typed.flower, typed.user)
+        until(lambda: told_of(flower, kept(world)), "Flower lists the steps with their row ids", seconds=120)
+        for point in ("keep.after_download", "ingest.after_claim", "keep.before_record"):
+            world.arm(point)
+
+        assert_agreement(world, flower, 25)
+
+        assert not any(world.is_armed(point) for point in ("keep.after_download", "ingest.after_claim"))
+
+
+def assert_agreement(world, flower, count):
+    since, before = world.one("SELECT clock_timestamp() AS at")["at"], flower.count_events()["task-failed"]
+    dead = "SELECT subject_id::text AS id FROM dead_letters WHERE created_at > %(since)s AND subject <> 'message'"
+
+    cause_outcomes(world, count)
+
+    letters = 4 * count + (count + 1) // 2
+    until(lambda: len(world.rows(dead, since=since)) >= letters, "each cause has its dead letters")
+    with contextlib.suppress(pytest.fail.Exception):
+        until(lambda: not find_differences(world, flower, since), "Flower agrees")
+    assert find_differences(world, flower, since) == {}
+    ids = {row["id"] for row in world.rows(dead, since=since)}
+    assert len(ids) == letters
+    assert {task["args"] for task in flower.list_tasks(state="FAILURE")} == ids
+    assert flower.count_events()["task-failed"] - before == letters
+    assert_readable(flower)
+
+
+def assert_readable(flower):
+    """A line for each task, without tracebacks, secrets or the queries of URLs; sweeps are not listed."""
+    tasks = [task for task in flower.list_tasks() if task["state"] in ("SUCCESS", "RETRY", "FAILURE")]
+    texts = [task["result"] or task["exception"] for task in tasks]
+    assert {task["name"] for task in tasks} <= {*queues.TASK_BY_STEP.values()}
+    assert [text for text in texts if len(text) > 400 or "\n" in text or "?" in text] == []
+    assert any(re.fullmatch(r"keep output \d+ of job [0-9a-f]{8}: kept png \d+ \w+ in \d+\.\d s", t) for t in texts)
+    assert [task["traceback"] for task in tasks if task["traceback"]] == []
 
 
 def kept(world):
@@ -32,17 +83,16 @@ def kept(world):
     return {str(row["id"]) for row in world.outputs(asked)}
 
 
-def told_of(typed, ids):
-    """Return Flower's tasks on some rows; it asks workers for events every five seconds, so early ones are unseen."""
-    tasks = requests.get(f"{typed.flower}/api/tasks", auth=typed.user, timeout=30).json().values()
-    found = [task for task in tasks if any(row_id in str(task["args"]) for row_id in ids)]
-    return found if len(found) >= len(ids) else None
+def told_of(flower, ids):
+    """Return whether Flower saw some rows; it asks workers for events every five seconds, so early ones are unseen."""
+    tasks = {row_id: task["name"] for row_id, task in flower.last_by_row().items() if row_id in ids}
+    return tasks == dict.fromkeys(ids, "moorage.keep")
 
 
 class Typed:
     """The three commands, as processes of their own."""
 
-    def __init__(self, world, folder, port):
+    def __init__(self, world, folder, port, commands=("flower", "worker", "beat")):
         self.flower = f"http://127.0.0.1:{port}"
         environment = {**world.local.environment(), "FLOWER_PORT": str(port)}
         self.user = tuple(environment["FLOWER_BASIC_AUTH"].split(":", 1))
@@ -55,7 +105,7 @@ class Typed:
                 name=command,
                 ready=self._answers if command == "flower" else None,
             )
-            for command in ("flower", "worker", "beat")
+            for command in commands
         ]
 
     def _answers(self):
@@ -72,6 +122,21 @@ class Typed:
     def __exit__(self, *_):
         for process in reversed(self.processes):
             process.stop()
+
+
+def test_a_retry_and_a_dead_letter_publish_no_message(world):
+    """Celery's own retry is a message with a delay, which this one must not be; an acknowledgement must not be lost."""
+
+    def count():
+        with world.broker() as client:
+            return client.llen("keep") + client.hlen("unacked")
+
+    def push(row_id):
+        body = base64.b64encode(f'[["{row_id}"], {{}}, {{"callbacks": null}}]'.encode()).decode()
+        world.push("keep", {"body": body}, lang="py", task="moorage.keep", id=str(uuid4()), argsrepr="", kwargsrepr="")
+
+    with world.broker() as client:
+        check_messages(world, count, push, lambda: client.delete("keep"))
 
 
 def test_two_beats_tick_each_slot_once(world, tmp_path):

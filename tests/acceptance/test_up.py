@@ -72,8 +72,7 @@ def test_the_lines_for_a_prediction_of_ones_own_work_when_pasted(printed, enviro
         ["sh", "-c", f"{lines}\necho; echo $ID"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     registered, external_id = pasted.stdout.split("\n", 1)
-    prediction = told(environment, external_id.strip())
-    job = until(lambda: ended(told(environment, prediction["job_id"])), "its job has ended", seconds=90)
+    job = until(lambda: ended(told(environment, external_id.strip())), "its job has ended", seconds=90)
 
     assert json.loads(registered)["is_new"], pasted.stdout + pasted.stderr
     assert (job["state"], job["project_id"]) == ("succeeded", "house")

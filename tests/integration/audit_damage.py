@@ -124,6 +124,8 @@ UNAUDITED: Final[Mapping[str, str]] = {
     "ticks": "clean-up takes old ones; a lost one lets a sweep run twice, which does no harm",
     "cursors": "a lost place lets a sweep begin at the start",
     "pauses": "a person made it, and only a person knows it",
+    "breakers": "a lost one is a closed one, which opens again while its target fails",
+    "target_attempts": "of the last minute; without them a breaker opens later",
     "storage_use": "counted anew each hour",
     "ended_counts": "counted anew within two hours",
     "api_tokens": "nothing refers to one, and whoever carries a lost one is answered 401",

@@ -35,7 +35,7 @@ _EMPTY = """
 SET session_replication_role = replica;
 DELETE FROM ticks; DELETE FROM events; DELETE FROM dead_letters; DELETE FROM placements; DELETE FROM render_variants;
 DELETE FROM renders; DELETE FROM outputs; DELETE FROM predictions; DELETE FROM jobs; DELETE FROM projects;
-DELETE FROM deliveries; DELETE FROM notifications;
+DELETE FROM deliveries; DELETE FROM notifications; DELETE FROM breakers; DELETE FROM target_attempts;
 SET session_replication_role = origin
 """
 
@@ -181,7 +181,7 @@ class World:
 
     def step(self, step: Step, row_id: UUID) -> list[Wake]:
         """Take one wake, as a worker does."""
-        return step_runner._claim_and_run(self.deps, step, row_id, LEASED_BY)[0]
+        return step_runner._claim_and_run(self.deps, step, row_id, LEASED_BY).wakes
 
     def claim(self, table: Any, row_id: UUID, states: tuple[str, ...], **changes: Any) -> Lease | None:
         given = {"leased_by": LEASED_BY, "lease_seconds": 30.0, "max_crashes": 5, **changes}

@@ -165,7 +165,8 @@ def test_a_queue_without_a_worker_gets_one(stack: Stack, at: World) -> None:
     with running_worker(env, "-Q", "quick,sweeps", "-n", "quick@here"), contextlib.closing(app):
         rp.until(lambda: sweep_and_fire() == both, seconds=120)
         told = cli.run(env, "doctor").stdout
-        assert "no worker consumes the queue keep  (start one: moorage worker -Q keep)" in told
+        assert "queue keep has " in told
+        assert " and no worker that answers  (start one (moorage worker -Q keep), or restart one that hangs" in told
         assert "`moorage worker -Q keep`" in section("MoorageQueueWithoutWorker")
 
         with running_worker(env, "-Q", "keep", "-n", "keep@here"):

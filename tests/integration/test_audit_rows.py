@@ -50,7 +50,7 @@ def loose(stack: Stack, template_database: str) -> Iterator[Deps]:
 
 def _telling(deps: Deps) -> Deps:
     """Have the ends of jobs told to an application; nobody sends the notifications."""
-    return replace(deps, settings=deps.settings.model_copy(update={"notify_url": "http://127.0.0.1:9"}))
+    return replace(deps, settings=deps.settings.model_copy(update={"notify_urls": ("http://127.0.0.1:9",)}))
 
 
 def a_varied_world(deps: Deps) -> None:

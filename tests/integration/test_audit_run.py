@@ -47,7 +47,8 @@ def test_what_heals_before_the_second_look_is_no_finding(
         conn.execute("UPDATE renders SET cover_idx = 0")
 
     monkeypatch.setattr("tasks.audit.run.time.sleep", heal)
-    report = run.run_audit(deps)
+    progress: list[str] = []
+    report = run.run_audit(deps, report_progress=progress.append)
 
     assert report.findings == []
     assert len(pauses) == 1

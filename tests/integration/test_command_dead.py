@@ -117,6 +117,21 @@ def test_a_thing_is_found_by_any_of_its_names(deps: Deps, env: dict[str, str], c
     assert "next: " in done.stdout
 
 
+@pytest.mark.parametrize("known_as", ["external_id", "left(id::text, 13)"])
+def test_a_providers_id_and_the_beginning_of_ids_of_one_job_lead_to_the_job(
+    deps: Deps, env: dict[str, str], conn: Connection, known_as: str
+) -> None:
+    """The prediction alone says nothing of its files. Ids of one job begin with the same time."""
+    refused(deps, "its-external-id")
+    conn.execute("UPDATE outputs SET id = overlay(prediction_id::text placing 'ffff' from 20)::uuid")
+    row = conn.execute(f"SELECT job_id, {known_as} AS name FROM predictions".encode()).fetchone()
+    assert row is not None
+
+    report = json.loads(cli.run(env, "show", row["name"], "--json").stdout)
+
+    assert (report["subject"], report["id"]) == ("job", str(row["job_id"]))
+
+
 def test_the_story_of_a_job_tells_what_happened_and_what_comes(
     deps: Deps, env: dict[str, str], conn: Connection
 ) -> None:
@@ -130,7 +145,9 @@ def test_the_story_of_a_job_tells_what_happened_and_what_comes(
 
     assert "waiting > kept" in shown
     assert "keeping > partial" in shown
-    assert f"next: dead letter {letter} is open: moorage dead replay {letter}" in shown
+    assert f"next: dead letter: moorage dead replay {letter}" in shown
+    key = story["outputs"][0]["key"]
+    assert f"    stored {deps.storage.build_asset_url(key)}\n" in shown
     assert [output["state"] for output in story["outputs"]] == ["kept", "dead"]
     assert story["deliveries"][0]["state"] == "applied"
     assert story["events"][0]["subject"] in ("job", "prediction")

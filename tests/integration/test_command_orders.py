@@ -2,6 +2,10 @@
 
 import json
 
+import pytest
+from click.testing import CliRunner
+
+from cli.commands import job, list_rows
 from db import uploads
 from db.connection import Connection
 from db.uploads import Upload
@@ -11,6 +15,7 @@ from moorage.model import FallbackEntry, JobRequest, Media
 from tasks.jobs import create
 from tasks.step import Deps
 from tests.integration import command_line as cli
+from worker import boot, publish
 
 KEYS = {"REPLICATE_API_TOKEN": "r8_x", "FAL_KEY": "a:b", "OPENAI_API_KEY": "sk-x"}
 
@@ -36,6 +41,46 @@ def test_an_order_is_told_with_its_chain_and_its_place_in_the_queue(
     (replicate,) = [one for one in seen["providers"] if one["provider"] == "replicate"]
     assert (replicate["takes_orders"], replicate["planned"], replicate["at_work"]) == (True, 1, 0)
     assert replicate["at_once"] == 10
+
+
+def test_a_job_is_cancelled_and_retried_from_the_terminal(
+    deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator has a shell, and no token of the application."""
+    monkeypatch.setattr(boot, "get_deps", lambda: deps)
+    monkeypatch.setattr(publish, "publish_wakes", len)
+    made = cli.register_one(deps)
+
+    cancelled = CliRunner().invoke(job.job, ["cancel", str(made.job_id)])
+    refused = CliRunner().invoke(job.job, ["retry", str(made.job_id)[:18]])
+    unknown = CliRunner().invoke(job.job, ["cancel", "ffffffff"])
+
+    assert cancelled.output == f"job {made.job_id} is cancelled, it was open\n"
+    assert "only failed and partial jobs can be retried" in str(refused.exception)
+    assert "no job matches ffffffff" in str(unknown.exception)
+    events = conn.execute("SELECT actor FROM events WHERE subject = 'job' AND to_state = 'cancelled'").fetchall()
+    assert events == [{"actor": "cli"}]
+
+
+def test_rows_are_listed_by_kind_and_filter(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line each, in the width of the terminal, and the command that prints the next page."""
+    monkeypatch.setattr(boot, "get_deps", lambda: deps)
+    monkeypatch.setenv("COLUMNS", "80")
+    made = [cli.register_one(deps, f"{number}-{'x' * 60}") for number in range(3)]
+
+    shown = CliRunner().invoke(list_rows.list_rows, ["predictions", "--provider", "replicate", "--limit", "2"])
+    rest = CliRunner().invoke(
+        list_rows.list_rows, ["predictions", "--since", "1h", "--before", str(made[1].prediction_id), "--json"]
+    )
+    none = CliRunner().invoke(list_rows.list_rows, ["jobs", "--state", "failed"])
+
+    header, *lines, following = shown.output.splitlines()
+    assert header.split() == ["ID", "AGE", "STATE", "PROVIDER", "EXTERNAL_ID", "MODEL"] or header.endswith("…")
+    assert [line.split()[0] for line in lines] == [str(x.prediction_id)[:18] for x in (made[2], made[1])]
+    assert max(map(len, (header, *lines))) == 80
+    assert following == f"next page: --before {made[1].prediction_id}"
+    assert [row["id"] for row in json.loads(rest.output)["rows"]] == [str(made[0].prediction_id)]
+    assert none.output == "no jobs match\n"
 
 
 def test_what_an_application_started_takes_no_room_in_status(stack: Stack, database_url: str, deps: Deps) -> None:

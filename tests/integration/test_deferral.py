@@ -24,7 +24,7 @@ def url(stack: Stack, template_database: str) -> str:
 
 @pytest.fixture
 def at(stack: Stack, url: str) -> Iterator[World]:
-    with world(stack, url, notify_url="http://127.0.0.1:9") as made:
+    with world(stack, url, notify_urls=("http://127.0.0.1:9",)) as made:
         realistic = made.changed({"wait_base_seconds": 2.0})
         yield realistic
         assert findings(realistic.conn) == []

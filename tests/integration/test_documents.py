@@ -66,6 +66,7 @@ def test_what_is_not_ours_in_a_document_is_kept_to_the_last_digit(at: World) -> 
 
 def test_a_file_whose_scene_is_not_there_is_unplaced_until_it_is(at: World) -> None:
     """Nothing is lost because the application wrote its scenes later."""
+    project(at, {"scenes": []})
     made = at.keeping([at.source.picture()], project_id="home", scene="late")
     at.keep_all(made.job_id)
     assert at.one("SELECT scene_key FROM placements") is None
@@ -75,6 +76,22 @@ def test_a_file_whose_scene_is_not_there_is_unplaced_until_it_is(at: World) -> N
 
     assert at.one("SELECT scene_key FROM placements") == "id:late"
     assert len(document(at)["scenes"][0]["imageUrls"]) == 1
+
+
+def test_the_scenes_of_jobs_are_added_until_the_application_writes_a_document(at: World) -> None:
+    """The first job of a project has a place for its files; a document of the application stays as it wrote it."""
+    for scene in ("hall", 3, "hall"):
+        made = at.keeping([at.source.picture()], project_id="home", scene=scene)
+        at.keep_all(made.job_id)
+    run_reconcile(at)
+    scenes = document(at)["scenes"]
+
+    assert [(scene["id"], len(scene["imageUrls"])) for scene in scenes] == [("hall", 2), (3, 1)]
+
+    for shape in ({"scenes": [{"id": "own"}], "title": "mine"}, {"scenes": {"a": 1}}, {"scenes": None}, {}):
+        at.conn.execute("UPDATE projects SET document = %s", (Jsonb(shape),))  # by another program
+        at.keeping([at.source.picture()], project_id="home", scene="new")
+        assert document(at) == shape
 
 
 def test_a_document_without_scenes_is_left_as_it_is(at: World) -> None:

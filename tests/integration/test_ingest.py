@@ -276,3 +276,17 @@ def test_registration_and_delivery_at_once_always_meet(at: World) -> None:
         row = at.row("deliveries", delivery)
         due_in = at.one("SELECT extract(epoch FROM run_at - moment())::float FROM deliveries WHERE id = %s", delivery)
         assert row["state"] == "applied" or (row["state"] == "unmatched" and due_in <= 1.0)
+
+
+def test_prompt_and_model_come_from_the_first_webhook_where_the_registration_had_none(at: World) -> None:
+    """The application may register nothing but the id; what it states itself stays."""
+    plain, stated = at.registered("p-plain"), at.registered("p-stated", prompt="mine", model="me/mine")
+    for external_id in ("p-plain", "p-stated"):
+        body = {**prediction(external_id, "starting"), "input": {"prompt": "a hall \x00"}, "model": "google/banana"}
+        at.step("ingest", at.delivered(body))
+        at.step("ingest", at.delivered({**body, "status": "processing", "input": {"prompt": "later"}}))
+
+    rows = [
+        (at.row("jobs", m.job_id)["prompt"], at.row("predictions", m.prediction_id)["model"]) for m in (plain, stated)
+    ]
+    assert rows == [("a hall \\x00", "google/banana"), ("mine", "me/mine")]

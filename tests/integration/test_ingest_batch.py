@@ -1,12 +1,13 @@
 """Several deliveries in one task and one transaction: each ends as it would alone."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from db import deliveries, leases
+from db import deliveries, output_claims
 from db.connection import connect
 from embedded.stack import Stack
 from moorage.model import Wake
@@ -44,12 +45,17 @@ def states(at: World, delivery_ids: list[UUID]) -> list[str]:
     return [at.state("deliveries", delivery_id) for delivery_id in delivery_ids]
 
 
+def claimed(delivery_id: UUID) -> int:
+    """Run a task and return how many rows it claimed."""
+    return sum(outcome.task_id != "" for outcome in step_runner.run_step("ingest", delivery_id, LEASED_BY))
+
+
 def test_one_task_applies_all_that_is_due(at: World, sent: list[list[Wake]]) -> None:
     """A burst must not cost a task and seven round trips for each webhook."""
     jobs = [at.registered(f"p{n}") for n in range(150)]
     ids = [succeeded(at, f"p{n}") for n in range(150)]
 
-    counts = [step_runner.run_step("ingest", delivery_id, LEASED_BY) for delivery_id in (ids[100], ids[0])]
+    counts = [claimed(delivery_id) for delivery_id in (ids[100], ids[0])]
 
     assert counts == [150, 0]
     assert set(states(at, ids)) == {"applied"}
@@ -68,10 +74,10 @@ def test_a_task_whose_second_is_over_wakes_another(
         at.registered(f"p{n}")
     ids = [succeeded(at, f"p{n}") for n in range(70)]
 
-    assert step_runner.run_step("ingest", ids[0], LEASED_BY) == 64
+    assert claimed(ids[0]) == 64
 
     assert [wake for wake in sent[0] if wake.step == "ingest"] == [Wake("ingest", ids[0])]
-    assert step_runner.run_step("ingest", ids[0], LEASED_BY) == 6
+    assert claimed(ids[0]) == 6
 
 
 def test_a_batch_has_the_events_of_each_delivery_alone(at: World, sent: list[list[Wake]]) -> None:
@@ -106,9 +112,16 @@ def test_each_delivery_of_a_batch_ends_as_it_would_alone(at: World, sent: list[l
     with other.transaction():
         other.execute("SELECT id FROM jobs WHERE id = %s FOR UPDATE", (made["locked"].job_id,))
 
-        step_runner.run_step("ingest", ids["good"], LEASED_BY)
+        outcomes = step_runner.run_step("ingest", ids["good"], LEASED_BY)
 
     other.close()
+    shown = {UUID(outcome.row_id): outcome.state for outcome in outcomes}
+    assert shown == {
+        **dict.fromkeys([*ids.values(), second], "done"),
+        bad: "dead",
+        stray: "retry",
+        ids["locked"]: "retry",
+    }
     assert states(at, [ids["good"], ids["twin"], ids["other"]]) == ["applied"] * 3
     assert at.state("deliveries", second) == "ignored"
     assert "duplicate" in at.row("deliveries", second)["reason"]
@@ -118,6 +131,30 @@ def test_each_delivery_of_a_batch_ends_as_it_would_alone(at: World, sent: list[l
     locked = at.row("deliveries", ids["locked"])
     assert (locked["state"], locked["attempt"], locked["crashes"], locked["lease_token"]) == ("new", 0, 0, None)
     assert "locked by another transaction" in locked["reason"]
+
+
+def test_the_outcomes_of_a_step(at: World, sent: list[list[Wake]]) -> None:
+    """They name the claimed row, which may be more urgent than the named one, and say why none was."""
+    urgent, gone, poison, never = at.outputs(
+        at.keeping([at.source.picture(), at.source.broken(), at.source.picture(1), at.source.broken(503)]).job_id
+    )
+    for number, output_id in enumerate((urgent, gone, never)):
+        at.conn.execute("UPDATE outputs SET expires_at = '2100-01-01'::date + %s WHERE id = %s", (number, output_id))
+    at.conn.execute("UPDATE outputs SET crashes = 5 WHERE id = %s", (poison,))
+    idx = {output_id: at.row("outputs", output_id)["idx"] for output_id in (urgent, gone, poison, never)}
+
+    shown = [step_runner.run_step("keep", wake, LEASED_BY) for wake in (gone, urgent, never)]
+    at.conn.execute("UPDATE outputs SET run_at = moment() + interval '1 day' WHERE id = %s", (never,))
+    shown += [step_runner.run_step("keep", wake, LEASED_BY) for wake in (never, poison)]
+
+    ((kept,), (dead,), (retry,), (empty,), (poisoned,)) = shown
+    assert [UUID(o.row_id) for (o,) in shown] == [urgent, gone, never, never, poison]
+    assert [o.state for (o,) in shown] == ["done", "dead", "retry", "done", "dead"]
+    assert re.search(rf"^keep output {idx[urgent]} of job [0-9a-f]{{8}}: kept png \d+ \w+ in ", kept.text)
+    assert re.search(rf"^keep output {idx[gone]} of job [0-9a-f]{{8}}: DOWNLOAD_FAILED: .*404", dead.text)
+    assert re.search(r"DOWNLOAD_FAILED: .*503.*; next attempt at \d\d:\d\d:\d\d$", retry.text)
+    assert empty.text == "keep: nothing to claim"
+    assert poisoned.text.endswith("POISON: 5 workers died while processing this row")
 
 
 def test_deliveries_about_one_prediction_are_applied_in_order(at: World, sent: list[list[Wake]]) -> None:
@@ -187,7 +224,7 @@ def test_a_crash_before_the_commit_is_counted_against_all(
     crash(at, "ingest", ids[1], point, environment)
     assert {at.row("deliveries", id_)["crashes"] for id_ in ids} == {1}
     fresh = at.delivered(prediction("a", "processing"))
-    counts = [step_runner.run_step("ingest", id_, LEASED_BY) for id_ in ids]
+    counts = [claimed(id_) for id_ in ids]
 
     assert counts == [1, 1, 1]
     assert states(at, [*ids, fresh]) == ["applied"] * 3 + ["new"]
@@ -205,8 +242,8 @@ def test_a_crash_after_the_commit_loses_only_the_wakes(
     assert states(at, ids) == ["applied"] * 2
     assert {at.row("deliveries", id_)["crashes"] for id_ in ids} == {0}
     waiting = {at.outputs(job.job_id)[0] for job in jobs}
-    assert leases.wake_due(at.conn, "keep", limit=9, queue_is_empty=False, queued=len(waiting)) == []
-    assert set(leases.wake_due(at.conn, "keep", limit=9, queue_is_empty=True)) == waiting
+    assert output_claims.wake_outputs(at.conn, limit=9, queued=len(waiting)) == []
+    assert set(output_claims.wake_outputs(at.conn, limit=9, queued=0)) == waiting
 
 
 def test_only_the_delivery_that_kills_its_workers_becomes_poison(

@@ -39,7 +39,7 @@ def app() -> Iterator[Application]:
 @pytest.fixture
 def at(stack: Stack, url: str, app: Application) -> Iterator[World]:
     secrets = (SecretStr(OLD), SecretStr(NEW))
-    with world(stack, url, notify_url=app.url, notify_secret=secrets) as made:
+    with world(stack, url, notify_urls=(app.url,), notify_secret=secrets) as made:
         yield made
 
 
@@ -148,7 +148,7 @@ def test_a_job_that_ends_twice_is_told_twice_in_sequence(at: World, app: Applica
 
 def test_nobody_is_told_who_did_not_ask_for_it(at: World) -> None:
     """Without an address there is nobody to tell, and no row that waits."""
-    made = at.changed(notify_url=None).keeping([at.source.picture()])
+    made = at.changed(notify_urls=()).keeping([at.source.picture()])
     at.keep_all(made.job_id)
 
     assert at.state("jobs", made.job_id) == "succeeded"
@@ -217,7 +217,7 @@ def test_what_is_never_taken_is_a_dead_letter_that_can_be_replayed(at: World, ap
 def test_the_waits_of_a_notification_grow_over_72_hours(at: World) -> None:
     """An application may be away over a weekend; one that is away for good is not asked a thousand times."""
     _, notification_id = ended(at)
-    away = at.changed({"wait_base_seconds": 2.0}, notify_url="http://127.0.0.1:9/hooks")
+    away = at.changed({"wait_base_seconds": 2.0}, notify_urls=("http://127.0.0.1:9/hooks",))
 
     waits = []
     while at.state("notifications", notification_id) == "waiting":
@@ -235,7 +235,7 @@ def test_the_waits_of_a_notification_grow_over_72_hours(at: World) -> None:
 def test_an_application_that_is_away_costs_an_attempt(at: World, app: Application) -> None:
     """No connection is a failure like any other: it is told which."""
     _, notification_id = ended(at)
-    away = at.changed(notify_url="http://127.0.0.1:9/hooks")
+    away = at.changed(notify_urls=("http://127.0.0.1:9/hooks",))
 
     assert tell(away, notification_id) == "waiting"
 
@@ -258,7 +258,7 @@ def test_an_address_that_was_taken_away_is_said(at: World) -> None:
     """What waits for nobody must not wait for ever."""
     _, notification_id = ended(at)
 
-    assert tell(at.changed(notify_url=None), notification_id) == "dead"
+    assert tell(at.changed(notify_urls=()), notification_id) == "dead"
 
     assert "MOORAGE_NOTIFY_URL" in at.letters(notification_id)[0]["reason"]
 
@@ -319,3 +319,16 @@ def test_a_failure_of_a_prediction_is_told_as_the_end_of_its_job(at: World, app:
     event = app.heard[0].body
     assert (event["type"], event["data"]["category"]) == ("job.failed", "PROVIDER_FAILED")
     assert "NSFW" in event["data"]["reason"]
+
+
+def test_a_job_names_one_of_the_allowed_urls(at: World, app: Application) -> None:
+    """The first one is the default; a URL that was removed since is refused, not replaced."""
+    other = f"{app.url}/other"
+    both = at.changed(notify_urls=(app.url, other))
+    made = both.keeping([both.source.picture()], notify_url=other)
+    both.keep_all(made.job_id)
+    (notification,) = notifications_of(both, made.job_id)
+
+    assert tell(at, notification["id"]) == "dead"
+    assert at.row("notifications", notification["id"])["reason"].endswith("its URL for this job was removed")
+    assert app.heard == []

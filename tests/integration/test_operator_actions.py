@@ -9,6 +9,7 @@ import pytest
 from db import dead_letters, notifications, pauses
 from db.connection import Connection, fetch_all
 from db.dead_letters import DeadLetterFilter
+from db.reports import records
 from db.reports.status import read_overview
 from moorage.errors import Refused
 from moorage.problems import Problem, find_problems
@@ -152,3 +153,16 @@ def test_a_notification_is_sent_again(deps: Deps, conn: Connection) -> None:
         with pytest.raises(Refused) as refused:
             deps.database.run(lambda c, wrong=wrong: resend(c, wrong))
         assert refused.value.status == status
+
+
+def test_a_dead_letter_of_a_message_is_shown(deps: Deps, conn: Connection) -> None:
+    """It has no row, so nothing is due; this raised KeyError."""
+    conn.execute(ADD_LETTERS, {"error": "A", "count": 1})
+    letter_id = fetch_all(conn, "SELECT id FROM dead_letters", {})[0]["id"]
+
+    report = deps.database.run(lambda c: records.build_report(c, str(letter_id), []))
+
+    assert (report.subject, report.next) == (
+        "dead_letter",
+        [f"dead letter {letter_id} is open: moorage dead replay {letter_id}"],
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from db import leases, pauses, poison
+from db import leases, output_claims, pauses, poison
 from db.connection import Connection
 from db.reports import metrics, status
 from embedded.stack import Stack
@@ -41,6 +41,8 @@ def claim(conn: Connection, wake: Wake) -> Any:
 
 
 def due(conn: Connection, step: str) -> list[Any]:
+    if step == "keep":
+        return output_claims.wake_outputs(conn, limit=100, queued=0)
     return leases.wake_due(conn, step, limit=100, queue_is_empty=True)
 
 
@@ -191,7 +193,7 @@ def test_resume_makes_everything_due_at_once(stack: Stack, database_url: str, de
     again = cli.run(env, "resume", "replicate")
 
     assert json.loads(done.stdout)["due"] == {"outputs": 1, "predictions": 1}
-    assert leases.wake_due(conn, "keep", limit=10, queue_is_empty=False) == [wake.row_id]
+    assert output_claims.wake_outputs(conn, limit=10, queued=0) == [wake.row_id]
     assert leases.wake_due(conn, "poll", limit=10, queue_is_empty=False) == [running.prediction_id]
     assert pauses.list_pauses(conn) == []
     assert (again.returncode, again.stdout) == (0, "replicate is not paused\n")
@@ -213,6 +215,6 @@ def test_reading_pauses_costs_what_is_live(conn: Connection) -> None:
 
     plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {pauses.LIST_PAUSES}".encode()))
 
-    assert re.search("using outputs_(due|urgent)", plan)
+    assert re.search("using outputs_(due|urgent|by_host)", plan)
     assert "using predictions_due" in plan
     assert status.read_overview(conn, ["replicate"]).pauses == []

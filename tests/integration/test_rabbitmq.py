@@ -12,6 +12,7 @@ import pytest
 from embedded.process import Process
 from simulation.provider.client import Standin
 from simulation.stack import ROOT, LocalDeployment
+from tests.acceptance.message_count import check_messages
 from tests.acceptance.test_outages import MANY, finish, said_all
 from tests.acceptance.world import SETTINGS, World, until
 from tests.integration import rabbitmq_broker as rabbit
@@ -178,6 +179,16 @@ def test_a_wake_whose_consumers_die_is_woken_again(world, server):
 
 def drained(world):
     return world.rows("SELECT 1 FROM ticks WHERE sweep = 'drain' AND (result ->> 'woken')::int > 0")
+
+
+def test_a_retry_and_a_dead_letter_publish_no_message(world, server):
+    """As on Redis; an unacknowledged message would be back in the queue when the workers have stopped."""
+    check_messages(
+        world,
+        lambda: rabbit.depth(server.url, "keep"),
+        lambda row_id: rabbit.push_task(server.url, "keep", "moorage.keep", row_id),
+        lambda: rabbit.purge(server.url),
+    )
 
 
 def test_ticks_that_expire_unheard_leave_nothing(world, server):

@@ -98,7 +98,7 @@ def test_what_was_recovered_is_kept(env: dict[str, str], deps: Deps, standin: St
 
     cli.run(env, "recover", "replicate", "--yes")
     (prediction,) = conn.execute("SELECT id FROM predictions").fetchall()
-    for wake in step_runner._claim_and_run(worker, "poll", prediction["id"], "node/1")[0]:
+    for wake in step_runner._claim_and_run(worker, "poll", prediction["id"], "node/1").wakes:
         step_runner._claim_and_run(worker, wake.step, wake.row_id, "node/1")
 
     assert conn.execute("SELECT state, ended_by FROM predictions").fetchall() == [

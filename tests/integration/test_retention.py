@@ -247,7 +247,7 @@ def test_a_notice_goes_when_it_was_sent_and_stays_while_it_waits(
     deps: Deps, conn: Connection, later: Callable[[int], None]
 ) -> None:
     """The application may be away for longer than rows are kept: what it was not told of is still to be told."""
-    telling = replace(deps, settings=deps.settings.model_copy(update={"notify_url": "http://127.0.0.1:9"}))
+    telling = replace(deps, settings=deps.settings.model_copy(update={"notify_urls": ("http://127.0.0.1:9",)}))
     sent, waits = (world.kept(telling, name, [world.picture()]) for name in ("sent", "waits"))
     conn.execute(
         "UPDATE notifications SET state = 'sent', run_at = NULL, ended_at = moment() WHERE job_id = %s", [sent]

@@ -98,7 +98,7 @@ def test_a_locked_table_hides_only_what_it_contains(stack: Stack, database_url: 
 
     found = json.loads(shown)
     assert (status, error) == (0, "")
-    assert screen.startswith("locked by another transaction, not shown: ")
+    assert "\nlocked by another transaction, not shown: " in screen
     assert "dead letters  locked" in screen
     assert found["jobs"] == {"open": 1}, made
     assert found["predictions"] == {"running": 1}

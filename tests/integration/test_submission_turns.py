@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -357,5 +358,38 @@ def test_the_choice_is_flat_in_the_number_of_planned_rows(at: World) -> None:
         text = f"EXPLAIN (ANALYZE, BUFFERS) {sql}"
         query = at.conn.queue(text, {**limits, **who, "limit": 16, "queue_is_empty": False})
         plan = "\n".join(row["QUERY PLAN"] for row in query.rows)
-        assert not re.findall(r"Seq Scan on (?!cursors|pauses)", plan)
+        assert not re.findall(r"Seq Scan on (?!cursors|pauses|breakers)", plan)
         assert int(plan.split("Buffers: shared hit=")[1].split()[0]) < 300, plan
+
+
+# --- limits of owners
+
+
+def test_an_owner_with_all_its_places_taken_waits_at_every_provider(at: World) -> None:
+    """Its limit is over all providers, and the places it leaves are for others."""
+    limited = at.changed(in_flight={"replicate": 5, "fal": 5}, owner_limits={"in_flight": 2})
+    queue = Queue(limited)
+    mine = queue.plan("ann", 3) + queue.plan("ann", 3, provider="fal")
+    theirs = queue.plan("bob", 1, provider="fal")
+
+    assert [queue.submit(mine[0]), queue.submit(mine[3]), queue.submit(mine[0])] == [mine[0], mine[3], None]
+    assert queue.submit(mine[4]) == theirs[0]
+    queue.end(mine[0])
+    assert queue.submit(mine[4]) == mine[4]
+
+
+def test_parallel_claims_at_two_providers_take_no_place_of_an_owner_twice(at: World) -> None:
+    """Each provider has a lock of its own without such a limit."""
+    limited = at.changed(in_flight={"replicate": 20, "fal": 20}, owner_limits={"in_flight": 3})
+    queue = Queue(limited)
+    rows = [*queue.plan("ann", 20), *queue.plan("ann", 20, provider="fal")]
+
+    def submit_all(row_id: UUID) -> None:
+        with at.beside() as deps:
+            who = {"leased_by": LEASED_BY, "lease_seconds": 30.0, "max_crashes": 5}
+            for _ in range(4):
+                submission_turns.claim(deps.database, row_id, limited.deps.settings, passed_on=(), **who)
+
+    together(*[partial(submit_all, row_id) for row_id in (rows[0], rows[-1]) * 4])
+
+    assert at.one("SELECT count(*) FROM predictions WHERE lease_token IS NOT NULL") == 3

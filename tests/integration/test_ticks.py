@@ -197,9 +197,10 @@ def test_doctor_names_a_queue_without_a_worker(at: World, monkeypatch: pytest.Mo
     """After an upgrade `-Q quick` and `-Q keep` leave the queue of the sweeps to nobody."""
     consumers = {"a@here": ["quick"], "b@here": ["keep"]}
     monkeypatch.setattr(inspect_cluster, "list_consumers", lambda: consumers)
+    monkeypatch.setattr(inspect_cluster, "read_queue_depths", lambda: {"quick": 0, "keep": 0, "sweeps": 0})
     monkeypatch.setattr(boot, "get_deps", lambda: at.deps)
 
     failed = [result.what for result in doctor._check_processes(at.deps.settings) if result.level == "fail"]
 
-    assert "no worker consumes the queue sweeps" in failed
+    assert "queue sweeps has 0 wakes and no worker that answers" in failed
     assert inspect_cluster.count_consumers(consumers) == {"quick": 1, "keep": 1, "sweeps": 0}

@@ -77,7 +77,7 @@ def at(stack: Stack, old_url: str, old: Connection, studio: Studio, app: Applica
     migrate.migrate(old)
     secret = SecretStr("whsec_" + base64.b64encode(b"an application's secret").decode())
     with world(
-        stack, old_url, replicate_api_url=studio.url, egress_allow=(studio.address,), notify_url=app.url,
+        stack, old_url, replicate_api_url=studio.url, egress_allow=(studio.address,), notify_urls=(app.url,),
         notify_secret=(secret,), s3_public_bucket="upgrade-public", s3_private_bucket="upgrade-private",
     ) as made:  # fmt: skip
         buckets.ensure_buckets(made.deps.storage, made.deps.settings)

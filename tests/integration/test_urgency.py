@@ -48,7 +48,7 @@ def waiting(at: World, *expiries: int | None) -> list[UUID]:
 
 
 def claim(at: World, output_id: UUID) -> Lease | None:
-    return output_claims.claim(at.conn, output_id, leased_by=LEASED_BY, lease_seconds=30, max_crashes=5)[0]
+    return output_claims.claim(at.deps.database, output_id, leased_by=LEASED_BY, lease_seconds=30, max_crashes=5)[0]
 
 
 def claimed(at: World, output_id: UUID) -> UUID | None:
@@ -173,7 +173,7 @@ def test_the_claim_is_flat_in_the_number_of_due_outputs(at: World, count: int) -
     (output_id,) = waiting(at, 60)
     at.conn.queue(FILL, {"id": output_id, "count": count})
 
-    for sql in (output_claims.CLAIM, dispatch.leases.DUE["keep"]):
+    for sql in (output_claims.CLAIM, output_claims.WAKE):
         rows = explain(at.conn, sql, output_id)
         assert "outputs_urgent" in rows
         hits = int(rows.split("Buffers: shared hit=")[1].split()[0])
@@ -181,7 +181,84 @@ def test_the_claim_is_flat_in_the_number_of_due_outputs(at: World, count: int) -
     at.conn.execute("ROLLBACK")
 
 
+ARRIVE = """
+BEGIN;
+SET LOCAL session_replication_role = replica;
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, expires_at, state, run_at, woken_at)
+SELECT gen_random_uuid(), o.job_id, o.prediction_id, %(first)s + n, (%(first)s + n)::text, 'url', 'https://x/' || n,
+       moment() + make_interval(hours => %(hours)s), 'waiting', moment(), moment()
+  FROM outputs o, generate_series(1, %(count)s) AS n WHERE o.id = %(id)s;
+COMMIT
+"""
+
+
+class Flood:
+    """Files of two lives, and workers that keep one file in a unit of time, in the order of wakes and claims."""
+
+    def __init__(self, at: World, count: int) -> None:
+        self.at, self.count, self.kept_at, self.most_queued = at, count, dict[int, int](), 0
+        (self.base,) = waiting(at, 86_400)
+        claim(at, self.base)
+        self.queue: list[Wake] = []
+
+    def arrive(self, first: int, count: int, hours: int) -> None:
+        """Insert waiting files whose direct wakes a full queue left to dispatch."""
+        args = {"id": self.base, "first": first, "count": count, "hours": hours}
+        self.at.conn.queue(ARRIVE, args)
+
+    def keep(self, files: int) -> None:
+        """Let workers keep files; dispatch looks at the queue after each sixteenth."""
+        for _ in range(files):
+            if len(self.kept_at) % 16 == 0 or not self.queue:
+                dispatch.dispatch_due(self.at.deps, lambda _queue: len(self.queue), self.send, ["keep"])
+                self.most_queued = max(self.most_queued, len(self.queue))
+            lease = claim(self.at, self.queue.pop(0).row_id)
+            assert lease is not None
+            sql = """UPDATE outputs SET state = 'dead', category = 'KEPT', run_at = NULL, ended_at = moment(),
+                            lease_token = NULL WHERE id = %s RETURNING idx"""
+            self.kept_at[self.at.one(sql, lease.row_id)] = len(self.kept_at)
+
+    def send(self, wakes: list[Wake]) -> int:
+        self.queue += wakes
+        return len(wakes)
+
+    def late(self) -> set[int]:
+        """Return the files that expired: one in forty lives a quarter of the time that the others need."""
+        arrived = self.count // 10
+        lives = {idx: arrived + self.count // 4 if idx >= self.count else 2 * self.count for idx in self.kept_at}
+        return {idx for idx, kept_at in self.kept_at.items() if kept_at > lives[idx]}
+
+
+@pytest.mark.parametrize("count", [240, pytest.param(2000, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("is_ordered", [True, False], ids=["by expiry", "first come"])
+def test_what_expires_first_is_kept_in_time_in_a_flood(
+    at: World, count: int, is_ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2,000 files of a long life wait, then 50 of a short one come. Without the order by expiry these are lost."""
+    if not is_ordered:
+        for name in ("CLAIM", "WAKE"):
+            text = getattr(output_claims, name).replace("ORDER BY expires_at, run_at", "ORDER BY run_at")
+            monkeypatch.setattr(output_claims, name, text)
+    flood, few = Flood(at, count), count // 40
+    flood.arrive(0, count - 1, hours=20)
+    flood.keep(count // 10)
+    flood.arrive(count, few, hours=1)
+    flood.keep(count - 1 + few - count // 10)
+
+    assert flood.most_queued == 64
+    assert len(flood.kept_at) == count - 1 + few
+    assert flood.late() == (set() if is_ordered else set(range(count + 1, count + 1 + few)))
+
+
 def explain(conn: Connection, sql: str, output_id: UUID) -> str:
-    args = {"id": output_id, "token": uuid4(), "leased_by": LEASED_BY, "lease_seconds": 30, "max_crashes": 5}
-    query = conn.queue(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", {**args, "limit": 8, "queued": 56, "queue_is_empty": True})
+    args = {
+        "id": output_id,
+        "token": uuid4(),
+        "leased_by": LEASED_BY,
+        "lease_seconds": 30,
+        "max_crashes": 5,
+        "worker": "node@test/",
+        "share": 4,
+    }
+    query = conn.queue(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", {**args, "limit": 8, "queued": 56, "first": 64})
     return "\n".join(row["QUERY PLAN"] for row in query.rows)

@@ -35,9 +35,17 @@ BODIES: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("POST", "/keep"): {"owner": "ada", "urls": ["https://files.example/a.png"]},
     ("POST", "/predictions"): {"provider": "replicate", "external_id": "walked", "owner": "ada"},
     ("POST", "/jobs"): {"owner": "ada", "chain": []},
+    ("POST", "/jobs/cancel"): {"job_ids": [str(uuid4())]},
+    ("POST", "/renders/delete"): {"render_ids": [str(uuid4())]},
+    ("PATCH", "/renders/{render_id}"): {"title": "walked"},
     ("POST", "/owner-tokens"): {"owner": "ada"},
     ("POST", "/tokens"): {"name": "walked"},
     ("POST", "/erasures"): {"owner": "walked"},
+    ("POST", "/dead-letters/replay"): {"filter": {"error": "none"}},
+    ("POST", "/dead-letters/discard"): {"filter": {"error": "none"}},
+    ("POST", "/dead-letters/acknowledge"): {"filter": {"error": "none"}, "note": "walked"},
+    ("POST", "/pauses"): {"target": "direct"},
+    ("POST", "/recoveries"): {"provider": "fal"},
     ("PUT", "/projects/{project_id}"): {"document": {"scenes": []}},
     ("POST", "/projects/{project_id}/scenes"): {"scene": {"id": "walked"}},
     ("PATCH", "/projects/{project_id}/scenes"): {"order": []},
@@ -72,6 +80,7 @@ def tokens(front: wp.Front, mine: Connection) -> dict[Level, dict[str, str]]:
         Level.OPEN: {},
         Level.OWNER: owner_token(front, "bob"),
         Level.APPLICATION: bearer(api_tokens.create(mine, "walker", "application")[1]),
+        Level.VIEWER: bearer(api_tokens.create(mine, "watcher", "viewer")[1]),
         Level.ADMIN: bearer(api_tokens.create(mine, "chief", "admin")[1]),
     }
 
@@ -112,8 +121,19 @@ def address(operation: Operation, ids: dict[str, str]) -> str:
 def nobodys() -> dict[str, str]:
     """Return ids of no row; extend it for a path with a new kind of id."""
     fresh = str(uuid4())
-    names = ("job_id", "render_id", "upload_id", "token_id", "erasure_id", "project_id", "dead_letter_id", "output_id")
-    return {**dict.fromkeys(names, fresh), "scene": "none", "owner": "nobody", "name": "nothing"}
+    names = (
+        "job_id",
+        "render_id",
+        "upload_id",
+        "token_id",
+        "erasure_id",
+        "project_id",
+        "dead_letter_id",
+        "output_id",
+        "notification_id",
+        "record",
+    )
+    return {**dict.fromkeys(names, fresh), "scene": "none", "owner": "nobody", "name": "nothing", "target": "nothing"}
 
 
 def body_of(operation: Operation) -> dict[str, Any] | None:
@@ -138,6 +158,8 @@ def test_every_operation_enforces_its_level(
 
     if level < operation.min_level:
         assert answer[0] == (401 if level is Level.OPEN else 403), answer
+    elif level is Level.VIEWER and operation.method != "GET" and operation.min_level is not Level.OPEN:
+        assert answer[0] == 403, answer  # it only reads
     elif operation.method == "POST" and operation.path == "/session" and level > Level.OWNER:
         assert answer[0] == 403, answer  # only an owner token becomes a cookie
     elif operation.path in ("/jobs", "/predictions") and operation.method == "POST":

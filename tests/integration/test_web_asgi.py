@@ -92,7 +92,7 @@ def test_unknown_paths_and_methods_are_problems(front: wp.Front) -> None:
 
     assert (missing.status, missing.fields["title"]) == (404, "Not Found")
     assert method.status == 405
-    assert method.headers["allow"] == "POST"
+    assert method.headers["allow"] == "GET, HEAD, POST"
     assert method.headers["content-type"] == "application/problem+json"
     assert (head[0], head[2]) == (404, b"")
 

@@ -262,3 +262,26 @@ def status(mine: Connection, name: str) -> str:
     row = mine.execute("SELECT status FROM projects WHERE id = %s", [name]).fetchone()
     assert row is not None
     return str(row["status"])
+
+
+def test_projects_are_listed_and_deleted(front: wp.Front, mine: Connection, name: str) -> None:
+    """Files remain as renders without a project; a project with an unsettled job stays."""
+    for number in range(3):
+        body = {"owner": "lia", "document": {"scenes": []}}
+        send(front, "PUT", f"/v1/projects/{name}-{number}", body)
+    first = front.get("/v1/projects?owner=lia&limit=2").fields
+    second = front.get(f"/v1/projects?owner=lia&limit=2&after={first['next']}").fields
+    put(front, name, {"scenes": [{"id": "a"}]})
+    made = started(front, mine, name, "a")
+
+    early = send(front, "DELETE", f"/v1/projects/{name}")
+    end(mine, made, 0)
+    late = send(front, "DELETE", f"/v1/projects/{name}")
+
+    ids = [project["project_id"] for page in (first, second) for project in page["projects"]]
+    assert ids == [f"{name}-{number}" for number in range(3)]
+    assert (early.status, late.status) == (409, 204)
+    assert front.get(f"/v1/projects/{name}").status == 404
+    render = front.get(f"/v1/renders/{made.fields['job_id']}").fields
+    assert (render["project_id"], render["scene"], len(render["variants"])) == (None, None, 1)
+    assert front.get("/v1/projects").status == 422

@@ -1,5 +1,6 @@
 """Listing and deleting renders, listing jobs and their events, with granian and PostgreSQL."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,7 @@ import pytest
 from db import leases, projects
 from db.connection import Connection
 from embedded.stack import Stack
+from moorage.model import ProjectKey
 from tasks.audit import run
 from tasks.outputs import discard
 from tasks.step import Deps
@@ -107,7 +109,7 @@ def test_a_deleted_render_is_removed_everywhere(front: wp.Front, deps: Deps, min
     job_id = world.kept(deps, "gone", owner="gone", project_id="gone", scene=1)
     mine.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}' WHERE id = 'gone'""")
     reconcile.reconcile(deps, "tests", len)
-    before = deps.database.run(lambda c: projects.get(c, "gone"))
+    before = deps.database.run(lambda c: projects.get(c, ProjectKey("gone", "gone")))
     keys = mine.execute("SELECT key, thumb_key FROM outputs WHERE job_id = %s", [job_id]).fetchone()
 
     answers = [remove(front, job_id), remove(front, job_id)]
@@ -160,7 +162,7 @@ def test_a_405_lists_all_methods_of_the_path(front: wp.Front) -> None:
     refused = front.ask("PUT", f"/v1/renders/{NOBODY}", headers=wp.BEARER)
 
     assert refused.status == 405
-    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD", "PATCH", "DELETE"}
 
 
 def test_jobs_are_listed_with_their_progress(front: wp.Front, deps: Deps) -> None:
@@ -200,3 +202,49 @@ def test_the_events_of_a_job_are_paged(front: wp.Front, deps: Deps) -> None:
     assert edges[-1] == ("job", "keeping", "succeeded")
     assert front.get(f"/v1/jobs/{NOBODY}/events").status == 404
     assert front.get(f"/v1/jobs/{UUID(NOBODY).hex}/events").status == 404
+
+
+def change(front: wp.Front, render_id: Any, fields: dict[str, Any], token: dict[str, str] = wp.BEARER) -> wp.Answer:
+    body, headers = json.dumps(fields).encode(), {**token, "content-type": "application/json"}
+    return front.ask("PATCH", f"/v1/renders/{render_id}", body, headers)
+
+
+def test_title_favourite_and_cover_are_changed_one_by_one(front: wp.Front, deps: Deps) -> None:
+    """What a request does not name stays as it is."""
+    render_id = world.kept(deps, "patched", [world.picture("red"), world.picture("blue")], owner="pat")
+
+    answers = [
+        change(front, render_id, fields)
+        for fields in ({"title": "Hall"}, {"favourite": True}, {"cover_idx": 1}, {"title": None}, {})
+    ]
+
+    shown = [(a.status, a.fields["title"], a.fields["favourite"], a.fields["cover_idx"]) for a in answers]
+    assert shown == [
+        (200, "Hall", False, 0),
+        (200, "Hall", True, 0),
+        (200, "Hall", True, 1),
+        (200, None, True, 1),
+        (200, None, True, 1),
+    ]
+    assert [variant["is_cover"] for variant in answers[-1].fields["variants"]] == [False, True]
+    assert change(front, render_id, {"cover_idx": 2}).fields["errors"][0]["field"] == "cover_idx"
+    assert change(front, render_id, {"favorite": True}).status == 422
+    assert change(front, NOBODY, {"title": "x"}).status == 404
+
+
+def test_many_are_deleted_and_cancelled_at_once(front: wp.Front, deps: Deps) -> None:
+    """Each has its own result; repeating the request changes nothing."""
+    kept = [str(world.kept(deps, f"bulk_{n}", owner="bulk")) for n in range(2)]
+    running = front.register(external_id="bulk_running", owner="bulk").fields["job_id"]
+
+    def ask(path: str, **fields: list[str]) -> wp.Answer:
+        return front.ask("POST", path, json.dumps(fields).encode(), {**wp.BEARER, "content-type": "application/json"})
+
+    cancelled = [ask("/v1/jobs/cancel", job_ids=[running, kept[0], NOBODY, running]) for _ in range(2)]
+    deleted = [ask("/v1/renders/delete", render_ids=[*kept, NOBODY]) for _ in range(2)]
+
+    assert [answer.fields["changed"] for answer in cancelled] == [[running], [running]]
+    assert [(row["id"], row["status"]) for row in cancelled[0].fields["refused"]] == [(kept[0], 409), (NOBODY, 404)]
+    assert [answer.fields["changed"] for answer in deleted] == [kept, kept]
+    assert ask("/v1/jobs/cancel", job_ids=[running] * 101).status == 422
+    assert ask("/v1/jobs/cancel", job_ids=["x"]).status == 422

@@ -114,5 +114,6 @@ def build_encoded_files() -> dict[str, bytes]:
     return {
         "mp3": encode_audio("mp3", "libmp3lame"), "flac": encode_audio("flac", "flac"),
         "ogg": encode_audio("ogg", "libopus"), "m4a": encode_audio("ipod", "aac"),
+        "weba": encode_audio("webm", "libopus"), "mka": encode_audio("matroska", "flac"),
         "mov": encode_video("mov", "prores_ks", "yuv422p10le"), "mkv": encode_video("matroska", "mpeg4"),
     }  # fmt: skip

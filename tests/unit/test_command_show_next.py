@@ -66,7 +66,7 @@ def test_an_open_dead_letter_names_the_command() -> None:
 
     actions = records.describe_next_actions([("output", output(state="dead"))], letters, NOW)
 
-    assert actions == ["dead letter d1 is open: moorage dead replay d1"]
+    assert actions == ["dead letter: moorage dead replay d1"]
 
 
 def test_an_ended_record_has_no_next_action() -> None:

@@ -42,7 +42,7 @@ def defaults(kind: type[BaseSettings] = Settings, prefix: str = "MOORAGE_") -> d
 def _shown(value: Any, *, is_required: bool) -> str:
     if is_required:
         return "required"
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "none"
     return f"`{_written(value)}`"
 

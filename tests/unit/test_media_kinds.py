@@ -24,10 +24,11 @@ pytest.importorskip("av", reason="the `video` extra is not installed")
 FILES = {**kinds.build_files(), **kinds.build_encoded_files()}
 TYPES = {
     "svg": "image/svg+xml", "wav": "audio/wav", "mp3": "audio/mpeg", "flac": "audio/flac", "ogg": "audio/ogg",
-    "m4a": "audio/mp4", "glb": "model/gltf-binary", "zip": "application/zip", "pdf": "application/pdf",
+    "m4a": "audio/mp4", "weba": "audio/webm", "mka": "audio/x-matroska",
+    "glb": "model/gltf-binary", "zip": "application/zip", "pdf": "application/pdf",
     "json": "application/json", "txt": "text/plain", "mov": "video/quicktime", "mkv": "video/x-matroska",
 }  # fmt: skip
-AUDIO = ("wav", "mp3", "flac", "ogg", "m4a")
+AUDIO = ("wav", "mp3", "flac", "ogg", "m4a", "weba", "mka")
 
 
 def examine(data, name="", content_type=None, limits=LIMITS):
@@ -348,11 +349,11 @@ def test_damage_of_any_kind_is_a_refusal(name):
             start, length = rng.randrange(min(len(data), rng.choice((40, 300, 10**6)))), rng.choice((0, 1, 4, 16))
             data[start : start + length] = rng.choice((rng.randbytes(length), rng.randbytes(1), b"", b"\xff" * length))
         with contextlib.suppress(ContainerError):
-            files.PARSERS.get(name, mp4_of_bytes)(bytes(data))
+            files.PARSERS[name](bytes(data)) if name in files.PARSERS else parse_container(name, bytes(data))
 
 
-def mp4_of_bytes(data):
-    video.parse_container(io.BytesIO(data), len(data), sniff.M4A)
+def parse_container(name, data):
+    video.parse_container(io.BytesIO(data), len(data), {"weba": sniff.WEBM, "mka": sniff.MKV}.get(name, sniff.M4A))
 
 
 def test_only_named_formats_are_accepted():

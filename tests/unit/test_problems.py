@@ -45,6 +45,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         ]
     },
     "attempts_fail": {"failing": [{"subject": "file", "provider": "fal", "value": 2, "example": "500"}]},
+    "breaker_open": {"breakers": [{"target": "host cdn.example", "reason": "503"}]},
     "webhooks_refused": {"webhooks_refused": [{"provider": "fal", "value": 2, "reason": "bad signature"}]},
     "webhooks_missing": {"providers": [LOST]},
     "provider_fails": {"providers": [FAILED]},

@@ -6,6 +6,7 @@ import pytest
 
 from moorage.errors import MalformedPayload
 from providers import input_schemas
+from web.api import job_inputs
 
 
 def document(wanted: Any, **others: Any) -> dict[str, Any]:
@@ -114,3 +115,27 @@ def test_the_field_of_the_picture_is_found(properties, required, field):
 def test_a_video_model_has_a_field_for_time(names, is_video):
     """Replicate's schemas do not state the kind of output."""
     assert input_schemas.is_video_schema({"properties": {name: {} for name in names}}) is is_video
+
+
+@pytest.mark.parametrize(
+    ("rule", "sent", "converted"),
+    [
+        ({"type": "integer"}, "7", 7),
+        ({"type": "integer"}, "-7", -7),
+        ({"type": "number"}, "0.5", 0.5),
+        ({"type": ["number", "null"]}, "3", 3),
+        ({"type": "integer"}, "0.5", "0.5"),
+        ({"type": "integer"}, "7 ", "7 "),
+        ({"type": "number"}, "nan", "nan"),
+        ({"type": ["string", "integer"]}, "7", "7"),
+        ({"type": "string"}, "7", "7"),
+        ({}, "7", "7"),
+        (None, "7", "7"),
+    ],
+)
+def test_text_becomes_a_number_only_where_the_schema_has_no_text(rule: Any, sent: str, converted: Any) -> None:
+    """A form sends text; what the provider receives is what the schema says."""
+    found = job_inputs.convert_numbers({"seed": sent, "prompt": "7"}, {"properties": {"seed": rule}})
+
+    assert found == {"seed": converted, "prompt": "7"}
+    assert type(found["seed"]) is type(converted)

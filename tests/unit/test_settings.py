@@ -249,6 +249,28 @@ def test_a_wrong_limit_is_refused_with_the_remedy(env, value, says):
     assert says in message
 
 
+def test_limits_of_owners_are_read(env):
+    """A name without a number limits nothing."""
+    env(MOORAGE_OWNER_LIMITS="in_flight=,open_jobs=100, jobs_per_hour = 60 ,")
+
+    assert settings.load_settings().owner_limits == {"open_jobs": 100, "jobs_per_hour": 60}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("open_job=3", "did you mean open_jobs?"),
+        ("bytes=3", "write one of in_flight, open_jobs, jobs_per_hour, stored_bytes"),
+        ("open_jobs=0", "write open_jobs=NUMBER with a whole number above 0"),
+        ("stored_bytes=5GB", "write stored_bytes=NUMBER"),
+        ("open_jobs=3,open_jobs=4", "open_jobs is given twice"),
+    ],
+)
+def test_a_wrong_limit_of_owners_is_refused_with_the_remedy(env, value, says):
+    """A limit that is ignored protects nobody."""
+    assert says in refusal(env, MOORAGE_OWNER_LIMITS=value)
+
+
 # --- number, former names, developer overrides
 
 

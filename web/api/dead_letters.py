@@ -14,9 +14,10 @@ from moorage.model import DeadLetter
 from web.api.responses import DeadLetterView
 from web.http import ids, query
 from web.http.ids import PathId
+from web.http.permissions import Level
 from web.http.problems import Problem
 from web.http.router import Router
-from web.services.dependencies import AdminOnly, Context
+from web.services.dependencies import AnyCaller, Context, ViewerOnly
 
 router: Final = Router(tags=["dead letters"])
 _FILE: Final = {"schema": {"type": "string", "format": "binary"}}
@@ -24,9 +25,9 @@ _FILE: Final = {"schema": {"type": "string", "format": "binary"}}
 public_router: Final = Router(tags=["dead letters"])
 
 
-@router.get("/dead-letters/{dead_letter_id}", response_description="the dead letter", dependencies=[AdminOnly])
-async def get_dead_letter(dead_letter_id: PathId, ctx: Context) -> DeadLetterView:
-    """Return a dead letter; if its file is in quarantine, with a link that is valid for five minutes."""
+@router.get("/dead-letters/{dead_letter_id}", response_description="the dead letter", dependencies=[ViewerOnly])
+async def get_dead_letter(dead_letter_id: PathId, caller: AnyCaller, ctx: Context) -> DeadLetterView:
+    """Return a dead letter; if its file is in quarantine, with a link that is valid for five minutes, for admins."""
 
     def read(conn: Connection) -> tuple[DeadLetter | None, Row | None]:
         letter = dead_letters.get(conn, dead_letter_id)
@@ -37,7 +38,8 @@ async def get_dead_letter(dead_letter_id: PathId, ctx: Context) -> DeadLetterVie
         raise ids.not_found("dead letter")
     fields: dict[str, Any] = {"dead_letter_id": letter.id, **asdict(letter), "quarantine": None}
     if file is not None:
-        url = quarantine_links.build_link(ctx.settings, letter.subject_id, time.time())
+        is_admin = caller.level >= Level.ADMIN
+        url = quarantine_links.build_link(ctx.settings, letter.subject_id, time.time()) if is_admin else None
         fields["quarantine"] = {**file, "url": url, "url_seconds": quarantine_links.LINK_SECONDS}
     return DeadLetterView.model_validate(fields)
 

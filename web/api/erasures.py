@@ -1,13 +1,14 @@
 """/v1/erasures: an admin removes everything of an owner; a sweep does the work."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
+from uuid import UUID
 
 from fastapi import Depends
 
 from db import erasures
 from db.connection import Row
 from tasks import erasure
-from web.api.responses import Erasure
+from web.api.responses import Timestamp, View
 from web.http import ids
 from web.http.ids import PathId
 from web.http.json_body import JsonBody
@@ -16,6 +17,16 @@ from web.http.validation import Body, Name
 from web.services.dependencies import AdminOnly, Context, ViewerOnly
 
 router: Final = Router(prefix="/erasures", tags=["erasures"])
+
+
+class Erasure(View):
+    """The removal of an owner, who is not named; `removed` are numbers of rows and objects."""
+
+    erasure_id: UUID
+    state: Literal["erasing", "finished"]
+    requested_at: Timestamp
+    finished_at: Timestamp | None
+    removed: dict[str, int]
 
 
 class ErasureCreate(Body):

@@ -1,8 +1,12 @@
 """POST /v1/jobs/{job_id}/cancel and /retry."""
 
+import functools
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
+
+from fastapi import Depends
+from pydantic import Field
 
 from db import jobs
 from db.connection import Database
@@ -10,11 +14,15 @@ from moorage import logs
 from moorage.settings import Settings
 from tasks.jobs import cancel, retry
 from tasks.jobs.cancel import ActionOutcome
+from web.api.bulk import MAX_IDS, RowId, apply_to_each
 from web.api.job_responses import JobStateView, RetryView
+from web.api.responses import BulkResult
 from web.http.ids import PathId
+from web.http.json_body import JsonBody
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.router import Router
+from web.http.validation import Body
 from web.services.context import AppContext
 from web.services.dependencies import AnyCaller, Context
 
@@ -33,10 +41,23 @@ async def cancel_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> JobStat
     return JobStateView.model_validate({"job_id": job_id, "state": outcome.after, "was": outcome.before})
 
 
+class JobIdsBody(Body):
+    job_ids: Annotated[list[RowId], Field(min_length=1, max_length=MAX_IDS)]
+
+
+@router.post("/cancel", response_description="what became of each job")
+async def cancel_jobs(
+    caller: AnyCaller, ctx: Context, body: Annotated[JobIdsBody, Depends(JsonBody(JobIdsBody))]
+) -> BulkResult:
+    """Cancel jobs, each in a transaction of its own; repeating the request is safe."""
+    return await apply_to_each(body.job_ids, lambda job_id: cancel_job(job_id, caller, ctx))
+
+
 @router.post("/{job_id}/retry", status_code=202, response_description="retried")
 async def retry_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> RetryView:
     """Retry a failed or partial job."""
-    outcome = await _apply_action(job_id, caller, ctx, retry.retry_job)
+    action = functools.partial(retry.retry_job, limits=caller.get_limits(ctx.settings))
+    outcome = await _apply_action(job_id, caller, ctx, action)
     log.info("job.retried", job_id=job_id, from_state=outcome.before, to_state=outcome.after)
     fields = {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}
     return RetryView.model_validate(fields)
@@ -45,7 +66,7 @@ async def retry_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> RetryVie
 async def _apply_action(
     job_id: UUID, caller: Caller, ctx: AppContext, action: Callable[[Database, Settings, UUID, str], ActionOutcome]
 ) -> ActionOutcome:
-    """Apply an action to a job. Raises Problem: 404 no such job, 409 refused in its present state."""
+    """Apply an action to a job. Raises Problem: 404 no such job, 409 refused in its present state, 429."""
 
     def apply(database: Database) -> ActionOutcome:
         caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")

@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import Response
 from starlette.requests import Request
 
+from db import owner_use
 from db.connection import Connection, Database
 from moorage import logs
 from moorage.model import JobRequest
@@ -67,18 +68,20 @@ async def create_job(
 async def _create_job(caller: Caller, ctx: AppContext, key: str | None, body: JobBody) -> NewJob:
     job = validation.parse_body(body.resolved, JobCreate)
     caller.resolve_owner(job.owner)
+    job.check_notify_url(ctx.settings)
     entries = job.parse_entries(ctx.settings)
     _check_providers(ctx.providers, entries, caller)
     chain = [parsed.entry for parsed in entries]
     job_request = job.build_request(chain, ctx.settings, key, await body.compute_sha256())
-    created, unchecked = await _check_and_store(ctx, job_request, entries, body)
+    limits = caller.get_limits(ctx.settings)
+    created, unchecked = await _check_and_store(ctx, job_request, entries, body, limits)
     log.info("job.created", job_id=created.job_id, prediction_id=created.prediction_id, is_new=created.is_new)
     checks = {"checked": not unchecked, "unchecked": unchecked} if created.is_new else {}
     return NewJob.model_validate({**dataclasses.asdict(created), **checks})
 
 
 async def _check_and_store(
-    ctx: AppContext, job_request: JobRequest, entries: Sequence[ParsedEntry], body: JobBody
+    ctx: AppContext, job_request: JobRequest, entries: Sequence[ParsedEntry], body: JobBody, limits: Mapping[str, int]
 ) -> tuple[CreatedJob, list[str]]:
     """Return the new or existing job, and the reasons of unchecked entries. Storing files has its own time limit."""
     loop = asyncio.get_running_loop()
@@ -88,26 +91,32 @@ async def _check_and_store(
                 existing = await ctx.database.transaction(lambda conn: create.find_existing_job(conn, job_request))
                 if existing is not None:
                     return existing, []
-            await ctx.database.transaction(
-                lambda conn: _check_references(conn, job_request.owner, entries, body.files.keys())
-            )
+            await ctx.database.transaction(lambda conn: _check_stored(conn, job_request.owner, entries, body, limits))
             chain, unchecked = await job_inputs.check_inputs(ctx, job_request.kind, entries)
             if body.files:
                 limit.reschedule(None)
                 await body.store_files(ctx.upload_spool, job_request.owner)
                 limit.reschedule(loop.time() + ANSWER_SECONDS)
             complete = dataclasses.replace(job_request, fallback_chain=chain)
-            return await ctx.database.run(lambda database: _store_job(database, ctx, complete)), unchecked
+            return await ctx.database.run(lambda database: _store_job(database, ctx, complete, limits)), unchecked
     except IdempotencyConflict as error:
         raise Problem(409, str(error)) from error
     except TimeoutError as error:
         raise problems.unavailable(f"no response within {ANSWER_SECONDS:g} s: retry") from error
 
 
-def _store_job(database: Database, ctx: AppContext, job_request: JobRequest) -> CreatedJob:
-    created = create.create_job(database, ctx.settings, ctx.providers, job_request)
+def _store_job(database: Database, ctx: AppContext, job_request: JobRequest, limits: Mapping[str, int]) -> CreatedJob:
+    created = create.create_job(database, ctx.settings, ctx.providers, job_request, limits)
     ctx.relay.enqueue(*created.wakes)
     return created
+
+
+def _check_stored(
+    conn: Connection, owner: str, entries: Sequence[ParsedEntry], body: JobBody, limits: Mapping[str, int]
+) -> None:
+    """Check limits and references before models are asked and files stored; limits again when the job is."""
+    owner_use.require(conn, owner, limits, **create.NEW_JOB)
+    _check_references(conn, owner, entries, body.files.keys())
 
 
 def _check_references(conn: Connection, owner: str, entries: Sequence[ParsedEntry], attached: Collection[UUID]) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +28,9 @@ from web.services.context import AppContext
 _SAMPLE_URL: Final = "https://files.example/input"  # in place of the signed URL that the provider will receive
 _MAX_SCHEMA_LOOKUPS: Final = 3  # in sequence, for one entry
 _IMAGE_FIELDS: Final = ("image", "images", "input_image", "start_image", "first_frame_image", "image_url")
+
+_INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,18}\.[0-9]{1,18}")
 
 _MAX_SORTED_ERRORS: Final = 100  # a list may have an error in each of its items
 
@@ -66,6 +70,7 @@ async def _check_entry(ctx: AppContext, kind: str, parsed: ParsedEntry, field: s
         schema = await ctx.model_cache.get_schema(provider, entry.model)
         if schema is None:
             return _CheckedEntry(entry, [], f"{field}: {entry.provider} publishes no schema of {entry.model}")
+        entry = dataclasses.replace(entry, input=convert_numbers(entry.input, schema))
         urls = {reference.label: _SAMPLE_URL for reference in parsed.references}
         sample = references.substitute_urls(dict(entry.input), urls)
         # In a thread: validation may be slow, and the event loop also receives webhooks.
@@ -123,6 +128,23 @@ def _rename_image_field(model: Mapping[str, Any], model_input: Mapping[str, Any]
 def _has_image(model_input: Mapping[str, Any]) -> bool:
     values = (model_input.get(name) for name in _IMAGE_FIELDS)
     return any(isinstance(value, str | list) and value for value in values)
+
+
+def convert_numbers(value: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an input with text converted to a number where the schema has a number and no text, as forms send it."""
+    properties = schema.get("properties")
+    rules = properties if isinstance(properties, Mapping) else {}
+    return {name: _convert_number(item, rules.get(name)) for name, item in value.items()}
+
+
+def _convert_number(value: Any, rule: Any) -> Any:
+    types = rule.get("type") if isinstance(rule, Mapping) else None
+    accepted = {types} if isinstance(types, str) else {name for name in types or () if isinstance(name, str)}
+    if not isinstance(value, str) or "string" in accepted or not accepted & {"integer", "number"}:
+        return value
+    if _INTEGER.fullmatch(value):
+        return int(value)
+    return float(value) if "number" in accepted and _DECIMAL.fullmatch(value) else value
 
 
 class UnusableSchema(ValueError):

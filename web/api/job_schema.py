@@ -97,7 +97,13 @@ class ResultFields(Body):
     project_id: ProjectId | None = None
     scene: SceneName = None
     policy: Literal["keep", "discard"] | None = None  # of partial results
+    notify_url: Name | None = Field(None, description="one of MOORAGE_NOTIFY_URL; if omitted, the first")
     metadata: Metadata = Field({}, description="the application's own; repeated in responses and notifications")
+
+    def check_notify_url(self, settings: Settings) -> None:
+        """Raise Problem: 422 if the URL is not one of those that the operator allows."""
+        if self.notify_url is not None and self.notify_url not in settings.notify_urls:
+            raise validation.invalid_field("notify_url", "is not one of MOORAGE_NOTIFY_URL on the server")
 
     @field_validator("scene")
     @classmethod

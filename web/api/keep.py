@@ -55,6 +55,7 @@ async def keep_files(
     key: IdempotencyKey = None,
 ) -> AcceptedJob:
     """Download and store files from any public host, as one job; its render has the files in this order."""
+    body.check_notify_url(ctx.settings)
     _check_urls(ctx, body.urls)
     sha256 = hashlib.sha256(body.model_dump_json().encode()).hexdigest() if key else None
     fields = body.model_dump(exclude={"urls", "policy"})
@@ -84,10 +85,17 @@ def _check_urls(ctx: AppContext, urls: Sequence[str]) -> None:
 def _store_job(
     database: Database, ctx: AppContext, description: JobDescription, files: Sequence[OutputFile]
 ) -> CreatedJob:
-    notify = ctx.settings.notify_url is not None
+    notify = bool(ctx.settings.notify_urls)
     try:
         job = keep_job.create_keep_job(
-            database, ctx.settings, ctx.providers, description, files, actor="api", notify=notify
+            database,
+            ctx.settings,
+            ctx.providers,
+            description,
+            files,
+            actor="api",
+            notify=notify,
+            limits=ctx.settings.owner_limits,
         )
     except IdempotencyConflict as error:
         raise Problem(409, str(error)) from error

@@ -52,6 +52,7 @@ async def register_prediction(
     body: Annotated[PredictionCreate, Depends(JsonBody(PredictionCreate))],
 ) -> RegisteredPrediction:
     """Register a prediction; one that is already registered is returned unchanged."""
+    body.check_notify_url(ctx.settings)
     registration = body.build_registration(ctx.settings.partial)
     provider = ctx.get_provider(registration.provider)
     if not provider.is_enabled and not provider.can_poll:

@@ -1,6 +1,6 @@
 """Request schemas of projects and scenes."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import Path
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
@@ -12,8 +12,6 @@ from web.http import validation
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.validation import Body, Name, SceneName, invalid_field
-
-MAX_SCENES: Final = 1000
 
 
 def _check_storable(text: str) -> str:
@@ -51,7 +49,8 @@ class SceneOrderBody(Body):
     """The names (id, else index) of scenes in their new order; the scenes that are not named follow them."""
 
     order: Annotated[
-        list[Annotated[str | int | float, BeforeValidator(_check_scene_name)]], Field(max_length=MAX_SCENES)
+        list[Annotated[str | int | float, BeforeValidator(_check_scene_name)]],
+        Field(max_length=scene_documents.MAX_SCENES),
     ]
 
 
@@ -63,15 +62,15 @@ def check_project_body(parsed: ProjectBody, caller: Caller) -> str:
     scenes = parsed.document.get("scenes", [])
     if not isinstance(scenes, list) or not all(isinstance(scene, dict) for scene in scenes):
         raise invalid_field("document", "has scenes that are not a list of objects")
-    if len(scenes) > MAX_SCENES:
-        raise invalid_field("document", f"has {len(scenes)} scenes, more than {MAX_SCENES}")
+    if len(scenes) > scene_documents.MAX_SCENES:
+        raise invalid_field("document", f"has {len(scenes)} scenes, more than {scene_documents.MAX_SCENES}")
     return owner
 
 
 def choose_scene_name(document: dict[str, Any], scene: SceneBody) -> str | None:
     """Return the name of a new scene, None without id and index. Raises Problem: 409 duplicate or too many."""
-    if len(scene_documents.get_scenes(document)) >= MAX_SCENES:
-        raise Problem(409, f"the project has {MAX_SCENES} scenes already")
+    if len(scene_documents.get_scenes(document)) >= scene_documents.MAX_SCENES:
+        raise Problem(409, f"the project has {scene_documents.MAX_SCENES} scenes already")
     names = [scene_documents.normalize_scene_name(name) for name in (scene.id, scene.index) if name is not None]
     for name in names:
         if scene_documents.find_scene_positions(document, name):

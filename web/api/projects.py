@@ -14,8 +14,8 @@ from moorage.model import ProjectKey
 from storage import urls
 from web.api import project_schema
 from web.api.project_schema import ProjectBody, ProjectId
-from web.api.responses import Project
-from web.http import ids, query, validation
+from web.api.responses import Project, ProjectPage
+from web.http import ids, problems, query, validation
 from web.http.json_body import BodyBytes, JsonBody
 from web.http.permissions import Caller
 from web.http.problems import Problem
@@ -29,10 +29,21 @@ IfMatch = Annotated[
     str | None, Header(alias="If-Match", description="ETags of the document, of which one must match", examples=["*"])
 ]
 
-router: Final = Router(prefix="/projects/{project_id}", tags=["projects"])
+router: Final = Router(prefix="/projects", tags=["projects"])
 
 
-@router.get("", response_description="the project")
+@router.get("", response_description="a page of an owner's projects")
+async def list_projects(params: query.ProjectFilters, caller: AnyCaller, ctx: Context) -> ProjectPage:
+    """Return a page of an owner's projects, by id."""
+    owner = caller.resolve_owner(params.owner)
+    if owner is None:
+        raise validation.invalid_field("owner", "is required")
+    rows = await ctx.database.transaction(lambda conn: projects.list_page(conn, owner, params.after, params.limit + 1))
+    page, next_id = query.split_page(rows, params.limit)
+    return ProjectPage.model_validate({"projects": [{"project_id": row["id"], **row} for row in page], "next": next_id})
+
+
+@router.get("/{project_id}", response_description="the project")
 async def get_project(
     project_id: ProjectId, response: Response, params: query.OwnerFilter, caller: AnyCaller, ctx: Context
 ) -> Project:
@@ -44,8 +55,23 @@ async def get_project(
     return add_etag(response, await ctx.database.read(read))
 
 
+@router.delete("/{project_id}", status_code=204, response_description="deleted")
+async def delete_project(project_id: ProjectId, params: query.OwnerFilter, caller: AnyCaller, ctx: Context) -> Response:
+    """Delete a project with its document; its renders remain. 409 while a job of it is not settled."""
+
+    def delete(conn: Connection) -> bool | None:
+        return projects.delete(conn, find_project(conn, project_id, caller, params.owner))
+
+    is_deleted = await ctx.database.transaction(delete)
+    if is_deleted is None:
+        raise ids.not_found("project")
+    if not is_deleted:
+        raise Problem(409, "a job of the project is not settled: cancel it, or delete the project when it is")
+    return problems.no_content()
+
+
 @router.put(
-    "",
+    "/{project_id}",
     status_code=201,
     response_description="created",
     responses={200: {"description": "document replaced", "model": Project}},

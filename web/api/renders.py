@@ -1,9 +1,11 @@
 """/v1/renders: lists, returns and deletes published renders."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
+from fastapi import Depends
+from pydantic import Field
 from starlette.responses import Response
 
 import tasks.jobs.delete_render
@@ -12,12 +14,15 @@ from db.connection import Connection, Row
 from moorage import logs
 from storage import urls
 from tasks.jobs.delete_render import JobNotSettled
-from web.api.responses import Render, RenderPage, Variant
-from web.http import ids, problems, query
+from web.api.bulk import MAX_IDS, RowId, apply_to_each
+from web.api.responses import BulkResult, Render, RenderPage, Variant
+from web.http import ids, problems, query, validation
 from web.http.ids import PathId
+from web.http.json_body import JsonBody
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.router import Router
+from web.http.validation import Body, Name
 from web.services.context import AppContext
 from web.services.dependencies import AnyCaller, Context
 
@@ -47,6 +52,41 @@ async def get_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> Rend
         return _build_renders(conn, [row], ctx, caller)[0]
 
     return await ctx.database.read(read_render)
+
+
+class RenderBody(Body):
+    """What to change; what is not named stays as it is."""
+
+    title: Name | None = None
+    favourite: bool = False
+    cover_idx: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+@router.patch("/{render_id}", response_description="the render as it is now")
+async def update_render(
+    render_id: PathId, caller: AnyCaller, ctx: Context, body: Annotated[RenderBody, Depends(JsonBody(RenderBody))]
+) -> Render:
+    """Change the title, favourite mark or cover of a render; the cover is one of its images or videos."""
+
+    def update(conn: Connection) -> Render:
+        caller.require_visible(renders.get_published(conn, render_id), "render")
+        if not renders.update(conn, render_id, body.model_dump(exclude_unset=True)):
+            raise validation.invalid_field("cover_idx", "is not the idx of an image or video of this render")
+        return _build_renders(conn, [renders.get_published(conn, render_id) or {}], ctx, caller)[0]
+
+    return await ctx.database.transaction(update)
+
+
+class RenderIdsBody(Body):
+    render_ids: Annotated[list[RowId], Field(min_length=1, max_length=MAX_IDS)]
+
+
+@router.post("/delete", response_description="what became of each render")
+async def delete_renders(
+    caller: AnyCaller, ctx: Context, body: Annotated[RenderIdsBody, Depends(JsonBody(RenderIdsBody))]
+) -> BulkResult:
+    """Delete renders, each in a transaction of its own; repeating the request is safe."""
+    return await apply_to_each(body.render_ids, lambda render_id: delete_render(render_id, caller, ctx))
 
 
 @router.delete("/{render_id}", status_code=204, response_description="deleted, now or before")

@@ -22,9 +22,15 @@ Fact = str | int | float | bool | None
 
 
 def _flatten(value: Any) -> Any:
-    """Return a nested value as JSON text, so that every fact has a type."""
+    """Return a nested value as JSON text, an id or a time as text, so that every fact has a type."""
+    if isinstance(value, UUID | datetime):
+        return value.isoformat() if isinstance(value, datetime) else str(value)
     items = value if isinstance(value, list) else [value]
     return json.dumps(value, default=str) if any(isinstance(item, dict | list) for item in items) else value
+
+
+FactValue = Annotated[Fact | list[Fact], BeforeValidator(_flatten)]
+Record = dict[str, FactValue]  # a row, as its columns
 
 
 def _replace_surrogates(value: Any) -> Any:
@@ -91,6 +97,8 @@ class ResultView(JobSummaryView):
 class Render(ResultView):
     render_id: UUID
     cover_idx: int | None
+    title: str | None
+    favourite: bool
     published_at: Timestamp
     variants: list[Variant]
 
@@ -98,6 +106,17 @@ class Render(ResultView):
 class RenderPage(View):
     renders: list[Render]
     next: UUID | None
+
+
+class RefusedRequest(View):
+    id: UUID
+    status: int
+    message: str
+
+
+class BulkResult(View):
+    changed: list[UUID] = Field(description="done, now or before")
+    refused: list[RefusedRequest]
 
 
 class ModelDescription(View):
@@ -138,16 +157,6 @@ class UploadPage(View):
     next: UUID | None
 
 
-class Erasure(View):
-    """The removal of an owner, who is not named; `removed` are numbers of rows and objects."""
-
-    erasure_id: UUID
-    state: Literal["erasing", "finished"]
-    requested_at: Timestamp
-    finished_at: Timestamp | None
-    removed: dict[str, int]
-
-
 class SceneUrls(View):
     id: Annotated[SceneRef, BeforeValidator(lambda value: value if type(value) in (str, int, float) else None)]
     index: str | int | float
@@ -177,6 +186,19 @@ class FailedJob(View):
     settled_at: Timestamp
 
 
+class ListedProject(View):
+    project_id: str
+    owner: str
+    status: str
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class ProjectPage(View):
+    projects: list[ListedProject]
+    next: str | None
+
+
 class UnplacedFile(View):
     render_id: UUID
     idx: int
@@ -203,6 +225,19 @@ class SessionView(View):
     owner: str | None
     scopes: list[Scope] | None = Field(description="of an owner token; null: everything that its level permits")
     expires_at: Timestamp | None
+
+
+class LimitedUse(View):
+    used: int
+    limit: int | None
+
+
+class UsageView(View):
+    owner: str
+    in_flight: LimitedUse
+    open_jobs: LimitedUse
+    jobs_per_hour: LimitedUse
+    stored_bytes: LimitedUse
 
 
 class OwnerToken(View):
@@ -234,7 +269,7 @@ class QuarantinedFile(View):
     sha256: str
     declared_type: str | None
     quarantined_at: Timestamp
-    url: str
+    url: str | None  # null at level viewer, and without an API token to sign it
     url_seconds: int
 
 
@@ -249,9 +284,12 @@ class DeadLetterView(View):
     error: str
     reason: str
     retryable: bool
-    facts: dict[str, Annotated[Fact | list[Fact], BeforeValidator(_flatten)]]
+    facts: dict[str, FactValue]
     state: Literal["open", "replayed", "discarded"]
     created_at: Timestamp
     closed_at: Timestamp | None
     closed_by: str | None
+    acknowledged_at: Timestamp | None
+    acknowledged_by: str | None
+    note: str | None
     quarantine: QuarantinedFile | None

@@ -38,7 +38,7 @@ async def create_upload(
         if multipart.is_form(request):
             file, owner = await _spool_form(request, caller, ctx, params.owner)
         else:
-            owner = _require_owner(caller, params.owner)
+            owner = caller.require_owner(params.owner)
             file = await _spool_body(request, ctx)
         try:
             if not file.bytes:
@@ -113,20 +113,13 @@ async def _spool_form(
         form_owner = validation.parse_body(form.fields, OwnerQuery).owner
         if query_owner is not None and form_owner is not None:
             raise invalid_field("owner", "is given in the query and in the form")
-        owner = _require_owner(caller, query_owner if query_owner is not None else form_owner)
+        owner = caller.require_owner(query_owner if query_owner is not None else form_owner)
         if not form.files:
             raise invalid_field("file", "is required: send one file in the form")
     except BaseException:
         form.close()
         raise
     return form.files[0][1], owner
-
-
-def _require_owner(caller: Caller, requested: str | None) -> str:
-    owner = caller.resolve_owner(requested)
-    if owner is None:
-        raise invalid_field("owner", "is required")
-    return owner
 
 
 def _build_upload(ctx: AppContext, row: Row) -> Upload:

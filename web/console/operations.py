@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -16,8 +16,6 @@ from db.connection import Database, current_time
 from moorage.errors import DatabaseUnavailable, MoorageError, Refused
 from tasks import pauses
 from tasks.jobs import replay
-from tasks.predictions import recover
-from tasks.step import Deps
 from web.console.session import Admin, Form, Operator, get_actor, parse_query, render, show_result
 from web.http import query
 from web.http.ids import PathId
@@ -26,10 +24,13 @@ from web.page import views
 from web.services.context import AppContext
 from web.services.dependencies import Context
 
+if TYPE_CHECKING:  # they load what a worker needs
+    from tasks.step import Deps
+
 T = TypeVar("T")
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 OWNER: Final = "recovered"
-MATCHES: Final[dict[recover.Match, str]] = {
+MATCHES: Final[dict[str, str]] = {
     "unknown": "not registered: to be registered and polled",
     "live": "registered, not ended: to be polled now",
     "ended": "registered and ended: nothing to do",
@@ -102,7 +103,8 @@ async def post_recover(form: Form, caller: Admin, ctx: Context) -> Response:
     """Read the provider's list again, register and poll."""
     name, hours = form.get("provider", [""])[0], form.get("hours", ["2"])[0]
 
-    def register(deps: Deps) -> dict[str, int]:
+    def register(deps: "Deps") -> Any:
+        recover = _import_recover()
         pages = recover.scan(deps, deps.providers[name], _get_start(deps, int(hours)), include_foreign=False)
         send = importlib.import_module("worker.publish").publish_wakes
         return recover.register_pages(
@@ -115,12 +117,17 @@ async def post_recover(form: Form, caller: Admin, ctx: Context) -> Response:
     return show_result("/recover", f"{result['registered']} registered, {result['polled']} are polled now.")
 
 
-def _scan(deps: Deps, name: str, hours: int) -> recover.RecoveryOverview:
+def _scan(deps: "Deps", name: str, hours: int) -> Any:
+    recover = _import_recover()
     pages = recover.scan(deps, deps.providers[name], _get_start(deps, hours), include_foreign=False)
     return recover.build_overview(pages, 0)
 
 
-def _get_start(deps: Deps, hours: int) -> datetime:
+def _import_recover() -> Any:
+    return importlib.import_module("tasks.predictions.recover")
+
+
+def _get_start(deps: "Deps", hours: int) -> datetime:
     return deps.database.run(current_time) - timedelta(hours=hours)
 
 
@@ -132,7 +139,7 @@ async def _run(ctx: AppContext, work: Callable[[Database], T]) -> T:
         raise Problem(error.status, str(error)) from error
 
 
-async def _with_deps(ctx: AppContext, work: Callable[[Deps], T]) -> T:
+async def _with_deps(ctx: AppContext, work: Callable[["Deps"], T]) -> T:
     """Run what talks to a provider in a thread of its own. Raises Problem: it cannot be done."""
 
     def run_in_thread() -> T:

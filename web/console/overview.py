@@ -21,7 +21,7 @@ from web.page import views
 from web.services.dependencies import Context
 
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
-RUNBOOK: Final = Path(__file__).parents[2] / "docs" / "runbook.md"
+RUNBOOK: Final = Path(__file__).with_name("runbook.md")  # a link to docs/runbook.md
 # Where each problem is seen or acted on, by its code: the text of the link and its target.
 LINKS: Final = {
     "broker_unavailable": ("Queues", "/workers"),

@@ -1,12 +1,17 @@
 """The caller of a request, its level, and which owners' rows it can see."""
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from moorage.owner_tokens import OwnerToken, Scope
+from moorage.settings import Settings
 from web.http.ids import not_found
 from web.http.problems import Problem
+from web.http.validation import invalid_field
+
+OWNER_TOKEN_LIMITS: Final = {"jobs_per_hour": 120}  # where MOORAGE_OWNER_LIMITS names no other
 
 
 class Level(enum.IntEnum):
@@ -50,6 +55,17 @@ class Caller:
             raise not_found(noun)
         return row
 
+    def get_limits(self, settings: Settings) -> Mapping[str, int]:
+        """Return the limits of owners that apply to the caller's requests."""
+        return {**(OWNER_TOKEN_LIMITS if self.level is Level.OWNER else {}), **settings.owner_limits}
+
+    def require_owner(self, requested: str | None) -> str:
+        """Return the owner of a request. Raises Problem: 403 another one's, 422 an application named none."""
+        owner = self.resolve_owner(requested)
+        if owner is None:
+            raise invalid_field("owner", "is required")
+        return owner
+
     def resolve_owner(self, requested: str | None) -> str | None:
         """Return the owner to filter by, None for all. Raises Problem: 403, an owner token for another owner."""
         if self.level is not Level.OWNER:
@@ -63,6 +79,6 @@ def find_scope(method: str, path: str) -> Scope:
     """Return the scope that an owner token needs for an operation."""
     if method in ("GET", "HEAD", "OPTIONS") or path.endswith("/session"):
         return "read"
-    if method == "DELETE":
+    if method == "DELETE" or path.endswith("/delete"):
         return "delete"
     return "upload" if path.endswith("/uploads") else "jobs"

@@ -56,6 +56,12 @@ class RenderQuery(JobQuery):
     project_id: Name | None = None
 
 
+class ProjectQuery(BaseQuery):
+    owner: Name | None = None
+    after: Name | Literal[""] = Field("", description="`next` of the previous page")
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
+
+
 class EventPageQuery(BaseQuery):
     after: EventId = Field(0, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
@@ -107,6 +113,7 @@ SessionFilters = Annotated[SessionQuery, Query()]
 TokenOwner = Annotated[TokenOwnerQuery, Query()]
 StreamFilters = Annotated[StreamQuery, Query()]
 Link = Annotated[LinkQuery, Query()]
+ProjectFilters = Annotated[ProjectQuery, Query()]
 OwnerFilter = Annotated[OwnerQuery, Query()]
 
 

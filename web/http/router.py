@@ -35,7 +35,7 @@ class Router(APIRouter):
         for path, endpoint, options in self._operations:
             added = {
                 "tags": self.tags,
-                "dependencies": [*dependencies, *(options["dependencies"] or ())],
+                "dependencies": [*dependencies, *self.dependencies, *(options["dependencies"] or ())],
                 "include_in_schema": in_schema and options["include_in_schema"],
             }
             router.add_api_route(prefix + self.prefix + path, endpoint, **{**options, **added})

@@ -14,6 +14,8 @@ from uuid import UUID
 from starlette.requests import ClientDisconnect, Request
 
 import db.uploads
+from db import owner_use
+from db.connection import Connection
 from db.uploads import Upload
 from media.limits import Limits
 from moorage import logs
@@ -111,17 +113,26 @@ class UploadSpool:
             raise _disk_error(error) from error
 
     async def store(self, spooled: SpooledFile, owner: str, upload_id: UUID) -> tuple[Upload, datetime]:
-        """Sanitize, store, record and close a file. Raises Problem: 422 rejected, 503; no row is written then."""
+        """Sanitize, store, record and close a file. Raises Problem: 422 rejected, 429, 503; no row is written then."""
         await spooled.flush()
+        await self._database.transaction(lambda conn: self._require_room(conn, owner, spooled.bytes))
         stored = await self.run_storage(
             lambda: uploads.sanitize_and_store(
                 self.storage, spooled.file, upload_id=upload_id, owner=owner, limits=self._limits
             ),
             spooled.file.close,
         )
-        created_at = await self._database.transaction(lambda conn: db.uploads.add(conn, uploads.require_recent(stored)))
+        created_at = await self._database.transaction(lambda conn: self._record(conn, stored))
         failpoint("uploads.after_record")
         return stored.upload, created_at
+
+    def _require_room(self, conn: Connection, owner: str, count: int) -> None:
+        owner_use.require(conn, owner, self._settings.owner_limits, stored_bytes=count)
+
+    def _record(self, conn: Connection, stored: uploads.StoredUpload) -> datetime:
+        """Insert the row. Raises OwnerLimitReached if others were faster; the orphan sweep deletes the object then."""
+        self._require_room(conn, stored.upload.owner, stored.upload.bytes)
+        return db.uploads.add(conn, uploads.require_recent(stored))
 
     async def run_storage(self, work: Callable[[], T], at_end: Callable[[], None] = lambda: None) -> T:
         """Run `work` in a storage thread and return its result; `at_end` is called in any case."""

@@ -15,13 +15,14 @@ Check = Callable[[Settings], Iterable[CheckResult]]
 
 
 class BackgroundCheck:
-    """Runs a check from its creation. One that is silent for SILENT_SECONDS is abandoned, and has failed."""
+    """Runs a check from its creation. One that is silent for a time is abandoned, and has failed."""
 
-    def __init__(self, name: str, check: Check, settings: Settings) -> None:
+    def __init__(self, name: str, check: Check, settings: Settings, seconds: float = SILENT_SECONDS) -> None:
         self.has_failed = False
         self._name = name
         self._results: queue.SimpleQueue[CheckResult | None] = queue.SimpleQueue()
-        self._silent_at = time.monotonic() + SILENT_SECONDS
+        self._seconds = seconds
+        self._silent_at = time.monotonic() + seconds
         threading.Thread(target=self._run, args=(check, settings), name=name, daemon=True).start()
 
     def _run(self, check: Check, settings: Settings) -> None:
@@ -45,6 +46,6 @@ class BackgroundCheck:
             self._results = queue.SimpleQueue()  # abandons the thread
             self._results.put(None)
             advice = "see whether it hangs, or whether the network drops packets"
-            return fail(f"{self._name}: no answer within {SILENT_SECONDS:g} s", advice)
-        self._silent_at = time.monotonic() + SILENT_SECONDS
+            return fail(f"{self._name}: no answer within {self._seconds:g} s", advice)
+        self._silent_at = time.monotonic() + self._seconds
         return result

@@ -92,9 +92,9 @@ def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
             yield warn(f"{name}: no webhook secret, its webhooks are refused", f"set {secret} if you use {name}")
         if provider.can_submit:
             yield ok(f"{name}: accepts submissions, at most {provider.max_in_flight} in flight")
-    if settings.notify_url:
+    for url in settings.notify_urls:
         count = len(settings.notify_secret)
-        yield ok(f"notifications go to {settings.notify_url.partition('?')[0]}, signed with {count} secrets")
+        yield ok(f"notifications go to {url.partition('?')[0]}, signed with {count} secrets")
     yield _check_api_token(settings)
 
 

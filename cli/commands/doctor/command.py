@@ -1,5 +1,6 @@
 """`moorage doctor`: check settings and servers, with advice for each problem."""
 
+import importlib
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
@@ -16,17 +17,24 @@ from db.connection import Connection, Row, current_time
 from moorage import settings as settings_module
 from moorage.errors import ConfigError, MoorageError
 from moorage.settings import Settings
-from worker import boot
+from worker import boot, schedule, status
 
 LATE_SECONDS: Final = 30.0
+PROCESSES_SECONDS: Final = 8.0  # collecting the status takes three
+# Problems of `moorage status` that a process causes which is missing, frozen or too busy.
+WORK: Final = {"workers_silent", "queue_without_worker", "worker_silent", "lease_late", "overdue", "keep_stalled"}
 
 
 @click.command()
 @console.json_option
 def doctor(as_json: bool) -> None:
     """Check settings and servers, with advice for each problem. Exit status 1 if a check fails."""
-    results = []
-    for result in _run_checks():
+    results, pending = [], _run_checks()
+    while True:
+        with console.Progress("checking settings and servers ..."):
+            result = next(pending, None)
+        if result is None:
+            break
         results.append(result)
         if not as_json:
             _print_result(result)
@@ -38,7 +46,8 @@ def doctor(as_json: bool) -> None:
 
 def _print_result(result: CheckResult) -> None:
     advice = f"  ({result.advice})" if result.advice else ""
-    click.echo(f"{result.level:<5} {console.escape_control_chars(result.what)}{console.escape_control_chars(advice)}")
+    text = console.escape_control_chars(f"{result.what}{advice}")
+    click.echo("\n".join(console.wrap_text(text, f"{result.level:<5} ")))
 
 
 def _run_checks() -> Iterator[CheckResult]:
@@ -48,12 +57,13 @@ def _run_checks() -> Iterator[CheckResult]:
         yield from (fail(line, "correct it; see .env.example") for line in str(error).splitlines())
         return
     yield ok("settings can be read")
+    importlib.import_module("worker.celery")  # takes a part of the time for answers otherwise
     # All at once, so that several silent servers cost no more time than one.
     postgres = BackgroundCheck("PostgreSQL", checks.check_postgres, settings)
     broker = BackgroundCheck("the broker", broker_checks.check_broker, settings)
     storage = BackgroundCheck("storage", storage_checks.check_buckets, settings)
     replicate = BackgroundCheck("Replicate", checks.check_replicate_token, settings)
-    processes = BackgroundCheck("workers and beat", _check_processes, settings)
+    processes = BackgroundCheck("workers and beat", _check_processes, settings, PROCESSES_SECONDS)
     yield from postgres.list_results()
     yield from broker.list_results()
     yield from storage.list_results()
@@ -65,20 +75,14 @@ def _run_checks() -> Iterator[CheckResult]:
 
 
 def _check_processes(settings: Settings) -> Iterator[CheckResult]:
-    """Check that a worker answers and beat runs. Requires PostgreSQL and the broker."""
-    from worker import inspect_cluster, schedule  # the app reads the settings, which are valid by now
-
-    consumers = inspect_cluster.list_consumers()
-    if consumers is None:
-        yield fail("the broker does not answer", "start it, or correct CELERY_BROKER_URL")
-    elif not consumers:
-        yield fail("no worker answers", "start one: moorage worker")
-    else:
-        yield ok(f"workers: {', '.join(consumers)}")
-        for queue in (name for name, count in inspect_cluster.count_consumers(consumers).items() if not count):
-            yield fail(f"no worker consumes the queue {queue}", f"start one: moorage worker -Q {queue}")
+    """Check that every queue has a worker that answers and works, and beat runs. Requires PostgreSQL and the broker."""
+    deps = boot.get_deps()
+    data = status.collect_status(deps, deps.database)
+    if data["workers"]:
+        yield ok(f"workers: {', '.join(data['workers'])}")
+    yield from (fail(x.text, f"{x.remedy}; docs/runbook.md#{x.runbook}") for x in data["problems"] if x.code in WORK)
     try:
-        yield from boot.get_deps().database.run(lambda conn: _check_beat(conn, set(schedule.sweep_periods(settings))))
+        yield from deps.database.run(lambda conn: _check_beat(conn, set(schedule.sweep_periods(settings))))
     except MoorageError as error:
         yield fail(f"beat: {error}", "see above")
 

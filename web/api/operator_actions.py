@@ -1,0 +1,245 @@
+"""What operators do: dead letters, pauses, recovery from a provider's list, notifications sent again."""
+
+import asyncio
+import importlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Annotated, Any, Final, TypeVar
+from uuid import UUID
+
+from fastapi import Depends
+from pydantic import AwareDatetime, Field
+from starlette.responses import Response
+
+from db import dead_letters, pauses
+from db.connection import Database, current_time
+from db.dead_letters import FIRST, DeadLetterFilter
+from moorage import logs
+from moorage.errors import DatabaseUnavailable, MoorageError, Refused
+from moorage.text import to_storable
+from tasks import dead_letters as bulk
+from tasks import pauses as pausing
+from tasks.dead_letters import Action, BulkResult
+from tasks.jobs import replay
+from web.api.operator_views import BulkView, PauseView, RecoveryView, ResentView, ResumedView
+from web.http import problems
+from web.http.ids import PathId
+from web.http.json_body import JsonBody
+from web.http.permissions import Caller
+from web.http.problems import Problem
+from web.http.router import Router
+from web.http.validation import Body, Name, invalid_field
+from web.services.context import AppContext
+from web.services.dependencies import AdminOnly, AnyCaller, Context
+
+T = TypeVar("T")
+Id = Annotated[UUID, Field(strict=False)]
+Time = Annotated[AwareDatetime, Field(strict=False)]
+
+log = logs.get_logger(__name__)
+
+router: Final = Router(tags=["operations"], dependencies=[AdminOnly])
+
+PAGE_SECONDS: Final = 3.0  # of one call on dead letters; the caller repeats it with `next`
+RECOVERY_SECONDS: Final = 20.0
+LINES_SHOWN: Final = 10
+
+
+class DeadLetterFilterBody(Body):
+    """Criteria of open dead letters, combined by AND; without any, all match."""
+
+    provider: Name | None = None
+    step: Name | None = None
+    category: Name | None = None
+    error: Name | None = None
+    retryable: bool | None = None
+    job_id: Id | None = None
+    owner: Name | None = None
+    project_id: Name | None = None
+    since: Time | None = None
+    until: Time | None = None
+
+
+class DeadLettersBody(Body):
+    """Dead letters by id, or those that match a filter; `after` is `next` of the call before."""
+
+    ids: Annotated[list[Id], Field(min_length=1, max_length=bulk.MAX_ROWS)] | None = None
+    filter: DeadLetterFilterBody | None = None
+    dry_run: bool = False
+    after: Id | None = None
+
+    def build_filter(self) -> DeadLetterFilter:
+        """Return the filter. Raises Problem: 422 unless exactly one of ids and filter is given."""
+        if (self.ids is None) == (self.filter is None):
+            raise invalid_field("ids", "or `filter` is required, and not both")
+        return DeadLetterFilter(ids=self.ids, **(self.filter.model_dump() if self.filter else {}))
+
+
+class AcknowledgeBody(DeadLettersBody):
+    """Dead letters as for a replay, and a note about them."""
+
+    note: Name
+
+
+class PauseCreate(Body):
+    """A provider, or `keep` for all downloads, and why it is paused."""
+
+    target: Name
+    reason: Annotated[Name | None, Field(max_length=200)] = None
+
+
+class RecoveryCreate(Body):
+    """The provider whose list is read, how far back, and for whom unknown predictions are registered."""
+
+    provider: Name
+    seconds: Annotated[int, Field(ge=1, le=30 * 86400)] = 7200
+    owner: Name = "recovered"
+    include_foreign: bool = False  # predictions whose webhook is not below PUBLIC_URL
+    dry_run: bool = True
+
+
+@router.post("/dead-letters/replay", response_description="what was done, and what remains")
+async def replay_dead_letters(
+    ctx: Context, caller: AnyCaller, body: Annotated[DeadLettersBody, Depends(JsonBody(DeadLettersBody))]
+) -> BulkView:
+    """Replay dead letters, at most 500 in a call."""
+    return await _apply_to_dead_letters(ctx, caller, body, "replay")
+
+
+@router.post("/dead-letters/discard", response_description="what was done, and what remains")
+async def discard_dead_letters(
+    ctx: Context, caller: AnyCaller, body: Annotated[DeadLettersBody, Depends(JsonBody(DeadLettersBody))]
+) -> BulkView:
+    """Discard dead letters, at most 500 in a call."""
+    return await _apply_to_dead_letters(ctx, caller, body, "discard")
+
+
+@router.post("/dead-letters/acknowledge", response_description="what was done, and what remains")
+async def acknowledge_dead_letters(
+    ctx: Context, caller: AnyCaller, body: Annotated[AcknowledgeBody, Depends(JsonBody(AcknowledgeBody))]
+) -> BulkView:
+    """Note that dead letters are known, at most 500 in a call; they stay open and are no problem any more."""
+    return await _apply_to_dead_letters(ctx, caller, body, "acknowledge", body.note)
+
+
+async def _apply_to_dead_letters(
+    ctx: AppContext, caller: Caller, body: DeadLettersBody, action: Action, note: str = ""
+) -> BulkView:
+    criteria, after = body.build_filter(), body.after or FIRST
+    plan = await ctx.database.read(lambda conn: dead_letters.count_expiring(conn, criteria, after))
+    result = BulkResult(0, [], [], after, plan["matched"])
+    if not body.dry_run:
+        result = await ctx.database.run(
+            lambda database: bulk.apply_page(
+                database, criteria, action, caller.actor, after=after, note=note, seconds=PAGE_SECONDS
+            )
+        )
+        ctx.relay.enqueue(*result.wakes)
+        log.info("dead_letters.closed", action=action, done=result.done, refused=len(result.refused), by=caller.actor)
+    refused = [{"dead_letter_id": item["id"], "reason": item["reason"]} for item in result.refused]
+    next_id = result.after if result.remaining and not body.dry_run else None
+    fields = {**plan, "dry_run": body.dry_run, "done": result.done, "refused": refused}
+    return BulkView.model_validate({**fields, "remaining": result.remaining, "next": next_id})
+
+
+@router.post(
+    "/pauses",
+    status_code=201,
+    response_description="paused",
+    responses={200: {"description": "was paused already, unchanged", "model": PauseView}},
+)
+async def create_pause(
+    response: Response, ctx: Context, caller: AnyCaller, body: Annotated[PauseCreate, Depends(JsonBody(PauseCreate))]
+) -> PauseView:
+    """Pause a provider (no polls, submissions or downloads) or `keep` (no downloads at all)."""
+
+    pause = partial(pausing.pause, providers=ctx.providers, target=body.target, actor=caller.actor, reason=body.reason)
+    if await _run(ctx, pause) is None:
+        response.status_code = 200
+    rows = await ctx.database.read(pauses.list_pauses)
+    row = next((row for row in rows if row["target"] == body.target), None)
+    if row is None:
+        raise Problem(409, f"{body.target} was resumed meanwhile: retry")
+    return PauseView.model_validate(row)
+
+
+@router.delete("/pauses/{target}", response_description="resumed")
+async def delete_pause(target: str, ctx: Context, caller: AnyCaller) -> ResumedView:
+    """End a pause; waiting rows are due at once."""
+    resume = partial(pausing.resume, providers=ctx.providers, target=target, actor=caller.actor)
+    since, due = await _run(ctx, resume, missing=404)
+    if since is None:
+        raise Problem(404, f"{target} is not paused")
+    return ResumedView.model_validate({"target": target, "paused_at": since, **due})
+
+
+@router.post("/notifications/{notification_id}/resend", status_code=202, response_description="to be sent again")
+async def resend_notification(notification_id: PathId, ctx: Context, caller: AnyCaller) -> ResentView:
+    """Send a notification again, whether it was sent or given up."""
+
+    def resend(database: Database) -> None:
+        ctx.relay.enqueue(database.run(lambda conn: replay.resend_notification(conn, notification_id, caller.actor)))
+
+    await _run(ctx, resend)
+    return ResentView(notification_id=notification_id, state="waiting")
+
+
+@router.post("/recoveries", response_description="what the provider lists, and what was done")
+async def create_recovery(
+    ctx: Context, caller: AnyCaller, body: Annotated[RecoveryCreate, Depends(JsonBody(RecoveryCreate))]
+) -> RecoveryView:
+    """Register a provider's predictions that are unknown, and poll them and those awaited; a dry run first."""
+    ctx.get_provider(body.provider)
+    try:
+        return await asyncio.to_thread(_recover, ctx, caller.actor, body)
+    except DatabaseUnavailable as error:
+        raise problems.unavailable("database unavailable, retry") from error
+    except MoorageError as error:  # the provider's answer, without secrets
+        raise Problem(409, to_storable(str(error), 500)) from error
+
+
+def _recover(ctx: AppContext, actor: str, body: RecoveryCreate) -> RecoveryView:
+    """Run in a thread, over a connection of its own. What a worker needs is imported on first use."""
+    boot = importlib.import_module("worker.boot")
+    recover: Any = importlib.import_module("tasks.predictions.recover")
+    publish: Any = importlib.import_module("worker.publish")
+    is_complete = True
+
+    def read_in_time(pages: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+        nonlocal is_complete
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        for page in pages:
+            yield page
+            if time.monotonic() > deadline:
+                is_complete = False
+                return
+
+    with closing(Database(ctx.settings.database_url.get_secret_value(), name="moorage recovery")) as database:
+        deps, provider = replace(boot.get_deps(), database=database), ctx.get_provider(body.provider)
+        since = database.run(current_time) - timedelta(seconds=body.seconds)
+
+        def scan() -> Iterator[Sequence[Any]]:
+            return read_in_time(recover.scan(deps, provider, since, include_foreign=body.include_foreign))
+
+        overview = recover.build_overview(scan(), LINES_SHOWN)
+        result = recover.register_pages(
+            deps, provider, iter(()) if body.dry_run else scan(), owner=body.owner, actor=actor,
+            send_wakes=publish.publish_wakes,
+        )  # fmt: skip
+    names = ("external_id", "raw_status", "model")  # not the webhook's URL, which contains a key
+    first = [{"match": item.match, **{name: getattr(item.listed, name) for name in names}} for item in overview.first]
+    found = {match: overview.counts[match] for match in recover.MATCHES}
+    fields = {"provider": provider.name, "since": since, "dry_run": body.dry_run, "found": found, "first": first}
+    return RecoveryView.model_validate({**fields, **result, "is_complete": is_complete})
+
+
+async def _run(ctx: AppContext, work: Callable[[Database], T], missing: int = 0) -> T:
+    """Run an action. Raises Problem: what it refuses, with its status, or `missing` in place of 422."""
+    try:
+        return await ctx.database.run(work)
+    except Refused as error:
+        raise Problem(missing if missing and error.status == 422 else error.status, str(error)) from error

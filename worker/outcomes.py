@@ -1,0 +1,134 @@
+"""What became of each row that a task claimed, in the states and words that Celery's events carry to Flower."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from datetime import datetime
+from typing import Final, Literal
+from uuid import UUID
+
+from celery.exceptions import Retry
+
+from db.connection import Row
+from moorage import logs
+from moorage.model import Lease, Step
+from moorage.text import to_storable
+
+RowState = Literal["done", "retry", "dead"]
+MAX_CHARS: Final = 400
+_URL: Final = re.compile(r"\w+://[^\s'\"<>]+")
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What the step itself knows; the row says the rest."""
+
+    state: RowState = "done"
+    text: str = ""
+    run_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutcome:
+    """`task_id` is that of Celery's task, or of the task that a further row of a batch is shown as."""
+
+    row_id: str
+    task_id: str
+    state: RowState
+    text: str
+    run_at: datetime | None = None
+
+
+class RowFailed(Exception):
+    """The row of a task became a dead letter, or waits for its next attempt; this is recorded."""
+
+    def __init__(self, outcomes: Sequence[RowOutcome]) -> None:
+        super().__init__(outcomes)
+        self.outcomes = outcomes
+
+    def __str__(self) -> str:
+        return self.outcomes[0].text
+
+    __repr__ = __str__  # the form in which Celery sends an exception
+
+
+class StepReport:
+    """The return value of a task: Celery sends its `repr` to the worker's main process."""
+
+    def __init__(self, outcomes: Sequence[RowOutcome]) -> None:
+        self._outcomes = outcomes
+
+    def __repr__(self) -> str:
+        return json.dumps([astuple(outcome)[:4] for outcome in self._outcomes])
+
+
+def parse_report(text: str) -> list[RowOutcome]:
+    try:
+        return [RowOutcome(*fields) for fields in json.loads(text)]
+    except (ValueError, TypeError):
+        return []
+
+
+def build_outcomes(
+    step: Step,
+    results: Sequence[tuple[Lease, StepResult]],
+    rows: Sequence[Row],
+    *,
+    waits_in: Sequence[str],
+    seconds: float,
+) -> list[RowOutcome]:
+    """
+    Return the outcomes of claimed rows, and of other rows of which the step wrote a dead letter.
+
+    Args:
+        rows: as read after the step (db/reports/outcomes.py); none if they are unknown.
+        waits_in: the states in which a row waits for another attempt at this step.
+    """
+    by_id = {row["id"]: row for row in rows if row["dead_letter_id"] is None}
+    letters = {row["id"]: row for row in rows if row["dead_letter_id"] is not None}
+    outcomes = []
+    for lease, result in results:
+        row, letter = by_id.get(lease.row_id), letters.pop(lease.row_id, None)
+        name = row["name"] if row else f"{lease.table} {lease.row_id}"
+        if result.state == "done" and letter:
+            result = StepResult("dead", letter["reason"])
+        elif result.state == "done" and not result.text:
+            is_waiting = row is not None and row["state"] in waits_in
+            text, run_at = _describe(row, seconds), row["run_at"] if row and is_waiting else None
+            result = StepResult("retry" if is_waiting else "done", text, run_at)
+        outcomes.append(_build(lease.row_id, lease.token, f"{step} {name}", result))
+    for letter in letters.values():
+        result = StepResult("dead", letter["reason"])
+        outcomes.append(_build(letter["id"], letter["dead_letter_id"], f"{step} {letter['name']}", result))
+    return outcomes
+
+
+def _build(row_id: UUID, task_id: UUID, subject: str, result: StepResult) -> RowOutcome:
+    text = _URL.sub(lambda match: logs.redact_url(match[0]), result.text)
+    when = f"; next attempt at {result.run_at:%X}" if result.run_at else ""
+    text = to_storable(f"{subject}: {text}{when}", MAX_CHARS)
+    return RowOutcome(str(row_id), str(task_id), result.state, text, result.run_at)
+
+
+def _describe(row: Row | None, seconds: float) -> str:
+    if row is None:
+        return f"done in {seconds:.1f} s"
+    reason = f": {row['reason']}" if row["reason"] else ""
+    file = f" {row['file']}" if row["state"] == "kept" else ""
+    return f"{row['state']}{file} in {seconds:.1f} s{reason}"
+
+
+def report(outcomes: Sequence[RowOutcome], row_id: UUID) -> StepReport:
+    """
+    Return the result of a task whose row ended or was not claimed. Its state is that of the row it was woken for.
+
+    Raises Retry if that row waits for its next attempt, RowFailed if it became a dead letter.
+    """
+    ordered = sorted(outcomes, key=lambda outcome: outcome.row_id != str(row_id))
+    own = ordered[0]
+    if own.state == "dead":
+        raise RowFailed(ordered)
+    if own.state == "retry":
+        raise Retry(exc=RowFailed(ordered), when=own.run_at)
+    return StepReport(ordered)
