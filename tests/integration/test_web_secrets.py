@@ -52,9 +52,8 @@ def draw(setting: str) -> str:
 
 def list_secret_fields() -> list[str]:
     kinds = {name: str(field.annotation) for name, field in Settings.model_fields.items()}
-    return [
-        name for name, kind in kinds.items() if "Secret" in kind or (name.endswith(("_url", "_urls")) and name not in PUBLIC)
-    ]  # fmt: skip
+    urls = [name for name in kinds if name.endswith(("_url", "_urls")) and name not in PUBLIC]
+    return urls + [name for name, kind in kinds.items() if "Secret" in kind and name not in urls]
 
 
 KEPT: Final = {"database_url", "broker_url"}  # of the real servers
