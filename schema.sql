@@ -495,6 +495,15 @@ CREATE TABLE breakers (
     reason    text NOT NULL                      -- the error of the attempt that opened it
 );
 
+-- Webhooks that were refused within ten minutes, of a provider that moorage knows: a wrong secret, or none. Written at most
+-- once a second by each receiver.
+CREATE TABLE webhook_refusals (
+    provider text PRIMARY KEY,
+    value    bigint NOT NULL CHECK (value > 0),
+    reason   text NOT NULL,                      -- of the last one
+    last_at  timestamptz NOT NULL DEFAULT moment()
+);
+
 -- Where a sweep over a long listing stopped; no row: its next run starts at the beginning. 'timeline': PostgreSQL's own,
 -- as reconcile saw it last, and since when. 'counts': until when ended rows are counted.
 CREATE TABLE cursors (
@@ -510,6 +519,14 @@ CREATE TABLE ended_counts (                     -- subject: the table of the row
     detail text NOT NULL, category text NOT NULL, value bigint NOT NULL,
     PRIMARY KEY (subject, slot_at, provider, state, detail, category)
 );
+
+-- What pool children of workers have counted, added up: series of Prometheus with their labels as JSON. For /metrics.
+CREATE TABLE work_totals (
+    name   text NOT NULL,
+    labels text NOT NULL,
+    value  double precision NOT NULL,
+    PRIMARY KEY (name, labels)
+) WITH (fillfactor = 50);
 
 -- Storage used, computed by a sweep. rank: 1 uses most of its bucket; 0, with owner '', sums all after the first 100;
 -- null: not known yet. The count in progress is in counted_*, its position in `cursors`.

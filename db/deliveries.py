@@ -34,7 +34,7 @@ UPDATE deliveries d SET attempt = attempt + 1, crashes = crashes + 1, lease_toke
        leased_by = %(leased_by)s, leased_until = moment() + make_interval(secs => %(lease_seconds)s)
   FROM due WHERE d.id = due.id
 RETURNING d.id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until,
-          key_sha256, lease_token, moment() AS claimed_at, attempt, crashes
+          key_sha256, headers ->> 'traceparent' AS traceparent, lease_token, moment() AS claimed_at, attempt, crashes
 """
 
 

@@ -19,7 +19,7 @@ from egress import spool
 from egress.content_encoding import ContentReader
 from egress.sockets import call_while_waiting
 from media.limits import Limits
-from moorage import logs
+from moorage import logs, metrics
 from moorage.certificates import iterate_causes
 from moorage.errors import DownloadInterrupted, DownloadRefused, MoorageError, OutputGone
 from moorage.model import FetchedFile
@@ -113,12 +113,13 @@ class _Download:
         self._received = 0  # as sent; more or fewer than the file has if the body is encoded
         self._expected: int | None = None
         self._status: int | None = None
-        self._url = ""
+        self._url = self._host = ""
 
     def download(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> FetchedFile:
         for _ in range(self._limits.max_redirects + 1):
             with contextlib.closing(self._get(url, headers_for, check_url)) as response:
                 self._status = response.status_code
+                metrics.DOWNLOADS.labels(self._host, f"{self._status // 100}xx").inc()
                 location = response.headers.get("Location")
                 if location is None or self._status not in _REDIRECTS:
                     return self._spool_body(response)
@@ -154,6 +155,7 @@ class _Download:
         except _BAD_URL as error:
             raise DownloadRefused(f"invalid URL: {error}", facts=self.facts()) from error
         except _BROKEN as error:
+            metrics.DOWNLOADS.labels(self._host, "interrupted").inc()
             cause, facts = _describe_cause(error), self.facts()
             raise DownloadInterrupted(cause, facts=facts, event_kind="source_interrupted") from error
 
@@ -168,6 +170,7 @@ class _Download:
         prepared.prepare_headers({**self._session.headers, **headers_for(url), "Accept-Encoding": "identity"})
         # The adapter, not the session: a session reads and decodes the whole body of a redirect.
         timeout = (self._limits.connect_seconds, self._limits.idle_seconds)
+        self._host = metrics.name_host((urlsplit(url).hostname or "").lower())
         return self._session.get_adapter(url).send(prepared, stream=True, timeout=timeout)
 
     def _spool_body(self, response: requests.Response) -> FetchedFile:
@@ -183,6 +186,7 @@ class _Download:
         while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
             self._received += len(chunk)
             self._write(reader.decode(chunk))
+        metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
         self._require_complete()
         self._write(reader.finish())
         if not self._file.size_bytes:

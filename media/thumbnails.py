@@ -3,6 +3,7 @@
 import hashlib
 import io
 import struct
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -47,6 +48,7 @@ def render_thumbnail(
 
     Unreadable metadata is ignored, and described to `on_warning`. A colour profile takes precedence over `cicp`.
     """
+    started = time.perf_counter()
     small = _shrink(_clear_around_frame(image, _to_resizable(image)), limits.thumbnail_px)
     profile = image.info.get("icc_profile")
     small = _to_srgb(small, profile, on_warning)
@@ -60,7 +62,9 @@ def render_thumbnail(
     out = io.BytesIO()
     small.save(out, "WEBP", quality=80, method=WEBP_METHOD, exif=b"", icc_profile=b"", xmp=b"")
     data = out.getvalue()
-    return Thumbnail(data, hashlib.sha256(data).hexdigest(), small.width, small.height, _mean_color(small))
+    color = _mean_color(small)
+    seconds = time.perf_counter() - started
+    return Thumbnail(data, hashlib.sha256(data).hexdigest(), small.width, small.height, color, seconds)
 
 
 def _mean_color(image: Image.Image) -> str:

@@ -4,8 +4,9 @@ import contextlib
 import contextvars
 import json
 import logging
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -59,6 +60,15 @@ def bind_fields(**fields: Any) -> Iterator[None]:
 
 def get_bound_field(name: str) -> Any:
     return (_bound.get() or {}).get(name)
+
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def read_traceparent(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the trace of a request as a field to bind; no field if it names none, several or an invalid one."""
+    sent = [value.decode("latin-1") for name, value in headers if name == b"traceparent"]
+    return {"traceparent": sent[0]} if len(sent) == 1 and _TRACEPARENT.fullmatch(sent[0]) else {}
 
 
 def redact_url(url: str) -> str:

@@ -2,16 +2,19 @@
 Counters of this process and gauges computed from PostgreSQL, in Prometheus text format.
 
 Only events that one process sees are counted in memory. State is computed at the scrape, so it survives restarts and
-does not depend on the number of processes.
+does not depend on the number of processes. What pool children of workers count (WORK) is added up in PostgreSQL.
 """
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 # Saves one unused series per counter.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # not typed
@@ -50,6 +53,44 @@ WAKES_DROPPED: Final = Counter(
     "moorage_wakes_dropped_total", "Wakes left to the dispatch sweep, by reason.", ["reason"], registry=REGISTRY
 )
 
+WORK: Final = CollectorRegistry()
+ATTEMPTS: Final = Counter(
+    "moorage_attempts_total",
+    "Claimed rows by what became of them: done, retry or dead (with the category), or interrupted.",
+    ["step", "outcome", "category"],
+    registry=WORK,
+)
+PHASE_SECONDS: Final = Histogram(
+    "moorage_phase_seconds",
+    "Duration of claims of all steps, and of each part of the work on a file.",
+    ["phase"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+    registry=WORK,
+)
+DOWNLOADS: Final = Counter(
+    "moorage_downloads_total", "Responses to downloads, by host and class of status.", ["host", "status"], registry=WORK
+)
+DOWNLOAD_BYTES: Final = Counter("moorage_download_bytes_total", "Bytes downloaded, by host.", ["host"], registry=WORK)
+STORED_BYTES: Final = Counter("moorage_stored_bytes_total", "Bytes of files and thumbnails stored.", registry=WORK)
+MAX_HOSTS: Final = 30  # that one process names; `moorage keep` may download from any
+_hosts: set[str] = set()
+Total = tuple[str, dict[str, str], float]  # name and labels of a series, and its value
+
+
+def name_host(host: str) -> str:
+    """Return the label of a host."""
+    if len(_hosts) < MAX_HOSTS:
+        _hosts.add(host)
+    return host if host in _hosts else "(other)"
+
+
+@contextmanager
+def time_phase(phase: str) -> Iterator[None]:
+    """Observe the duration of a block that succeeds."""
+    started = time.perf_counter()
+    yield
+    PHASE_SECONDS.labels(phase).observe(time.perf_counter() - started)
+
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
@@ -73,7 +114,21 @@ class _GaugeCollector(Collector):
             yield family
 
 
-def render_metrics(gauges: Iterable[Gauge]) -> bytes:
+class _TotalCollector(Collector):
+    """The families of WORK with the series of all workers."""
+
+    def __init__(self, totals: Sequence[Total]) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterator[Metric]:
+        for family in WORK.collect():
+            names = {f"{family.name}_{suffix}" for suffix in ("total", "bucket", "count", "sum")}
+            family.samples = [Sample(*total) for total in self._totals if total[0] in names]
+            yield family
+
+
+def render_metrics(gauges: Iterable[Gauge], totals: Sequence[Total] = ()) -> bytes:
     registry = CollectorRegistry()
     registry.register(_GaugeCollector(gauges))
+    registry.register(_TotalCollector(totals))
     return generate_latest(REGISTRY) + generate_latest(registry)

@@ -32,6 +32,7 @@ class Delivery:
     prediction_id: UUID | None = None
     unmatched_until: datetime | None = None
     key_sha256: str | None = None  # of the key in the URL of the request
+    traceparent: str | None = None  # of the request, for the log
 
 
 class ProjectKey(NamedTuple):
@@ -248,6 +249,7 @@ class Thumbnail:
     width_px: int
     height_px: int
     color: str | None = None  # mean colour of the image: "#8a7f70"
+    seconds: float = field(default=0.0, compare=False)  # that it took
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from receiver import health
 from receiver.connection_pool import ConnectionPool
 from receiver.parent_watch import end_with_parent
 from receiver.recorder import DeliveryRecorder
+from receiver.refusals import STATUSES, RefusalRecorder
 from receiver.responses import KINDS, Response, json_response, problem_response, send_response
 from receiver.webhooks import WebhookReceiver, parse_provider_name
 from worker.publish import WakeRelay, publish_ingest_wakes
@@ -34,13 +35,15 @@ class Receiver:
         self._relay = WakeRelay(publish_ingest_wakes)
         recorder = DeliveryRecorder(self._connections, answer_seconds=settings.constants.answer_seconds)
         self._webhooks = WebhookReceiver(settings, providers.load(settings), recorder, self._relay)
+        self._refusals = RefusalRecorder(self._connections)
         self._readiness = health.Readiness(self._connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
-            response = await self._handle_request(scope, receive)
+            with logs.bind_fields(**logs.read_traceparent(scope["headers"])):
+                response = await self._handle_request(scope, receive)
             await send_response(send, response, method=scope["method"])
         else:
             await send({"type": "websocket.close", "code": 1000})
@@ -77,6 +80,11 @@ class Receiver:
                 response = self._describe_webhook(name, scope["method"])
         except Refused as error:
             metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc()
+            is_signed = any(
+                header.endswith(b"-signature") for header, _ in scope["headers"]
+            )  # else no provider sent it
+            if is_signed and error.status in STATUSES and name in self._webhooks.providers:
+                self._refusals.add(name, str(error))
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
             return problem_response(error.status, str(error))
         except Transient as error:

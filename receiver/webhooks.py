@@ -37,16 +37,16 @@ class WebhookReceiver:
         self, settings: Settings, providers: Mapping[str, Provider], recorder: DeliveryRecorder, relay: WakeRelay
     ) -> None:
         self._max_bytes = settings.webhook_max_bytes
-        self._providers = providers
+        self.providers = providers
         self._recorder = recorder
         self._relay = relay
         self._verifier = SignatureVerifier(answer_seconds=settings.constants.answer_seconds)
         self.in_flight = request_body.BytesInFlight(settings.constants.bytes_in_flight)
 
     def get_enabled_provider(self, name: str) -> Provider:
-        provider = self._providers.get(name)
+        provider = self.providers.get(name)
         if provider is None:
-            known = ", ".join(sorted(self._providers))
+            known = ", ".join(sorted(self.providers))
             raise Refused(f"unknown provider {name[:MAX_NAME_CHARS]!r}: use one of {known}", status=404)
         if not provider.is_enabled:
             remedy = f"set {provider.webhook_setting}, or add it to MOORAGE_ALLOW_UNSIGNED"

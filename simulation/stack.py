@@ -125,7 +125,8 @@ class LocalDeployment:
     def _add_processes(self) -> None:
         keep_workers, concurrency, beats, flower = self._counts
         ready_url, flags = f"{self.url}/healthz", granian_flags("127.0.0.1", self.port)
-        self.add_process("receiver", ["granian", *flags], ready_url=ready_url)
+        address = {"GRANIAN_HOST": "127.0.0.1", "GRANIAN_PORT": str(self.port)}  # for the line that it logs
+        self.add_process("receiver", ["granian", *flags], ready_url=ready_url, **address)
         self.add_worker("quick", "-Q", "quick", "-c", str(concurrency))
         self.add_worker("sweeps", "-Q", "sweeps", "-c", "1")
         for number in range(1, keep_workers + 1):

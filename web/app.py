@@ -51,7 +51,7 @@ class ApiApp:
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        with logs.bind_fields(**{REQUEST_ID: request_id}):
+        with logs.bind_fields(**{REQUEST_ID: request_id}, **logs.read_traceparent(scope["headers"])):
             await self._handle(scope, receive, send_with_id)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:

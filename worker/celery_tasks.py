@@ -20,6 +20,7 @@ from worker import (
     shutdown,
     step_runner,
     sweep_runner,
+    work_metrics,
     worker_lost,
 )
 from worker.celery import app
@@ -63,7 +64,10 @@ def _define(step: Step) -> None:
             raise outcomes.RowFailed([outcomes.RowOutcome("", "", "dead", f"{step}: the message {why}")]) from None
         is_watched = self.request.get("is_watched", True)
         with time_limit.apply_limit(settings_module.get_settings().constants.step_seconds):
-            ended = step_runner.run_step(wake.step, wake.row_id, _leased_by(self), is_watched=is_watched)
+            try:
+                ended = step_runner.run_step(wake.step, wake.row_id, _leased_by(self), is_watched=is_watched)
+            finally:
+                work_metrics.schedule_flush()
         return outcomes.report(ended, wake.row_id) if is_watched else None
 
 
@@ -102,3 +106,4 @@ def _stop(**_: object) -> None:
 
 
 signals.task_failure.connect(worker_lost.release_leases)
+signals.worker_process_shutdown.connect(work_metrics.flush)

@@ -71,6 +71,17 @@ def list_consumers() -> dict[str, list[str]] | None:
     return consumers
 
 
+def read_pool_sizes() -> dict[str, int]:
+    """Return how many rows each worker that answers within a second can work on at once."""
+    from worker.celery import app
+
+    try:
+        replies: dict[str, Any] = app.control.inspect(timeout=PING_SECONDS).stats() or {}
+    except BROKER_ERRORS:
+        return {}
+    return {name: int(reply["pool"]["max-concurrency"]) for name, reply in replies.items() if "pool" in reply}
+
+
 def count_consumers(consumers: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Return how many workers consume each queue."""
     counts = Counter(queue for names in consumers.values() for queue in names)

@@ -27,6 +27,7 @@ class StepResult:
     state: RowState = "done"
     text: str = ""
     run_at: datetime | None = None
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)

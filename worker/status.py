@@ -33,6 +33,7 @@ def collect_status(deps: Deps, database: Database) -> dict[str, Any]:
         "queues": inspect_cluster.read_queue_depths,
         "refusal": lambda: broker_probe.find_refusal(deps.settings.broker_url.get_secret_value()),
         "consumers": inspect_cluster.list_consumers,
+        "pools": inspect_cluster.read_pool_sizes,
     }
     answers = inspect_cluster.call_concurrently(calls, seconds=ANSWER_SECONDS)
     overview = answers.get("overview", f"PostgreSQL: {_SILENT}")
@@ -69,6 +70,7 @@ def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
         "queues": None if isinstance(depths, str) else depths,
         "workers": None if consumers is None else list(consumers),
         "worker_queues": consumers,
+        "pools": answers.get("pools", {}),
         "consumers": None if consumers is None else inspect_cluster.count_consumers(consumers),
         "storage": answers.get("storage", f"unavailable: {_SILENT}"),
     }
@@ -86,6 +88,7 @@ def _build_data(deps: Deps, overview: Overview) -> dict[str, Any]:
         "soonest_expiry_seconds": overview.soonest_expiry_seconds,
         "keep_stalled_seconds": overview.keep_stalled_seconds,
         "storage_failing_seconds": overview.storage_failing_seconds,
+        "webhooks_refused": overview.webhooks_refused,
         "failing": overview.failing,
         "leases": [
             {**row, "renewed_seconds_ago": max(lease_seconds - (row["leased_until"] - now).total_seconds(), 0.0)}

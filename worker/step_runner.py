@@ -11,7 +11,7 @@ from uuid import UUID
 from db import deliveries, leases, output_claims, predictions, submissions
 from db.connection import Row
 from db.reports.outcomes import read_outcomes
-from moorage import local_errors, logs, time_limit
+from moorage import local_errors, logs, metrics, time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Step, Wake, WorkTable
@@ -113,7 +113,8 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> Clai
     spec, settings = STEPS[step], deps.settings
     claimed_at, seconds = time.monotonic(), settings.lease_seconds
     failpoint(f"{step}.before_claim")
-    leased, may_be_poison = _claim(deps, step, row_id, leased_by)
+    with metrics.time_phase("claim"):
+        leased, may_be_poison = _claim(deps, step, row_id, leased_by)
     claim = ClaimResult([], [])
     if leased:
         failpoint(f"{step}.after_claim")
@@ -128,7 +129,8 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> Clai
                     result = _return_row(deps, lease, DatabaseLocked("others of its batch took a second"), guard)
                     claim.results.append((lease, result))
                     continue
-                with logs.bind_fields(row_id=str(lease.row_id)):
+                trace = lease.delivery.traceparent if lease.delivery else None
+                with logs.bind_fields(row_id=str(lease.row_id), **({"traceparent": trace} if trace else {})):
                     wakes, result = _run_claimed(deps, spec, step, lease, guard)
                 claim.wakes += wakes
                 claim.results.append((lease, result))
@@ -136,6 +138,9 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> Clai
         lease, decision, wakes = poisoned
         claim.wakes += wakes
         claim.results.append((lease, _build_result(decision, decision.category)))
+    for _, result in claim.results:
+        is_interrupted = result.state == "done" and result.text
+        metrics.ATTEMPTS.labels(step, "interrupted" if is_interrupted else result.state, result.category).inc()
     return claim
 
 
@@ -234,7 +239,9 @@ def _build_result(decision: Retry | DeadLetterDecision | None, category: str) ->
     if decision is None:
         return StepResult()
     text = f"{category}: {decision.reason}"
-    return StepResult("retry", text, decision.run_at) if isinstance(decision, Retry) else StepResult("dead", text)
+    if isinstance(decision, Retry):
+        return StepResult("retry", text, decision.run_at, category)
+    return StepResult("dead", text, category=category)
 
 
 def _log_decision(lease: Lease, decision: Retry | DeadLetterDecision | None, error: MoorageError) -> None:

@@ -4,21 +4,26 @@ Gauges for `/metrics`: live work, counted through partial indexes, and recently 
 The cost of a scrape depends on the live rows, not on all rows.
 """
 
-import contextlib
+import time
 from collections.abc import Iterable
 from typing import Final
 
-from psycopg.errors import LockNotAvailable
+import psycopg
+from psycopg.errors import QueryCanceled
 
 from db.connection import Connection
 from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED
 from db.submission_turns import NEEDS_NO_PLACE
+from moorage import logs
 from moorage.metrics import Gauge
 
+log = logs.get_logger(__name__)
+
+SCRAPE_SECONDS: Final = 6.0  # Prometheus waits for ten
 SNAPSHOT: Final = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-    " SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '150ms'"
+    " SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '150ms'"
 )
 
 
@@ -202,17 +207,26 @@ GAUGE_QUERIES: Final = (
 
 def collect_gauges(conn: Connection) -> list[Gauge]:
     """
-    Read all gauges in one read-only snapshot, without those of a table that another transaction has locked.
+    Read all gauges in one read-only snapshot. One that fails is named in `moorage_gauge_failed`; the others remain.
 
-    Raises psycopg.Error, also if a statement took more than 5 s.
+    It fails if its table is locked, its statement takes more than 2 s, or those before took more than SCRAPE_SECONDS.
     """
-    gauges = []
+    gauges, failed, end = list[Gauge](), set[str](), time.monotonic() + SCRAPE_SECONDS
     with conn.transaction():
         conn.execute(SNAPSHOT)
         for query in GAUGE_QUERIES:
-            with contextlib.suppress(LockNotAvailable), conn.transaction():
-                gauges.append(_read_gauge(conn, *query))
-    return gauges
+            try:
+                if time.monotonic() >= end:
+                    raise QueryCanceled("the scrape takes too long")
+                with conn.transaction():
+                    gauges.append(_read_gauge(conn, *query))
+            except psycopg.Error as error:
+                if conn.closed:
+                    raise
+                log.warning("metrics.gauge_failed", gauge=query[0], error=str(error))
+                failed.add(query[0])
+    series = tuple(((name,), float(name in failed)) for name, _, _ in GAUGE_QUERIES)
+    return [*gauges, Gauge("moorage_gauge_failed", "1 for a gauge that could not be read.", ("gauge",), series)]
 
 
 def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> Gauge:

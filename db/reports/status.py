@@ -58,6 +58,14 @@ SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value,
   FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
 """
 
+# Until one is accepted again, or ten minutes have passed.
+REFUSED_WEBHOOKS: Final = """
+SELECT provider, value, reason FROM webhook_refusals r
+ WHERE last_at > moment() - interval '10 min'
+   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.provider = r.provider AND d.received_at > r.last_at)
+ ORDER BY provider
+"""
+
 LIMITS: Final = "SET LOCAL lock_timeout = '150ms'; SET LOCAL statement_timeout = '2s'"
 
 
@@ -77,6 +85,7 @@ class Overview:
     soonest_expiry_seconds: float | None
     keep_stalled_seconds: float | None
     storage_failing_seconds: float | None
+    webhooks_refused: list[Row]  # provider, value, reason
     failing: list[Row]  # subject, provider, value, example: rows that failed at least twice
     ended: list[Row]  # predictions of the last hour: provider, state, ended_by, value
     leases: list[Row]
@@ -134,6 +143,7 @@ def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int
         soonest_expiry_seconds=parts.fetch_value("soonest expiry", metrics.SOONEST_EXPIRY),
         keep_stalled_seconds=parts.fetch_value("files kept", metrics.KEEP_STALLED),
         storage_failing_seconds=parts.fetch_value("files kept", metrics.STORAGE_FAILING),
+        webhooks_refused=parts.fetch("refused webhooks", REFUSED_WEBHOOKS),
         failing=parts.fetch("failing", FAILING),
         ended=parts.fetch("ended predictions", metrics.PREDICTIONS_ENDED),
         leases=sorted(held, key=lambda row: (row["leased_by"], row["leased_until"]))[:held_limit],

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,7 @@ from db.connection import BLOCKED_SIGNALS, Connection
 from egress import download
 from media import validate
 from media.validate import ValidatedFile
-from moorage import lifecycle
+from moorage import lifecycle, metrics
 from moorage.errors import (
     DatabaseLocked,
     DownloadInterrupted,
@@ -108,17 +109,32 @@ OpenFile = Callable[[Deps, Output, Callable[[], None]], contextlib.AbstractConte
 def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file: OpenFile) -> list[Wake] | None:
     """Read, validate, store and record a file; if that fails after it was read, its bytes go to quarantine."""
     failpoint("keep.before_download")
+    started = time.perf_counter()
     with (
         open_file(deps, output, guard.check) as fetched,
         quarantine.QuarantineGuard(deps, lease, output, fetched, guard),
     ):
+        metrics.PHASE_SECONDS.labels("download").observe(time.perf_counter() - started)
         failpoint("keep.after_download")
         limits = replace(deps.limits, accept=FORMATS) if output.is_placeholder else deps.limits
+        started = time.perf_counter()
         examined = validate.validate_file(fetched, limits)
+        _observe_validation(examined, time.perf_counter() - started)
         guard.check()
-        stored = store_output(deps, lease, output, fetched, examined, guard)
+        with metrics.time_phase("store"):
+            stored = store_output(deps, lease, output, fetched, examined, guard)
+        metrics.STORED_BYTES.inc(fetched.size_bytes + (len(examined.thumb.data) if examined.thumb else 0))
         failpoint("keep.before_record")
-        return commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, output, stored))
+        with metrics.time_phase("record"):
+            return commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, output, stored))
+
+
+def _observe_validation(examined: ValidatedFile, seconds: float) -> None:
+    """The thumbnail is made from the decoded image, in between."""
+    thumb_seconds = examined.thumb.seconds if examined.thumb else 0.0
+    metrics.PHASE_SECONDS.labels("validate").observe(seconds - thumb_seconds)
+    if examined.thumb:
+        metrics.PHASE_SECONDS.labels("thumbnail").observe(thumb_seconds)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
@@ -11,9 +12,11 @@ from db import api_tokens
 from db.connection import Connection
 from moorage.provider_types import OutputFile
 from moorage.retry_policy import DeadLetterDecision
+from moorage.settings import env_names_by_field
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
+from tests.integration.test_web_secrets import DRAWN
 
 NOBODY = "0198a000-0000-7000-8000-000000000000"
 OWN = {"sec-fetch-site": "same-origin"}
@@ -23,6 +26,26 @@ PAGES = (
     "/ops", "/ops/dead-letters", "/ops/jobs", "/ops/predictions", "/ops/deliveries", "/ops/outputs",
     "/ops/notifications", "/ops/workers", "/ops/sweeps", "/ops/pauses", "/ops/recover", "/ops/runbook",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def front(url: str) -> Iterator[wp.Front]:
+    """Run the API with every secret of the settings drawn, so that a page that shows one is found."""
+    given = {env_names_by_field()[name][0]: value for name, value in DRAWN.items()}
+    own = {"MOORAGE_API_TOKEN": wp.TOKEN, "ASSET_BASE_URL": wp.BASE, "REPLICATE_WEBHOOK_SECRET": rp.SECRET}
+    with wp.running(url, **{**given, **own}) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def hidden(url: str) -> set[str]:
+    """Return what no page may show: secrets, and of URLs all but the host."""
+    texts = {wp.TOKEN, rp.SECRET, "url-secret", urlsplit(url).password or "url-secret"}
+    for name, value in DRAWN.items():
+        if name == "s3_endpoint_url":  # operators read which server does not answer
+            continue
+        texts |= {*re.split("[/?&=#]+", value.partition(":8443")[2])} if name.endswith("_url") else {value}
+    return {text for text in texts if len(text) >= 8}
 
 
 def sign_in(front: wp.Front, token: str, target: str = "", **headers: str) -> rp.Reply:
@@ -121,15 +144,16 @@ def test_a_form_of_another_site_does_nothing(front: wp.Front, headers: dict[str,
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_is_shown_and_contains_no_secret(front: wp.Front, mine: Connection, path: str) -> None:
-    """Neither of the settings nor of a URL."""
+def test_every_page_is_shown_and_contains_no_secret(
+    front: wp.Front, mine: Connection, hidden: set[str], path: str
+) -> None:
+    """Neither of the settings nor of a URL, whatever fails; and no text of others becomes markup."""
     dead_output(front, mine, f"page {path}", prompt='<script>alert("x")</script>', owner="<b>ada</b>")
 
     text = read(front, path, session(front))
 
     assert "<nav" in text
-    for secret in (wp.TOKEN, rp.SECRET, "url-secret", "password@"):
-        assert secret not in text
+    assert [secret for secret in hidden if secret in text] == []
     assert "<script>alert" not in text
     assert "<b>" not in re.sub(r"<b>[\d.]+</b>|<b>keep</b>", "", text)
 
@@ -192,3 +216,99 @@ def test_a_list_is_filtered_by_its_url_and_goes_on(front: wp.Front, mine: Connec
     assert front.call("GET", "/ops/jobs?before=1", None, cookie)[0] == 404
     assert front.call("GET", "/ops/jobs?owner=%00", None, cookie)[0] == 404
     assert front.call("GET", "/ops/jobs?utm_source=mail", None, cookie)[0] == 200
+
+
+def test_a_viewer_sees_everything_and_changes_nothing(front: wp.Front, mine: Connection) -> None:
+    """Who watches at night need not be able to discard what was lost."""
+    letter = dead_output(front, mine, "viewed")
+    cookie = session(front, api_tokens.create(mine, "watch", "viewer")[1])
+
+    pages = [read(front, path, cookie) for path in ("/ops/dead-letters", "/ops/pauses", f"/ops/show/{letter['id']}")]
+    forms = {
+        "/ops/dead-letters/plan": {"plan": "discard-selected", "id": letter["id"]},
+        "/ops/dead-letters/discard": {"id": letter["id"]},
+        "/ops/pauses": {"target": "replicate", "reason": "x"},
+        "/ops/pauses/resume": {"target": "replicate"},
+        "/ops/recover": {"provider": "replicate", "hours": 1},
+        f"/ops/notifications/{NOBODY}/resend": {},
+    }
+    answers = {path: post(front, path, cookie, **fields)[0] for path, fields in forms.items()}
+
+    assert all(re.findall(r'<form[^>]*method="post"[^>]*action="([^"]*)"', page) == ["/ops/sign-out"] for page in pages)
+    assert answers == dict.fromkeys(forms, 403)
+
+
+def test_a_replay_is_planned_counted_and_bounded_by_its_plan(front: wp.Front, mine: Connection) -> None:
+    """What fails again, or arrives meanwhile, is not replayed in a circle; each row has its event."""
+    mine.execute("DELETE FROM dead_letters")
+    letters = [dead_output(front, mine, f"planned {n}", owner="plan") for n in range(3)]
+    cookie = session(front, api_tokens.create(mine, "night shift", "admin")[1])
+
+    status, _, body = post(front, "/ops/dead-letters/plan", cookie, plan="replay-all", category="DOWNLOAD_FAILED")
+    plan = body.decode()
+    late = dead_output(front, mine, "late", owner="plan")
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', plan))
+    answer = post(front, "/ops/dead-letters/replay", cookie, **fields)
+
+    assert (status, "3 dead letters" in plan) == (200, True)
+    assert (answer[0], answer[1]["location"]) == (303, "/ops/dead-letters?result=3+replayed")
+    states = mine.execute("SELECT id, state, closed_by FROM dead_letters").fetchall()
+    assert {row["id"]: (row["state"], row["closed_by"]) for row in states} == {
+        **{letter["id"]: ("replayed", "console night shift") for letter in letters}, late["id"]: ("open", None),
+    }  # fmt: skip
+    again = post(front, "/ops/dead-letters/replay", cookie, **fields)
+    assert again[1]["location"] == "/ops/dead-letters?result=0+replayed"
+
+
+def test_an_action_on_many_rows_takes_several_requests(front: wp.Front, mine: Connection) -> None:
+    """Each is short; the page that says how far it is goes on by itself."""
+    mine.execute("DELETE FROM dead_letters")
+    first = dead_output(front, mine, "many")
+    columns = "subject, job_id, provider, step, category, error, reason, retryable"
+    mine.execute(
+        f"INSERT INTO dead_letters (id, subject_id, {columns}) SELECT gen_random_uuid(), gen_random_uuid(), {columns}"
+        " FROM dead_letters, generate_series(1, 149) WHERE id = %s", [first["id"]],
+    )  # fmt: skip
+    cookie = session(front)
+    plan = post(front, "/ops/dead-letters/plan", cookie, plan="acknowledge-all")[2].decode()
+
+    requests, page = 0, plan
+    while "<form" in page and requests < 10:
+        fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
+        status, headers, body = post(front, "/ops/dead-letters/acknowledge", cookie, **{"note": "known", **fields})
+        requests, page = requests + 1, body.decode() if status == 200 else ""
+        if status == 200:
+            assert re.search(r"\d+ of 150 acknowledged", page)
+
+    assert requests >= 2
+    assert headers["location"] == "/ops/dead-letters?result=150+acknowledged"
+    assert "150 acknowledged" in read(front, "/ops/dead-letters", cookie)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"plan": "drop-all"}, {"plan": "replay-all", "until": "x"}, {"plan": "replay-selected", "id": "x"}]
+)
+def test_a_form_that_no_page_has_is_refused(front: wp.Front, fields: dict[str, str]) -> None:
+    """With a page, not a traceback."""
+    status, _, body = post(front, "/ops/dead-letters/plan", session(front), **fields)
+
+    assert status == 422
+    assert b"<nav" in body or b'class="result bad"' in body
+
+
+def test_a_pause_has_a_banner_and_an_event(front: wp.Front, mine: Connection) -> None:
+    """Everybody sees it, and who did it."""
+    cookie = session(front, api_tokens.create(mine, "day shift", "admin")[1])
+
+    begun = post(front, "/ops/pauses", cookie, target="fal", reason="their <incident>")
+    banner = read(front, "/ops/jobs", cookie)
+    ended = post(front, "/ops/pauses/resume", cookie, target="fal")
+    unknown = post(front, "/ops/pauses", cookie, target="nobody", reason="x")
+
+    assert (begun[0], ended[0], unknown[0]) == (303, 303, 422)
+    assert "fal is paused" in banner
+    assert "console day shift: their &lt;incident&gt;" in banner
+    events = mine.execute("SELECT to_state, actor FROM events WHERE subject = 'pause' ORDER BY id").fetchall()
+    assert [(row["to_state"], row["actor"]) for row in events] == [
+        ("paused", "console day shift"), ("resumed", "console day shift"),
+    ]  # fmt: skip

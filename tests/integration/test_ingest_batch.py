@@ -157,6 +157,21 @@ def test_the_outcomes_of_a_step(at: World, sent: list[list[Wake]]) -> None:
     assert poisoned.text.endswith("POISON: 5 workers died while processing this row")
 
 
+def test_a_trace_is_in_the_log_of_its_ingest(
+    at: World, sent: list[list[Wake]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sender of the webhook finds what became of it."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    delivery_id = at.delivered(b"not json")
+    at.conn.execute("UPDATE deliveries SET headers = jsonb_build_object('traceparent', %s::text)", (trace,))
+
+    step_runner.run_step("ingest", delivery_id, LEASED_BY)
+
+    assert {r.msg: r.fields.get("traceparent") for r in caplog.records if r.levelname == "ERROR"} == {
+        "step.dead_letter": trace
+    }
+
+
 def test_deliveries_about_one_prediction_are_applied_in_order(at: World, sent: list[list[Wake]]) -> None:
     """What a later one finds is what an earlier one of the same transaction has made."""
     at.registered("p1")

@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks import Webhook
 
+from db.reports.status import REFUSED_WEBHOOKS
 from embedded.stack import Stack
 from tests.integration import receiver_process as rp
 
 BODY = b'{"id": "ufawqhfynnddngldkgtslldrkq", "status": "processing"}'
+PROVIDERS = ("replicate", "fal", "openai", "standard")
 POST = b"POST /webhooks/replicate HTTP/1.1\r\nHost: moorage\r\n"
 
 
@@ -243,3 +245,23 @@ def test_importing_the_application_needs_no_settings() -> None:
     )
 
     assert found.returncode == 0
+
+
+def test_refused_webhooks_are_shown_to_operators_until_one_is_accepted(receiver: rp.Receiver, url: str) -> None:
+    """A wrong secret made no row: only a counter of the process grew. A stranger without a signature counts nothing."""
+    before = sum(
+        int(row["value"]) for row in rp.rows(url, "SELECT value FROM webhook_refusals WHERE provider = 'replicate'")
+    )
+    for number in range(20):
+        receiver.call("POST", "/webhooks/replicate", BODY + b" ", rp.signed(BODY, webhook_id=f"msg_{number}"))
+        receiver.call("POST", "/webhooks/replicate", BODY)  # of a stranger, who does not even try to sign it
+        receiver.call("POST", f"/webhooks/nobody{number}", BODY)
+
+    rp.until(
+        lambda: (
+            [row["value"] for row in rp.rows(url, REFUSED_WEBHOOKS) if row["provider"] == "replicate"] == [before + 20]
+        )
+    )
+    assert {str(row["provider"]) for row in rp.rows(url, "SELECT provider FROM webhook_refusals")} <= set(PROVIDERS)
+    assert receiver.post(BODY, webhook_id="msg_after_refusals")[0] == 202
+    assert [row for row in rp.rows(url, REFUSED_WEBHOOKS) if row["provider"] == "replicate"] == []

@@ -152,11 +152,16 @@ def test_an_older_schema_is_not_ready(stack: Stack, template_database: str) -> N
 
 
 def test_a_scrape_succeeds_when_a_query_fails(stack: Stack, template_database: str) -> None:
-    """Partly migrated, locked or unavailable: the counters of the process must still be exported."""
+    """Partly migrated or locked: the counters of the process and all other gauges must still be exported."""
     broken = stack.postgres.create_database("receiver_broken", template=template_database)
     with psycopg.connect(broken) as conn:
         conn.execute("ALTER TABLE ticks RENAME TO ticks_away")
 
     with rp.running(broken) as receiver:
-        assert receiver.metric("moorage_database_up") == 0
-        assert receiver.call("GET", "/metrics")[0] == 200
+        failed = 'moorage_gauge_failed{{gauge="{}"}}'
+
+        assert receiver.metric(failed.format("moorage_sweep_last_tick_timestamp_seconds")) == 1
+        assert receiver.metric('moorage_leases{table="outputs"}') == 0
+        assert b'moorage_leases{table="outputs"}' in receiver.call("GET", "/metrics")[2]
+        assert receiver.metric(failed.format("moorage_leases")) == 0
+        assert receiver.metric("moorage_database_up") == 1

@@ -83,3 +83,20 @@ def test_bound_fields_stand_in_every_line_inside():
 def test_a_url_is_shown_without_what_is_secret(url, shown):
     """Signatures, passwords and bodies stay out of logs."""
     assert logs.redact_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_bound"),
+    [
+        ([b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"], True),
+        ([b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] * 2, False),
+        ([b"00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"], False),
+        ([b"x\n{}"], False),
+        ([], False),
+    ],
+)
+def test_a_trace_is_bound_if_it_is_one(sent: list[bytes], *, is_bound: bool) -> None:
+    """Whatever else is sent in its place is not written into the log."""
+    headers = [(b"host", b"a"), *((b"traceparent", value) for value in sent)]
+
+    assert logs.read_traceparent(headers) == ({"traceparent": sent[0].decode()} if is_bound else {})

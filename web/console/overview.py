@@ -4,8 +4,10 @@ import functools
 import itertools
 import re
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from markdown_it import MarkdownIt
@@ -13,6 +15,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from db.reports.activity import SLOTS, count_activity
+from moorage import problems
 from web.api import events
 from web.console.session import Operator, render
 from web.http import query
@@ -38,11 +41,16 @@ LINKS: Final = {
     "paused": ("Resume", "/pauses"),
     "dead_letters": ("Dead letters", "/dead-letters"),
     "attempts_fail": ("Pause", "/pauses?target={target}"),
+    "breaker_open": ("Pause", "/pauses?target={target}"),
     "provider_fails": ("Predictions", "/predictions?provider={target}&hours=1"),
     "webhooks_refused": ("Recover", "/recover?provider={target}"),
     "webhooks_missing": ("Recover", "/recover?provider={target}"),
 }
 TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications")
+NO_PROVIDER: Final = {
+    "attempts_fail": ("Notifications", "/notifications?state=waiting"),
+    "breaker_open": LINKS["expiry_soon"],
+}
 NO_ACTIVITY: Final = {name: [0.0] * SLOTS for name in ("webhooks", "files", "dead")}
 
 
@@ -57,20 +65,33 @@ async def get_overview(request: Request, caller: Operator, ctx: Context) -> Resp
     due = status.get("oldest_due_seconds") or {}
     return await render(
         request, ctx, caller, "overview.html", title="Overview", status=status, charts=charts, tables=TABLES,
-        links=LINKS, oldest_due=max(due.values(), default=0),
+        links=[_choose_link(problem, ctx.providers) for problem in status["problems"]],
+        oldest_due=max(due.values(), default=0),
     )  # fmt: skip
+
+
+def _choose_link(found: problems.Problem, providers: Collection[str]) -> tuple[str, str] | None:
+    """Return the text of the link to where a problem is seen or acted on, and its target; only a provider is paused."""
+    links = LINKS if found.target in providers else {**LINKS, **NO_PROVIDER}
+    if found.code not in links:
+        return None
+    text, path = links[found.code]
+    return text, views.CONSOLE + path.format(target=quote(found.target or ""))
 
 
 @router.get("/workers")
 async def get_workers(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show queues with their consumers, workers with the rows they hold, and workers that hold rows and are silent."""
     status = await ctx.status_reader.read()
-    held = Counter(lease["leased_by"].rpartition("/")[0] for lease in status.get("leases") or ())
+    leases = status.get("leases") or ()
+    held = Counter(lease["leased_by"].rpartition("/")[0] for lease in leases)
+    busy = Counter(task.rpartition("/")[0] for task in {lease["leased_by"] for lease in leases})
     answers: dict[str, Any] = status["worker_queues"] or {}
     workers = [
-        {"name": name, "answers": name in answers, "queues": answers.get(name, ()), "held": held[name]}
+        {"name": name, "answers": name in answers, "queues": answers.get(name, ()), "held": held[name],
+         "busy": busy[name], "size": status["pools"].get(name)}
         for name in sorted({*answers, *held})
-    ]
+    ]  # fmt: skip
     title = "Queues and workers"
     return await render(request, ctx, caller, "workers.html", title=title, status=status, workers=workers)
 

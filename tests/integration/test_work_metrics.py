@@ -1,0 +1,132 @@
+"""What workers count of their work: added up in PostgreSQL, and shown by /metrics."""
+
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from db import work_totals
+from db.connection import connect
+from db.reports import metrics as metrics_report
+from embedded.stack import Stack
+from moorage import metrics
+from moorage import settings as settings_module
+from tests.integration.core import LEASED_BY, World, database_of, world
+from worker import boot, publish, step_runner, work_metrics
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return database_of(stack, template_database, "work_metrics")
+
+
+@pytest.fixture
+def at(stack: Stack, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """Give a world whose totals are zero: what other tests of this process counted is in none of them."""
+    with world(stack, url) as made:
+        monkeypatch.setattr(boot, "get_deps", lambda: made.deps)
+        monkeypatch.setattr(publish, "publish_wakes", lambda _: None)
+        monkeypatch.setattr(settings_module, "get_settings", lambda: made.deps.settings)
+        monkeypatch.setattr(metrics, "_hosts", set())
+        work_metrics.flush()
+        made.conn.execute("TRUNCATE work_totals")
+        yield made
+
+
+def totals(at: World) -> dict[str, float]:
+    """Return the totals as /metrics shows them, without buckets and sums of seconds, by name and label values."""
+    text = metrics.render_metrics([], work_totals.read_totals(at.conn)).decode()
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples if s.value]
+    return {
+        " ".join((s.name.removeprefix("moorage_"), *sorted(s.labels.values()))).replace("  ", " "): s.value
+        for s in samples
+        if s.name.startswith(("moorage_attempts", "moorage_phase", "moorage_download", "moorage_stored"))
+        and not s.name.endswith(("_bucket", "_sum"))
+    }
+
+
+def test_each_part_of_the_work_is_counted(at: World) -> None:
+    """Attempts by category, the phases of a file, downloads by host and status, bytes."""
+    files = [at.source.picture(), at.source.broken(), at.source.broken(503)]
+    ids = at.outputs(at.keeping(files).job_id)
+    for output_id in ids:
+        at.conn.execute("UPDATE outputs SET run_at = moment() + interval '1 day' WHERE state = 'waiting'")
+        at.conn.execute("UPDATE outputs SET run_at = moment() WHERE id = %s AND state = 'waiting'", (output_id,))
+        step_runner.run_step("keep", output_id, LEASED_BY)
+
+    work_metrics.flush()
+
+    row = at.row("outputs", ids[0])
+    assert totals(at) == {
+        **{f"phase_seconds_count {p}": 1.0 for p in ("download", "validate", "thumbnail", "store", "record")},
+        "phase_seconds_count claim": 4.0,
+        "attempts_total done ingest": 1.0,
+        "attempts_total done keep": 1.0,
+        "attempts_total DOWNLOAD_FAILED dead keep": 1.0,
+        "attempts_total DOWNLOAD_FAILED keep retry": 1.0,
+        "downloads_total 127.0.0.1 2xx": 1.0,
+        "downloads_total 127.0.0.1 4xx": 1.0,
+        "downloads_total 127.0.0.1 5xx": 1.0,
+        "download_bytes_total 127.0.0.1": float(row["bytes"]),
+        "stored_bytes_total": float(row["bytes"] + row["thumb_bytes"]),
+    }
+
+
+def test_totals_only_grow_by_what_is_new(at: World) -> None:
+    """Two processes that count, or one that flushes twice, give the sum; a bucket without a count is there, too."""
+    metrics.ATTEMPTS.labels("poll", "done", "").inc(2)
+    work_metrics.flush()
+    work_metrics.flush()
+    at.deps.database.run(lambda conn: work_totals.add(conn, [("moorage_attempts_total", {"step": "poll"}, 1.0)]))
+    at.deps.database.run(lambda conn: work_totals.add(conn, [("moorage_attempts_total", {"step": "poll"}, 2.0)]))
+    metrics.ATTEMPTS.labels("poll", "done", "").inc()
+    metrics.PHASE_SECONDS.labels("of a test").observe(0.2)
+    work_metrics.flush()
+
+    assert totals(at) == {
+        "attempts_total done poll": 3.0,
+        "attempts_total poll": 3.0,
+        "phase_seconds_count of a test": 1.0,
+    }
+    buckets = (
+        "SELECT count(*) FROM work_totals WHERE name = 'moorage_phase_seconds_bucket' AND labels LIKE '%%of a test%%'"
+    )
+    assert at.one(buckets) == 17
+
+
+def test_counts_wait_for_postgresql(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage delays them."""
+    metrics.ATTEMPTS.labels("poll", "done", "").inc()
+    down = at.changed(database_url=SecretStr("postgresql://nobody@127.0.0.1:1/none")).deps.settings
+    with monkeypatch.context() as patch:
+        patch.setattr(settings_module, "get_settings", lambda: down)
+        work_metrics.flush()
+    assert totals(at) == {}
+
+    work_metrics.flush()
+
+    assert totals(at) == {"attempts_total done poll": 1.0}
+
+
+def test_hosts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`moorage keep` may download from any: each would be a series for ever."""
+    monkeypatch.setattr(metrics, "_hosts", set())
+
+    names = [metrics.name_host(f"h{n}") for n in range(metrics.MAX_HOSTS + 2)]
+
+    assert names[-3:] == [f"h{metrics.MAX_HOSTS - 1}", "(other)", "(other)"]
+    assert metrics.name_host("h0") == "h0"
+
+
+def test_a_gauge_that_fails_does_not_remove_the_others(at: World, url: str) -> None:
+    """It is named."""
+    with connect(url) as conn:
+        conn.execute("ALTER TABLE storage_use RENAME TO storage_use_away")
+        gauges = {gauge.name: gauge.series for gauge in metrics_report.collect_gauges(conn)}
+        conn.execute("ALTER TABLE storage_use_away RENAME TO storage_use")
+
+    storage = {"moorage_storage_bytes", "moorage_storage_objects"}
+    names = {name for name, *_ in metrics_report.GAUGE_QUERIES}
+    assert dict(gauges["moorage_gauge_failed"]) == {(name,): float(name in storage) for name in names}
+    assert set(gauges) == {"moorage_gauge_failed", *(names - storage)}
