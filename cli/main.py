@@ -39,6 +39,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "recover": ("recover", "Register and poll predictions from a provider's list.", "recover replicate --dry-run"),
         "orphans": ("orphans", "List or delete objects that no row names.", "orphans --delete"),
         "retention": ("retention", "Count or delete what exceeds its retention period.", "retention --apply"),
+        "owner": ("owner", "Remove everything of an owner.", "owner erase ada"),
         "drill": ("drill", "Inject faults under load and verify that nothing is lost.", "drill --minutes 2"),
     },
     "Set up and run": {
