@@ -202,6 +202,10 @@ class Provider(ABC):
         """
         return None
 
+    def can_call(self, public_url: str) -> bool:
+        """Return False if the provider would refuse a webhook URL: it is on the internet, and the URL is not https:."""
+        return public_url.startswith("https:") or not self._api_url.startswith("https:")
+
     def first_poll_seconds(self) -> float:
         """Return the wait for a webhook before the first poll: the developer override, else the provider's default."""
         return self._first_poll_seconds

@@ -105,7 +105,8 @@ class Fal(Provider):
         client = self._require(self._submit_client)
         _parse_queue_name(request.model)  # refuses a model that could not be polled later
         path = "/".join(endpoints.split_model_name(request.model))
-        url = f"{self._api_url}/{path}?{urlencode({'fal_webhook': request.webhook_url})}"
+        query = f"?{urlencode({'fal_webhook': request.webhook_url})}" if request.webhook_url else ""
+        url = f"{self._api_url}/{path}{query}"
         response = client.send(url, request.input, webhook_url=request.webhook_url)
         with json_fields.translate_malformed(SubmitUncertain, "fal accepted a submission without a request id"):
             return SubmitResult(json_fields.require_id(response.fields.get("request_id"), "request_id"))

@@ -122,12 +122,8 @@ class Replicate(Provider):
     def submit(self, request: SubmitRequest) -> SubmitResult:
         client = self._require(self._submit_client)
         model = replicate_models.ModelName.parse(request.model)
-        fields = {
-            **model.version_field(),
-            "input": request.input,
-            "webhook": request.webhook_url,
-            "webhook_events_filter": ["completed"],
-        }
+        webhook = {"webhook": request.webhook_url, "webhook_events_filter": ["completed"]}
+        fields = {**model.version_field(), "input": request.input, **(webhook if request.webhook_url else {})}
         response = client.send(f"{self._api_url}{model.submit_path()}", fields, webhook_url=request.webhook_url)
         with json_fields.translate_malformed(SubmitUncertain, "Replicate accepted a submission without an id"):
             external_id = json_fields.require_id(response.fields.get("id"), "id")
