@@ -52,7 +52,7 @@ class LocalDeployment:
         self._overrides = dict(overrides or {})
         self._counts = (keep_workers, concurrency, beats, flower)
         self.processes: dict[str, Process] = {}
-        self.port = self.flower_port = 0
+        self.port = self.flower_port = self.metrics_port = 0
         self.secrets = _load_secrets(folder)
 
     @property
@@ -73,6 +73,7 @@ class LocalDeployment:
             "PYTHONPATH": str(ROOT),
             **self.stack.environment(),
             "PUBLIC_URL": self.url,
+            "MOORAGE_METRICS_ADDRESS": f"127.0.0.1:{self.metrics_port}" if self.metrics_port else "off",
             "MOORAGE_API_TOKEN": self.secrets["api_token"],
             "FLOWER_BASIC_AUTH": f"moorage:{self.secrets['flower_password']}",
             "LOG_LEVEL": "INFO",
@@ -85,7 +86,7 @@ class LocalDeployment:
         """Start everything and return when it is ready. Raises ConfigError with the end of a log if a start fails."""
         if self._owns_stack:
             self.stack.start()
-        self.port, self.flower_port = ports.reserve(2)
+        self.port, self.flower_port, self.metrics_port = ports.reserve(3)
         conn = connect(self.environment()["DATABASE_URL"])
         migrate.migrate(conn)
         conn.close()
