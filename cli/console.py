@@ -84,9 +84,21 @@ def format_cell(value: object) -> Text:
     return Text(text, style=_STYLES.get(text, ""))
 
 
-def print_parts(*parts: Table | str) -> None:
-    """Print tables and lines, with an empty line after each table."""
+def print_screen(*parts: Table | str) -> None:
+    """Print tables and lines in place of the last screen, as many as a terminal has lines."""
+    if not sys.stdout.isatty():
+        print_parts(*parts)
+        return
     console = _console()
+    with console.capture() as capture:
+        print_parts(*parts, console=console)
+    click.clear()
+    click.echo("\n".join(capture.get().split("\n")[: shutil.get_terminal_size().lines - 1]))
+
+
+def print_parts(*parts: Table | str, console: Console | None = None) -> None:
+    """Print tables and lines, with an empty line after each table."""
+    console = console or _console()
     for part in parts:
         if isinstance(part, str):
             console.print(Text(escape_control_chars(part)), soft_wrap=True)

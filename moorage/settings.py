@@ -178,6 +178,7 @@ class Settings(BaseSettings):
     quarantine_seconds: Positive = 7 * 86400.0  # of refused files and orphans, in the private bucket
     retention_renders_days: Days = 0.0
     retention_bodies_days: Days = 30.0  # raw bodies of webhooks, inline bytes of dead outputs
+    retention_dead_letters_days: Days = 90.0  # open ones, without bytes that a replay needs
     retention_rows_days: Days = 90.0  # ended deliveries, closed dead letters, failed jobs and those of deleted renders
     alive_file: str | None = None  # touched every few seconds by a running worker or beat, for health checks
 

@@ -86,7 +86,10 @@ class Receiver:
                 response = self._describe_webhook(name, scope["method"])
         except Refused as error:
             metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc()
-            if scope["method"] == "POST" and error.status in STATUSES and name in self._webhooks.providers:
+            is_signed = any(
+                header.endswith(b"-signature") for header, _ in scope["headers"]
+            )  # else no provider sent it
+            if is_signed and error.status in STATUSES and name in self._webhooks.providers:
                 self._refusals.add(name, str(error))
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
             return problem_response(error.status, str(error))

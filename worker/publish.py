@@ -30,6 +30,8 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
     """
     Publish wakes while their queue has room, and leave the others to dispatch; return how many are either.
 
+    Those of a free place at a provider go to a full queue, too: there are no more of them than places, and dispatch
+    would repeat them only after 30 s, since their rows are marked as woken.
     Raises no broker error; a broker that does not answer takes about two seconds.
     """
     within, left = list[Wake](), 0
@@ -43,7 +45,7 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
                 return 0
             room[queue_name] = settings_module.get_settings().constants.queue_depth - depth
         room[queue_name] -= 1
-        if room[queue_name] >= 0:
+        if room[queue_name] >= 0 or wake.step in ("submit", "generate"):
             within.append(wake)
         else:
             left += 1

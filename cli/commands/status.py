@@ -51,9 +51,7 @@ def status(check: bool, watch: bool, as_json: bool) -> None:
 
 def _watch(deps: Deps) -> None:
     while True:
-        parts = _build_screen(deps, collect_status(deps, deps.database))
-        click.clear()  # nothing where the output is no terminal
-        console.print_parts(*parts)
+        console.print_screen(*_build_screen(deps, collect_status(deps, deps.database)))
         time.sleep(WATCH_SECONDS)
 
 

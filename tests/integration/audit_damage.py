@@ -127,8 +127,10 @@ UNAUDITED: Final[Mapping[str, str]] = {
     "breakers": "a lost one is a closed one, which opens again while its target fails",
     "work_totals": "counts for /metrics, which restart from zero",
     "target_attempts": "of the last minute; without them a breaker opens later",
+    "webhook_refusals": "counted for the status only",
     "storage_use": "counted anew each hour",
     "ended_counts": "counted anew within two hours",
     "api_tokens": "nothing refers to one, and whoever carries a lost one is answered 401",
+    "owner_token_revocations": "nothing refers to one; the token that it refused expires within a day",
     "uploads": "its object is then one that no row names, which the orphan sweep tells of",
 }

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from bench.round_trips import RoundTripCounter, run_step
-from db import breakers, output_claims, ticks
+from db import breakers, output_claims, submission_turns, ticks
 from db.connection import Database
 from embedded.stack import Stack
 from moorage.errors import (
@@ -21,9 +21,11 @@ from moorage.errors import (
     SubmitUncertain,
 )
 from moorage.model import Wake
+from moorage.provider_types import SubmitResult
 from moorage.urls import find_source_host
 from tasks.breakers import is_outage, note_failure
 from tasks.sweeps import dispatch, reconcile
+from tests.integration import chains
 from tests.integration.core import World, database_of, prediction, serving, together, world
 
 BAD = DownloadInterrupted("the server returned 503", facts={"status": 503})
@@ -419,6 +421,61 @@ def test_dispatch_wakes_one_poll_for_a_probe(at: World) -> None:
     assert woken() == []
     make_probe_due(at)
     assert woken() == rows[:1]
+
+
+def submitted(at: World, row_id: UUID) -> UUID | None:
+    """Claim what a wake of step submit leads to; return the row."""
+    who = {"leased_by": "node@test/1", "lease_seconds": 30.0, "max_crashes": 5}
+    claimed = submission_turns.claim(at.deps.database, row_id, at.deps.settings, passed_on=(), **who)
+    return claimed[0].row_id if claimed[0] else None
+
+
+def test_submissions_wait_for_an_open_breaker_and_one_is_the_probe(at: World) -> None:
+    """They are not sent, and no attempt is counted; dispatch wakes none."""
+    at = at.changed(in_flight={"replicate": 5})
+    rows = [chains.planned(at, chains.started(at, entries=1)) for _ in range(3)]
+    open_breaker(at, API)
+
+    def dispatched() -> int:
+        return dispatch.dispatch_due(at.deps, lambda _queue: 0, len, ["submit"])["submit"]
+
+    assert (dispatched(), submitted(at, rows[0])) == (0, None)
+    make_probe_due(at)
+    assert dispatched() > 0
+    assert [submitted(at, row_id) for row_id in rows] == [rows[0], None, None]
+    at.deps.database.run(lambda conn: breakers.queue_success(conn, API))
+    assert submitted(at, rows[1]) == rows[1]
+
+
+def test_a_submission_does_not_wait_longer_than_the_next_entry_of_its_chain(at: World) -> None:
+    """Another provider may draw the picture: its time is the first entry's limit, as without a breaker."""
+    alone, followed = (chains.planned(at, chains.started(at, entries=n)) for n in (1, 2))
+    at.conn.execute("UPDATE predictions SET created_at = moment() - interval '61 s'")
+    open_breaker(at, API)
+
+    assert submitted(at, alone) == followed
+    assert submitted(at, alone) is None
+
+
+def test_a_submission_that_fails_opens_and_one_that_succeeds_closes(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step itself notes how its request ended; polls and submissions share the provider's breaker."""
+    first, second = (chains.planned(at, chains.started(at, entries=1)) for _ in range(2))
+    outcomes = [ProviderBusy("replicate returned 429", facts={"status": 429}), SubmitResult("p1")]
+    monkeypatch.setattr(at.deps.providers["replicate"], "submit", lambda _request: raise_or_return(outcomes.pop(0)))
+    fail(at, API, attempts=9, jobs=3)
+    at.step("submit", first)
+    assert open_targets(at) == [API]
+    make_probe_due(at)
+
+    at.step("submit", second)
+
+    assert (open_targets(at), at.state("predictions", second)) == ([], "running")
+
+
+def raise_or_return(outcome: Exception | SubmitResult) -> SubmitResult:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def test_past_its_deadline_a_prediction_is_polled(at: World) -> None:

@@ -121,8 +121,10 @@ def test_direct_wakes_fill_a_queue_to_its_depth(broker: redis.Redis) -> None:
     assert inspect_cluster.read_queue_depths() == {**EMPTY, "keep": 64, "quick": 1}
     assert [publish.publish_wakes([wake]) for wake in wakes[:3]] == [1, 1, 1]
     assert inspect_cluster.read_queue_depths() == {**EMPTY, "keep": 64, "quick": 1}
+    assert publish.publish_wakes([Wake("generate", uuid4())]) == 1, "a free place at a provider"
+    assert inspect_cluster.read_queue_depths() == {**EMPTY, "keep": 65, "quick": 1}
     assert publish.send_wakes(wakes[:4]) == 4, "discards proceed while the queue stays full"
-    assert inspect_cluster.read_queue_depths() == {**EMPTY, "keep": 68, "quick": 1}
+    assert inspect_cluster.read_queue_depths() == {**EMPTY, "keep": 69, "quick": 1}
 
 
 def test_wakes_of_several_steps_go_to_their_queues(broker: redis.Redis) -> None:

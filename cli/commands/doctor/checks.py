@@ -87,7 +87,7 @@ def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
         if name in settings.allow_unsigned:
             yield warn(f"{name}: accepts unsigned webhooks", f"set {secret}, unset MOORAGE_ALLOW_UNSIGNED")
         elif provider.is_enabled:
-            yield ok(f"{name}: a valid webhook secret is set")
+            yield ok(f"{name}: webhooks are verified ({secret})")
         elif not (provider.is_synchronous and provider.can_submit):  # then its responses contain the files
             yield warn(f"{name}: no webhook secret, its webhooks are refused", f"set {secret} if you use {name}")
         if provider.can_submit:
