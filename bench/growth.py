@@ -125,7 +125,7 @@ def _expire(conn: Connection) -> None:
     for sql in (retention.OLD_FAILED_JOBS, retention.OLD_DELETED_JOBS):
         retention.list_old_jobs(conn, sql, seconds, 100, retention.START)
     for kind in retention.IN_BATCHES:
-        retention.expire_batch(conn, kind, seconds, 500)
+        retention.expire_batch(conn, kind, seconds, 500, actor="bench")
 
 
 def _audit(conn: Connection) -> None:
