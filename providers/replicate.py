@@ -33,6 +33,7 @@ from providers import (
 )
 from providers.base import Provider
 from providers.output_schemas import Declares
+from providers.verifiers import StandardVerifier
 
 log = logs.get_logger(__name__)
 
@@ -65,7 +66,7 @@ class Replicate(Provider):
     def __init__(self, settings: Settings) -> None:
         secrets = signatures.decode_standard_secrets(settings.replicate_webhook_secret, self.webhook_setting)
         hosts = HostAllowlist(settings.replicate_output_hosts, settings.egress_allow, setting="REPLICATE_OUTPUT_HOSTS")
-        super().__init__(settings, hosts=hosts, secrets=secrets)
+        super().__init__(settings, hosts=hosts, verifier=StandardVerifier(secrets))
         self._api_url = settings.replicate_api_url
         self.models = settings.replicate_models
         endpoints.validate_models(self.models, replicate_models.ModelName.parse, "REPLICATE_MODELS")

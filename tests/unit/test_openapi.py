@@ -84,7 +84,7 @@ def test_only_assets_require_no_token() -> None:
 
     without = {path for path, item in paths.items() for operation in item.values() if operation.get("security") == []}
 
-    of_receiver = {"/webhooks/{provider}", "/healthz", "/readyz", "/metrics"}
+    of_receiver = {"/webhooks/{provider}", "/healthz", "/readyz"}
     assert without == {"/v1/assets/renders/{render_id}/{name}", "/v1/assets/quarantine/{output_id}"} | of_receiver
 
 
