@@ -335,6 +335,8 @@ CREATE TABLE uploads (
     deleted_at   timestamptz                     -- its object is deleted, or about to be
 );
 CREATE INDEX uploads_by_owner ON uploads (owner, id) WHERE deleted_at IS NULL;
+CREATE INDEX uploads_created ON uploads (created_at) WHERE deleted_at IS NULL;
+CREATE INDEX uploads_deleted ON uploads (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- An outbound webhook to the application: one for each end of a job, inserted in the transaction that ends it.
 CREATE TABLE notifications (
@@ -385,6 +387,24 @@ CREATE TABLE owner_token_revocations (
     expires_at timestamptz NOT NULL
 );
 
+-- Owners that are being erased, and reports of those that were: without a name. What is left to do is what still exists.
+CREATE TABLE erasures (
+    id           uuid PRIMARY KEY,
+    owner        text UNIQUE CHECK (owner <> ''),
+    requested_at timestamptz NOT NULL DEFAULT moment(),
+    finished_at  timestamptz,
+    removed      jsonb NOT NULL DEFAULT '{}',    -- numbers of rows and objects
+    CHECK ((owner IS NULL) = (finished_at IS NOT NULL))
+);
+
+-- Predictions of erased owners, for 30 days: a webhook about one of them is ignored, and its body deleted.
+CREATE TABLE erased_predictions (
+    provider  text NOT NULL,
+    name      text NOT NULL,                     -- the external id, or 'key ' and the hash of the key in its webhook URL
+    erased_at timestamptz NOT NULL DEFAULT moment(),
+    PRIMARY KEY (provider, name)
+);
+
 -- Where each published file of a project belongs. scene_key: 'id:...', 'index:...' or 'position:...' of its scene;
 -- null: unplaced.
 CREATE TABLE placements (
@@ -429,6 +449,7 @@ CREATE TABLE dead_letters (
 CREATE UNIQUE INDEX dead_letters_open ON dead_letters (subject, subject_id) WHERE state = 'open';
 CREATE INDEX dead_letters_of_job ON dead_letters (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX dead_letters_newest ON dead_letters (created_at);
+CREATE INDEX dead_letters_oldest ON dead_letters (created_at) WHERE state = 'open';
 CREATE INDEX dead_letters_of ON dead_letters (subject, subject_id);
 CREATE INDEX dead_letters_closed ON dead_letters (closed_at) WHERE closed_at IS NOT NULL;
 

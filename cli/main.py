@@ -20,6 +20,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
     "Try it": {
         "demo": ("demo", "Run the main scenarios on embedded servers and verify the results.", "demo"),
         "up": ("up", "Run the complete stack locally until Ctrl-C.", "up --pictures my-pictures/"),
+        "env": ("env", "Print the settings of the running stack for a shell.", "env"),
         "keep": ("keep", "Store URLs, files or folders as one job.", "keep my-pictures/ --owner me"),
         "simulate": ("simulate", "Print or send a correctly signed webhook.", "simulate replicate --send"),
     },
@@ -38,6 +39,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "recover": ("recover", "Register and poll predictions from a provider's list.", "recover replicate --dry-run"),
         "orphans": ("orphans", "List or delete objects that no row names.", "orphans --delete"),
         "retention": ("retention", "Count or delete what exceeds its retention period.", "retention --apply"),
+        "owner": ("owner", "Remove everything of an owner.", "owner erase ada"),
         "drill": ("drill", "Inject faults under load and verify that nothing is lost.", "drill --minutes 2"),
     },
     "Set up and run": {

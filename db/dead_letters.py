@@ -176,3 +176,26 @@ SELECT count(*) AS matched,
 def count_expiring(conn: Connection, criteria: DeadLetterFilter, after: UUID = FIRST) -> Row:
     """Return how many match, whose files' URLs expire within ten minutes, and have expired."""
     return fetch_one(conn, COUNT_EXPIRING, {**asdict(criteria), "after": after}) or {}
+
+
+# Retention of those that nobody closed: not while there are bytes that a replay needs.
+HAS_BYTES: Final = """(
+    EXISTS (SELECT FROM deliveries d WHERE l.subject = 'delivery' AND d.id = l.subject_id AND d.body IS NOT NULL)
+    OR EXISTS (SELECT FROM outputs o WHERE l.subject = 'output' AND o.id = l.subject_id
+                  AND (num_nonnulls(o.quarantine_key, o.source_data) > 0
+                       OR o.source_kind = 'object' AND o.source IS NOT NULL)))
+"""
+
+EXPIRED: Final = f"""
+  FROM dead_letters l WHERE state = 'open' AND created_at < moment() - make_interval(secs => %(seconds)s)
+   AND NOT {HAS_BYTES}
+"""
+
+EXPIRE: Final = f"""
+WITH old AS MATERIALIZED (
+    SELECT id {EXPIRED} ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), moved AS (
+    UPDATE dead_letters d SET state = 'discarded', closed_at = moment(), closed_by = %(actor)s
+      FROM old WHERE d.id = old.id RETURNING d.id, d.job_id
+) {build_event_insert("dead_letter", "'open'", "'discarded'", "'older than the retention period'")}
+"""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from db import quarantine
+from db import dead_letters, quarantine, uploads
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.discarding import build_discard_statement
 from db.events import build_event_insert
@@ -132,11 +132,12 @@ UPDATE outputs o SET {quarantine.RELEASE} FROM old WHERE o.id = old.id RETURNING
 
 
 def _ended(table: str, subject: str) -> str:
-    """Return the condition for ended rows of a table without an open dead letter."""
+    """Return the condition for ended rows of a table without an open dead letter that has bytes."""
     return f"""
   FROM {table} WHERE ended_at IS NOT NULL AND ended_at < {_OLD}
    AND NOT EXISTS (SELECT FROM dead_letters l
-                    WHERE l.subject = '{subject}' AND l.subject_id = {table}.id AND l.state = 'open')
+                    WHERE l.subject = '{subject}' AND l.subject_id = {table}.id AND l.state = 'open'
+                      AND {dead_letters.HAS_BYTES})
 """
 
 
@@ -177,25 +178,28 @@ IN_BATCHES: Final = {
     "failed_bodies": (PURGE_DEAD_BODIES, f"{_BODIES} AND state = 'dead'"),
     "failed_sources": (PURGE_SOURCES, _SOURCES),
     "quarantine": (RELEASE_QUARANTINED, _QUARANTINED),
+    "open_dead_letters": (dead_letters.EXPIRE, dead_letters.EXPIRED),
+    "uploads": (uploads.MARK_OLD, uploads.OLD),
+    "deleted_uploads": (uploads.DROP_DELETED, uploads.DELETED),
     "deliveries": (DROP_DELIVERIES, _ended("deliveries", "delivery")),
     "dead_letters": (DROP_LETTERS, _LETTERS),
     "notifications": (DROP_NOTIFICATIONS, _ended("notifications", "notification")),
 }
 
 
-def expire_batch(conn: Connection, kind: str, seconds: float, limit: int) -> int:
+def expire_batch(conn: Connection, kind: str, seconds: float, limit: int, actor: str) -> int:
     """Purge or delete one batch of a kind (`bodies`, `deliveries`, ...); return the number of rows."""
-    return len(fetch_all(conn, IN_BATCHES[kind][0], {"seconds": seconds, "limit": limit}))
+    return len(fetch_all(conn, IN_BATCHES[kind][0], {"seconds": seconds, "limit": limit, "actor": actor}))
 
 
 # --- jobs without a render ----------------------------------------------------------------------------------------
 
-_NO_LIVE_ROWS: Final = """
+_NO_LIVE_ROWS: Final = f"""
    AND NOT EXISTS (SELECT FROM predictions p WHERE p.job_id = j.id AND p.run_at IS NOT NULL)
    AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND (o.run_at IS NOT NULL OR o.source_kind = 'object'
                                                                     AND o.source IS NOT NULL))
    AND NOT EXISTS (SELECT FROM notifications n WHERE n.job_id = j.id AND n.ended_at IS NULL)
-   AND NOT EXISTS (SELECT FROM dead_letters l WHERE l.job_id = j.id AND l.state = 'open')
+   AND NOT EXISTS (SELECT FROM dead_letters l WHERE l.job_id = j.id AND l.state = 'open' AND {dead_letters.HAS_BYTES})
 """
 
 _FAILED_JOBS: Final = f"""
@@ -218,6 +222,7 @@ START: Final = ("-infinity", UUID(int=0))
 _OF_JOBS: Final = "job_id = ANY(%(ids)s::uuid[])"
 DELIVERIES: Final = f"SELECT id FROM deliveries WHERE prediction_id IN (SELECT id FROM predictions WHERE {_OF_JOBS})"
 LOCK_DELIVERIES: Final = f"{DELIVERIES} ORDER BY id FOR UPDATE SKIP LOCKED"
+LOCK_ALL_JOBS: Final = "SELECT id FROM jobs WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE"
 LOCK_JOBS: Final = "SELECT id FROM jobs WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE SKIP LOCKED"
 HAVE_NO_LIVE_ROWS: Final = f"""
 SELECT j.id FROM jobs j WHERE j.id = ANY(%(ids)s::uuid[]) AND j.settled_at IS NOT NULL {_NO_LIVE_ROWS}

@@ -132,12 +132,13 @@ def claim(
     return (Lease("predictions", token=token, leased_by=leased_by, **rows[0]) if rows else None), is_poison
 
 
+# Soon again: a wake that its queue had no room for is lost, and a repeated one costs an empty claim.
 WAKE: Final = f"""
 WITH {_CAPACITY}, next AS MATERIALIZED ({_build_next("", "least(c.free, %(limit)s)")}
 )
 UPDATE predictions p SET woken_at = moment() FROM next
  WHERE p.id = next.id
-   AND (%(queue_is_empty)s OR p.woken_at IS NULL OR p.woken_at < moment() - interval '30 s') RETURNING p.id, p.provider
+   AND (%(queue_is_empty)s OR p.woken_at IS NULL OR p.woken_at < moment() - interval '2 s') RETURNING p.id, p.provider
 """
 
 
@@ -152,7 +153,7 @@ def wake(
     """
     Mark as woken what each provider has capacity for, at most `limit` predictions of each; return their wakes.
 
-    None is returned twice within 30 s, unless the queue is empty. `steps`: the one that submits, by provider.
+    None is returned twice within 2 s, unless the queue is empty. `steps`: the one that submits, by provider.
     """
     args = {**_build_limits(settings, steps), "limit": limit, "queue_is_empty": queue_is_empty}
     return [Wake(steps[row["provider"]], row["id"]) for row in fetch_all(conn, WAKE, args)]

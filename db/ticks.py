@@ -9,13 +9,17 @@ from typing import Any, Final, NamedTuple
 
 from psycopg.types.json import Jsonb
 
-from db import clock_skew, discarding, jobs, leases, progress, projects
+from db import clock_skew, discarding, erasures, jobs, leases, progress, projects
 from db.connection import Connection, Database, Row, fetch_all
 
 # Conditions by the names that the sweep knows; a sweep that is not listed is always due.
 DUE: Final[Mapping[str, Mapping[str, str]]] = {
     "dispatch": {step: is_due for step, is_due in leases.IS_DUE.items() if step != "discard"},
-    "discard": {"discard": leases.IS_DUE["discard"], "spooled": f"EXISTS ({discarding.SPOOLED})"},
+    "discard": {
+        "discard": leases.IS_DUE["discard"],
+        "spooled": f"EXISTS ({discarding.SPOOLED})",
+        "erasures": erasures.IS_OPEN,
+    },
     "reconcile": {
         "clock": clock_skew.IS_SET_BACK,
         "leases": " OR ".join(

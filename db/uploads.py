@@ -47,6 +47,19 @@ def get(conn: Connection, upload_id: UUID) -> Row | None:
     return fetch_one(conn, GET, {"id": upload_id})
 
 
+LIST_PAGE: Final = """
+SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, height_px, duration_s, created_at
+  FROM uploads WHERE deleted_at IS NULL AND (%(owner)s::text IS NULL OR owner = ANY(ARRAY[%(owner)s]))
+   AND (%(before)s::uuid IS NULL OR id < %(before)s)
+ ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN owner END DESC, id DESC LIMIT %(limit)s
+"""
+
+
+def list_page(conn: Connection, owner: str | None, before: UUID | None, limit: int) -> list[Row]:
+    """Return uploads, newest first."""
+    return fetch_all(conn, LIST_PAGE, {"owner": owner, "before": before, "limit": limit})
+
+
 MARK_DELETED: Final = "UPDATE uploads SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING key"
 
 
@@ -106,3 +119,32 @@ GET_UPLOAD_OBJECTS: Final = (
 
 def get_upload_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
     return fetch_all(conn, GET_UPLOAD_OBJECTS, {"ids": list(ids)})
+
+
+# Retention: an upload stays while a live job may read it.
+_BEFORE: Final = "moment() - make_interval(secs => %(seconds)s)"
+
+OLD: Final = f"""
+  FROM uploads u WHERE deleted_at IS NULL AND created_at < {_BEFORE}
+   AND NOT EXISTS (SELECT FROM jobs j WHERE j.owner = u.owner AND j.state = 'open'
+                      AND strpos(j.fallback_chain::text, u.id::text) > 0)
+"""
+
+MARK_OLD: Final = f"""
+WITH old AS MATERIALIZED (SELECT id {OLD} ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE uploads u SET deleted_at = moment() FROM old WHERE u.id = old.id RETURNING u.key
+"""
+
+DELETED: Final = f"FROM uploads WHERE deleted_at IS NOT NULL AND deleted_at < {_BEFORE}"
+
+DROP_DELETED: Final = f"""
+WITH old AS MATERIALIZED (
+    SELECT id {DELETED} ORDER BY deleted_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+DELETE FROM uploads u USING old WHERE u.id = old.id RETURNING u.id
+"""
+
+
+def mark_old(conn: Connection, seconds: float, limit: int) -> list[str]:
+    """Mark uploads as deleted that were stored more than `seconds` ago; return the keys of their objects."""
+    return [row["key"] for row in fetch_all(conn, MARK_OLD, {"seconds": seconds, "limit": limit})]

@@ -28,18 +28,29 @@ def reserve(count: int) -> list[int]:
     return reserved
 
 
+def prefer(port: int) -> int:
+    """Return this port if it is free, and reserve it; otherwise another one, as `reserve` does."""
+    return port if _is_free(port) and _lock(port) else reserve(1)[0]
+
+
+def _lock(port: int) -> bool:
+    """Reserve a port until this process ends, by the UDP port of its number; children do not inherit it."""
+    lock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        lock.bind(("127.0.0.1", port))
+    except OSError:
+        lock.close()
+        return False
+    lock.detach()
+    return True
+
+
 def _lock_block() -> list[int]:
     """Return a block of ports for this process: the UDP port of the first number, which no server uses, is the lock."""
     firsts = range(_FIRST, _LAST, _BLOCK_SIZE)
     for first in random.sample(firsts, len(firsts)):
-        lock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            lock.bind(("127.0.0.1", first))
-        except OSError:
-            lock.close()
-            continue
-        lock.detach()  # stays open until this process ends; children do not inherit it
-        return random.sample(range(first, first + _BLOCK_SIZE), _BLOCK_SIZE)
+        if _lock(first):
+            return random.sample(range(first, first + _BLOCK_SIZE), _BLOCK_SIZE)
     raise ConfigError(f"other processes have reserved all ports between {_FIRST} and {_LAST} on 127.0.0.1")
 
 

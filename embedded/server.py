@@ -24,6 +24,7 @@ class Server(ABC):
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self.ports: list[int] = []
+        self.preferred_port: int | None = None  # for clients, if it is free
         self._process: Process | None = None
         self._is_announced = False  # clients know the port: it must not change any more
 
@@ -48,7 +49,10 @@ class Server(ABC):
     def launch(self) -> None:
         """Start the process without waiting, on its previous port if it had one."""
         if not self.is_running:
-            self.ports = self.ports or ports.reserve(self.port_count)
+            if not self.ports:
+                self.ports = ports.reserve(self.port_count)
+                if self.preferred_port is not None:
+                    self.ports[0] = ports.prefer(self.preferred_port)
             self._process = self.create_process()
             self._process.launch()
 

@@ -53,7 +53,7 @@ class SubmitRequest:
     prediction_id: UUID
     model: str
     input: Mapping[str, Any]  # references to stored files are replaced by signed URLs
-    webhook_url: str  # contains the single-use key in its query
+    webhook_url: str | None  # contains the single-use key in its query; None: the result is polled
     timeout_seconds: float | None = None  # of its fallback entry; a synchronous provider must respond within it
 
 

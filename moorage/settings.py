@@ -26,6 +26,7 @@ from moorage.setting_types import (
     HttpUrl,
     HttpUrls,
     InFlight,
+    ListenAddress,
     LogFormat,
     LogLevel,
     LongSecret,
@@ -101,6 +102,7 @@ class Settings(BaseSettings):
 
     # --- HTTP
     public_url: HttpUrl = Field("http://127.0.0.1:8000", validation_alias=env_names("PUBLIC_URL"))
+    metrics_address: ListenAddress = "127.0.0.1:9464"  # of the receiver's /metrics; off: none
     api_token: SecretStr | None = None
     assets: Literal["redirect", "signed", "stream"] = "redirect"  # to the public bucket or a signed URL, or the bytes
     egress_allow: Addresses = ()  # private ADDRESS:PORT that downloads may use; refused in production
@@ -176,6 +178,7 @@ class Settings(BaseSettings):
     quarantine_seconds: Positive = 7 * 86400.0  # of refused files and orphans, in the private bucket
     retention_renders_days: Days = 0.0
     retention_bodies_days: Days = 30.0  # raw bodies of webhooks, inline bytes of dead outputs
+    retention_dead_letters_days: Days = 90.0  # open ones, without bytes that a replay needs
     retention_rows_days: Days = 90.0  # ended deliveries, closed dead letters, failed jobs and those of deleted renders
     alive_file: str | None = None  # touched every few seconds by a running worker or beat, for health checks
 

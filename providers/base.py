@@ -17,11 +17,12 @@ from moorage.provider_types import ListedPrediction, PredictionReport, SubmitReq
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist, parse_endpoint
-from providers import endpoints, json_fields, output_files, output_schemas, signatures
+from providers import endpoints, json_fields, output_files, output_schemas
 from providers.api_client import ApiClient
 from providers.output_schemas import Declares
 from providers.signatures import Headers
 from providers.submit_client import RESPONSE_SECONDS, SubmitClient
+from providers.verifiers import NoVerifier, Verifier
 
 Client = TypeVar("Client", ApiClient, SubmitClient)
 _POLL_GROWTH: Final = 1.5
@@ -31,7 +32,7 @@ _MAX_HEADER_CHARS: Final = 500
 
 
 class Provider(ABC):
-    """One provider; `hosts` serve its output files, `secrets` are the current webhook secrets, decoded."""
+    """One provider; `hosts` serve its output files, `verifier` verifies its webhooks."""
 
     name: ClassVar[str]  # in `/webhooks/{name}` and in every row
     label: ClassVar[str] = ""  # in messages about its API
@@ -43,17 +44,16 @@ class Provider(ABC):
     recorded_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     default_first_poll_seconds: ClassVar[float] = 60.0
     models: Sequence[str] = ()  # those of its setting, which GET /v1/models offers
-    header_prefixes: ClassVar[Sequence[str]] = ("webhook-",)
     webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
     submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions
     submit_response_seconds: ClassVar[float] = RESPONSE_SECONDS
     is_synchronous: ClassVar[bool] = False  # the response to a submission has the files: nothing to look up or poll
 
-    def __init__(self, settings: Settings, *, hosts: HostAllowlist, secrets: Sequence[bytes] = ()) -> None:
+    def __init__(self, settings: Settings, *, hosts: HostAllowlist, verifier: Verifier | None = None) -> None:
         self.hosts: Final = hosts
+        self.verifier: Final = verifier or NoVerifier()
         own = (settings.public_url, settings.asset_base_url, settings.s3_public_endpoint_url, settings.s3_endpoint_url)
         self._own_endpoints = frozenset(parse_endpoint(url) for url in own if url)
-        self._secrets = tuple(secrets)
         self._accepts_unsigned = self.name in settings.allow_unsigned
         self._first_poll_seconds = settings.constants.poll_first_seconds or self.default_first_poll_seconds
         self._api_url = ""
@@ -77,7 +77,7 @@ class Provider(ABC):
     @property
     def has_secret(self) -> bool:
         """Return True if webhooks can be verified; unsigned ones are refused then."""
-        return bool(self._secrets)
+        return self.verifier.has_secret
 
     @property
     def can_poll(self) -> bool:
@@ -105,7 +105,7 @@ class Provider(ABC):
         provider without a secret. `now` is in Unix seconds.
         """
         if self.has_secret:
-            return self._parse_signature(headers, now)
+            return self.verifier.parse(headers, now)
         if self._accepts_unsigned:
             return None
         raise BadSignature(f"{self.name} has no webhook secret: set {self.webhook_setting}")
@@ -116,7 +116,7 @@ class Provider(ABC):
 
         An unsigned delivery is identified by its body, since its id could be forged.
         """
-        return VerifiedDelivery(webhook_id=None) if signature is None else self._verify(signature, body)
+        return VerifiedDelivery(webhook_id=None) if signature is None else self.verifier.verify(signature, body)
 
     def verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         return self.verify_body(self.check_headers(headers, now), body)
@@ -134,15 +134,8 @@ class Provider(ABC):
             raise ProviderUnavailable(f"{self.label} returned data about {report.external_id}, which was not requested")
         return report
 
-    def _parse_signature(self, headers: Headers, now: float) -> Any:
-        """Parse the signature headers, by default those of Standard Webhooks; `has_secret` is True."""
-        return signatures.parse_standard_headers(headers, now, prefixes=self.header_prefixes)
-
-    def _verify(self, signature: Any, body: bytes) -> VerifiedDelivery:
-        return VerifiedDelivery(signatures.verify_standard_v1(signature, body, self._secrets))
-
-    def fetch_keys(self) -> None:  # noqa: B027 (most providers have a secret instead)
-        """Fetch the public keys if `verify` raised KeysStale; blocks for seconds, raises nothing."""
+    def fetch_keys(self) -> None:
+        self.verifier.fetch_keys()
 
     def select_headers(self, headers: Headers) -> dict[str, str]:
         named = [(name.decode("latin-1").lower(), value) for name, value in headers]
@@ -208,6 +201,10 @@ class Provider(ABC):
         Raises ProviderUnavailable (inputs are accepted unchecked then), or ProviderRefused for an unknown model.
         """
         return None
+
+    def can_call(self, public_url: str) -> bool:
+        """Return False if the provider would refuse a webhook URL: it is on the internet, and the URL is not https:."""
+        return public_url.startswith("https:") or not self._api_url.startswith("https:")
 
     def first_poll_seconds(self) -> float:
         """Return the wait for a webhook before the first poll: the developer override, else the provider's default."""

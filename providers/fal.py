@@ -9,21 +9,20 @@ import re
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from moorage.errors import BadSignature, KeysStale, ProviderRefused, ProviderUnavailable, SubmitUncertain
+from moorage.errors import ProviderRefused, ProviderUnavailable, SubmitUncertain
 from moorage.provider_types import (
     PredictionReport,
     PredictionStatus,
     SubmitRequest,
     SubmitResult,
-    VerifiedDelivery,
 )
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
-from providers import endpoints, json_fields, signatures
+from providers import endpoints, json_fields
 from providers.base import Provider
 from providers.jwks import KeySet
-from providers.signatures import Headers
+from providers.verifiers import DigestVerifier
 
 _PREFIX: Final = "x-fal-webhook-"
 _WEBHOOK_STATUSES: Final[dict[str, PredictionStatus]] = {"OK": "succeeded", "ERROR": "failed"}
@@ -51,44 +50,24 @@ class Fal(Provider):
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.fal_output_hosts, settings.egress_allow, setting="FAL_OUTPUT_HOSTS")
-        super().__init__(settings, hosts=hosts)
-        self._users = frozenset(settings.fal_user_id)
+        key_set = KeySet("fal's public keys", settings.constants.fal_jwks_url)
+        names = [f"{_PREFIX}{part}" for part in ("request-id", "user-id", "timestamp", "signature")]
+        verifier = DigestVerifier(key_set, names, users=settings.fal_user_id, sender="fal than FAL_USER_ID")
+        super().__init__(settings, hosts=hosts, verifier=verifier)
+        self.key_set: Final = key_set
+        self._has_users = bool(settings.fal_user_id)
         self._api_url = settings.fal_queue_url
         self.models = settings.fal_models
         endpoints.validate_models(self.models, _parse_queue_name, "FAL_MODELS")
         for url in settings.constants.fal_jwks_url:
             endpoints.require_secure_url(url, hosts, "MOORAGE_DEV_FAL_JWKS_URL")
-        self.key_set: Final = KeySet("fal's key set", settings.constants.fal_jwks_url)
         if settings.fal_key:
             self._create_clients("Key", settings.fal_key, "FAL_QUEUE_URL", settings.webhook_max_bytes)
 
     @property
     def has_secret(self) -> bool:
         """Return True if FAL_KEY or FAL_USER_ID is set: the keys are public."""
-        return self.can_poll or bool(self._users)
-
-    def _parse_signature(self, headers: Headers, now: float) -> signatures.DigestSignature:
-        signature = signatures.parse_digest_signature(headers, now, prefix=_PREFIX)
-        if self._users and signature.user_id not in self._users:
-            raise BadSignature(f"signed for another user of fal than FAL_USER_ID: {signature.user_id}")
-        return signature
-
-    def _verify(self, signature: signatures.DigestSignature, body: bytes) -> VerifiedDelivery:
-        keys = self.key_set.keys
-        matches = signature.matches(body, keys)
-        if self.key_set.may_fetch() and (self.key_set.is_stale() or not matches):
-            raise KeysStale("fal's public keys must be fetched")
-        if not matches and self.key_set.keys is not keys:  # replaced by another thread
-            raise KeysStale("fal's public keys just changed")
-        if not keys:
-            raise KeysStale("fal's public keys could not be fetched")
-        if not matches:
-            raise BadSignature("no public key of fal matches the signature, or the body was changed in transit")
-        # No id: retries repeat the request id, so a second webhook with another content would be a duplicate.
-        return VerifiedDelivery(webhook_id=None)
-
-    def fetch_keys(self) -> None:
-        self.key_set.fetch()
+        return self.can_poll or self._has_users
 
     def parse_report(self, body: bytes) -> PredictionReport:
         fields = json_fields.parse_json_object(body)
@@ -126,7 +105,8 @@ class Fal(Provider):
         client = self._require(self._submit_client)
         _parse_queue_name(request.model)  # refuses a model that could not be polled later
         path = "/".join(endpoints.split_model_name(request.model))
-        url = f"{self._api_url}/{path}?{urlencode({'fal_webhook': request.webhook_url})}"
+        query = f"?{urlencode({'fal_webhook': request.webhook_url})}" if request.webhook_url else ""
+        url = f"{self._api_url}/{path}{query}"
         response = client.send(url, request.input, webhook_url=request.webhook_url)
         with json_fields.translate_malformed(SubmitUncertain, "fal accepted a submission without a request id"):
             return SubmitResult(json_fields.require_id(response.fields.get("request_id"), "request_id"))

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from moorage import logs
-from moorage.errors import MalformedPayload, MoorageError
+from moorage.errors import BadSignature, KeysStale, MalformedPayload, MoorageError
 from providers import json_fields
 from providers.api_client import ApiClient
 
@@ -25,20 +26,42 @@ _KEY_BYTES: Final = 32
 
 class KeySet:
     """
-    The Ed25519 keys from the first of several URLs that responds. `name` is for messages, `clock` in monotonic seconds.
+    The `fixed` Ed25519 keys, and those from the first of several URLs that responds. `name` is for messages.
 
-    `keys` and `may_fetch` never block; `fetch` sends HTTP requests: call it in a thread if an event loop runs.
+    `require_signature` never blocks; `fetch` sends HTTP requests: call it in a thread if an event loop runs. `clock` is
+    in monotonic seconds.
     """
 
-    def __init__(self, name: str, urls: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        urls: Sequence[str] = (),
+        *,
+        fixed: Sequence[Ed25519PublicKey] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._name = name
         self._urls = tuple(urls)
+        self._fixed = tuple(fixed)
         self._clock = clock
         self._api = ApiClient(name, None, max_bytes=_MAX_BYTES)
         self._fetching = threading.Lock()
         self._fetched_at: float | None = None
         self._attempted_at: float | None = None
-        self.keys: tuple[Ed25519PublicKey, ...] = ()
+        self.keys: tuple[Ed25519PublicKey, ...] = self._fixed
+
+    def require_signature(self, signatures: Sequence[bytes], message: bytes) -> None:
+        """Raise BadSignature unless a key made one of the signatures, or KeysStale: call `fetch` first."""
+        keys = self.keys
+        matches = any(_is_signed_by(key, signature, message) for key in keys for signature in signatures)
+        if self.may_fetch() and (self.is_stale() or not matches):
+            raise KeysStale(f"{self._name} must be fetched")
+        if not matches and self.keys is not keys:  # replaced by another thread
+            raise KeysStale(f"{self._name} just changed")
+        if not keys:
+            raise KeysStale(f"{self._name} could not be fetched")
+        if not matches:
+            raise BadSignature(f"no key of {self._name} matches the signature, or the body was changed in transit")
 
     def is_stale(self) -> bool:
         """Return True if the keys are older than 24 hours, or were never fetched."""
@@ -46,6 +69,8 @@ class KeySet:
 
     def may_fetch(self) -> bool:
         """Return True if 5 minutes (15 s without a key) passed since the last fetch."""
+        if not self._urls:
+            return False
         wait = REFRESH_SECONDS if self.keys else INITIAL_REFRESH_SECONDS
         return self._attempted_at is None or self._clock() - self._attempted_at >= wait
 
@@ -60,7 +85,7 @@ class KeySet:
                 self._attempted_at = self._clock()  # at the end: other threads wait for this fetch
 
     def replace_keys(self, document: bytes) -> None:
-        self.keys = parse_ed25519_keys(document)
+        self.keys = self._fixed + parse_ed25519_keys(document)
         self._fetched_at = self._attempted_at = self._clock()
 
     def _fetch_from(self, url: str) -> bool:
@@ -84,6 +109,14 @@ def parse_ed25519_keys(document: bytes) -> tuple[Ed25519PublicKey, ...]:
     if not keys:
         raise MalformedPayload("the set has no Ed25519 key")
     return keys
+
+
+def _is_signed_by(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _parse_key(entry: Any) -> Ed25519PublicKey | None:

@@ -20,6 +20,7 @@ from providers import endpoints, inline_files, json_fields, output_files, signat
 from providers.base import Provider
 from providers.output_files import ExtractionResult
 from providers.submit_client import SubmitResponse
+from providers.verifiers import StandardVerifier
 
 _STATUSES: Final[dict[str, PredictionStatus]] = {
     "queued": "queued",
@@ -50,7 +51,8 @@ class OpenAI(Provider):
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.openai_output_hosts, settings.egress_allow, setting="OPENAI_OUTPUT_HOSTS")
-        super().__init__(settings, hosts=hosts, secrets=_decode_secrets(settings.openai_webhook_secret))
+        verifier = StandardVerifier(_decode_secrets(settings.openai_webhook_secret))
+        super().__init__(settings, hosts=hosts, verifier=verifier)
         self._api_url = settings.openai_api_url
         self.models = settings.openai_models
         if settings.openai_api_key:

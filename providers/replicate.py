@@ -33,6 +33,7 @@ from providers import (
 )
 from providers.base import Provider
 from providers.output_schemas import Declares
+from providers.verifiers import StandardVerifier
 
 log = logs.get_logger(__name__)
 
@@ -65,7 +66,7 @@ class Replicate(Provider):
     def __init__(self, settings: Settings) -> None:
         secrets = signatures.decode_standard_secrets(settings.replicate_webhook_secret, self.webhook_setting)
         hosts = HostAllowlist(settings.replicate_output_hosts, settings.egress_allow, setting="REPLICATE_OUTPUT_HOSTS")
-        super().__init__(settings, hosts=hosts, secrets=secrets)
+        super().__init__(settings, hosts=hosts, verifier=StandardVerifier(secrets))
         self._api_url = settings.replicate_api_url
         self.models = settings.replicate_models
         endpoints.validate_models(self.models, replicate_models.ModelName.parse, "REPLICATE_MODELS")
@@ -121,12 +122,8 @@ class Replicate(Provider):
     def submit(self, request: SubmitRequest) -> SubmitResult:
         client = self._require(self._submit_client)
         model = replicate_models.ModelName.parse(request.model)
-        fields = {
-            **model.version_field(),
-            "input": request.input,
-            "webhook": request.webhook_url,
-            "webhook_events_filter": ["completed"],
-        }
+        webhook = {"webhook": request.webhook_url, "webhook_events_filter": ["completed"]}
+        fields = {**model.version_field(), "input": request.input, **(webhook if request.webhook_url else {})}
         response = client.send(f"{self._api_url}{model.submit_path()}", fields, webhook_url=request.webhook_url)
         with json_fields.translate_malformed(SubmitUncertain, "Replicate accepted a submission without an id"):
             external_id = json_fields.require_id(response.fields.get("id"), "id")

@@ -14,6 +14,8 @@ from moorage.settings import Settings
 from moorage.urls import HostAllowlist
 from providers import json_fields, signatures
 from providers.base import Provider
+from providers.jwks import KeySet
+from providers.verifiers import StandardVerifier
 
 _ID_FIELDS: Final = ("id", "prediction_id", "request_id", "job_id", "task_id")
 _STATUS_WORDS: Final[dict[PredictionStatus, tuple[str, ...]]] = {
@@ -29,17 +31,18 @@ _STATUSES: Final[dict[str, PredictionStatus]] = {
 
 
 class Standard(Provider):
-    """A generic sender; Svix's names of the three headers are accepted, too."""
+    """A generic sender; Svix's names of the three headers are accepted, and public keys (`v1a`)."""
 
     name = "standard"
     webhook_setting = "STANDARD_WEBHOOK_SECRET"
-    header_prefixes = ("webhook-", "svix-")
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp", "svix-id", "svix-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
-        secrets = signatures.decode_standard_secrets(settings.standard_webhook_secret, "STANDARD_WEBHOOK_SECRET")
+        secrets, keys = signatures.split_standard_keys(settings.standard_webhook_secret, self.webhook_setting)
+        key_set = KeySet("the public keys in STANDARD_WEBHOOK_SECRET", fixed=keys) if keys else None
         hosts = HostAllowlist(settings.standard_output_hosts, settings.egress_allow, setting="STANDARD_OUTPUT_HOSTS")
-        super().__init__(settings, hosts=hosts, secrets=secrets)
+        verifier = StandardVerifier(secrets, key_set, prefixes=("webhook-", "svix-"))
+        super().__init__(settings, hosts=hosts, verifier=verifier)
 
     def parse_report(self, body: bytes) -> PredictionReport:
         event = json_fields.parse_json_object(body)

@@ -52,7 +52,12 @@ class SubmitClient:
         self._response_seconds = response_seconds
 
     def send(
-        self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "", timeout_seconds: float | None = None
+        self,
+        url: str,
+        fields: Mapping[str, Any],
+        *,
+        webhook_url: str | None = None,
+        timeout_seconds: float | None = None,
     ) -> SubmitResponse:
         """
         Send one submission and return the response; raises as `Provider.submit`.
@@ -68,7 +73,7 @@ class SubmitClient:
             seconds = min(self._response_seconds, timeout_seconds or self._response_seconds)
             status, headers, content = self._exchange(connection, parse_url(url).request_uri, body, seconds)
         if not 200 <= status < 300:
-            secrets = (self._token, *(value for _, value in parse_qsl(urlsplit(webhook_url).query)))
+            secrets = (self._token, *(value for _, value in parse_qsl(urlsplit(webhook_url or "").query)))
             raise submit_errors.classify_response(self._name, status, headers, content, secrets=secrets)
         try:
             return SubmitResponse(json_fields.parse_json_object(content), headers)

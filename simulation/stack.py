@@ -22,6 +22,7 @@ from storage import buckets, s3
 from worker.launch import granian_flags, worker_flags
 
 ROOT = Path(__file__).resolve().parent.parent
+FIXED_PORTS = {"receiver": 8000, "s3": 8333, "flower": 5555, "metrics": 9464}
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "MOORAGE_FAILPOINT")
 
 
@@ -41,6 +42,7 @@ class LocalDeployment:
         concurrency: int = 2,  # pool children of each worker, except that of `sweeps`
         beats: int = 1,
         flower: bool = False,
+        fixed_ports: bool = False,  # those of the last start, else FIXED_PORTS: URLs of files must stay the same
         standin: Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
         stack: Stack | None = None,
         overrides: Mapping[str, str] | None = None,  # settings that differ from the defaults
@@ -50,9 +52,11 @@ class LocalDeployment:
         self._owns_stack = stack is None
         self._standin = standin
         self._overrides = dict(overrides or {})
+        self._ports_file = folder / "ports.json" if fixed_ports else None
         self._counts = (keep_workers, concurrency, beats, flower)
         self.processes: dict[str, Process] = {}
-        self.port = self.flower_port = 0
+        self.port = self.flower_port = self.metrics_port = 0
+        self.moved_ports: dict[str, int] = {}  # fixed ports that were in use
         self.secrets = _load_secrets(folder)
 
     @property
@@ -73,6 +77,7 @@ class LocalDeployment:
             "PYTHONPATH": str(ROOT),
             **self.stack.environment(),
             "PUBLIC_URL": self.url,
+            "MOORAGE_METRICS_ADDRESS": f"127.0.0.1:{self.metrics_port}" if self.metrics_port else "off",
             "MOORAGE_API_TOKEN": self.secrets["api_token"],
             "FLOWER_BASIC_AUTH": f"moorage:{self.secrets['flower_password']}",
             "LOG_LEVEL": "INFO",
@@ -83,9 +88,19 @@ class LocalDeployment:
 
     def start(self) -> None:
         """Start everything and return when it is ready. Raises ConfigError with the end of a log if a start fails."""
+        wanted = self._read_ports()
         if self._owns_stack:
+            self.stack.seaweedfs.preferred_port = wanted.get("s3")
             self.stack.start()
-        self.port, self.flower_port = ports.reserve(2)
+        names = ("receiver", "flower", "metrics")
+        self.port, self.flower_port, self.metrics_port = (
+            ports.prefer(wanted[name]) if wanted else ports.reserve(1)[0] for name in names
+        )
+        if self._ports_file is not None:
+            used = {"receiver": self.port, "s3": self.stack.seaweedfs.port, "flower": self.flower_port}
+            used["metrics"] = self.metrics_port
+            self._ports_file.write_text(json.dumps(used), encoding="utf-8")
+            self.moved_ports = {name: port for name, port in wanted.items() if used[name] != port}
         conn = connect(self.environment()["DATABASE_URL"])
         migrate.migrate(conn)
         conn.close()
@@ -95,6 +110,14 @@ class LocalDeployment:
             process.launch()
         for process in self.processes.values():
             process.await_ready()
+
+    def _read_ports(self) -> dict[str, int]:
+        if self._ports_file is None:
+            return {}
+        if not self._ports_file.exists():
+            return dict(FIXED_PORTS)
+        stored: dict[str, int] = json.loads(self._ports_file.read_text(encoding="utf-8"))
+        return FIXED_PORTS | stored
 
     def stop(self) -> None:
         """Stop moorage's processes, then the servers."""

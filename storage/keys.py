@@ -71,17 +71,18 @@ def build_input_key(upload_id: UUID, extension: str) -> str:
 
 
 def build_upload_key(owner: str, upload_id: UUID, extension: str) -> str:
-    """
-    Return the key of an upload in the private bucket: `{owner}/inputs/{upload_id}.{extension}`.
+    """Return the key of an upload in the private bucket: `{owner}/inputs/{upload_id}.{extension}`."""
+    return f"{build_upload_prefix(owner)}{upload_id}.{extension}"
 
-    The owner is percent-encoded as one path segment, or replaced by its digest if too long.
-    """
+
+def build_upload_prefix(owner: str) -> str:
+    """Return what the keys of an owner's uploads begin with: it is percent-encoded, or its digest if too long."""
     encoded = quote(owner, safe="")
     if encoded in _RESERVED or not encoded.strip("."):  # "." and ".." are not valid segments
         encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
     if len(encoded) > _MAX_OWNER:
         encoded = f"sha256-{digest(owner.encode()).hexdigest()}"
-    return f"{encoded}/inputs/{upload_id}.{extension}"
+    return f"{encoded}/inputs/"
 
 
 def build_quarantine_key(key: str) -> str:

@@ -8,6 +8,7 @@ from fastapi.params import Depends
 from web.api import (
     assets,
     dead_letters,
+    erasures,
     events,
     job_actions,
     job_create,
@@ -32,7 +33,7 @@ from web.services import dependencies
 PREFIXES: Final = ("/v1", "/api/v1")
 _PROTECTED: Final = (
     predictions, keep, job_create, jobs, job_actions, models, renders, uploads, projects, scenes, events, session,
-    tokens, operator_actions, operator_reads, dead_letters, usage,
+    tokens, operator_actions, operator_reads, dead_letters, usage, erasures,
 )  # fmt: skip
 _AUTHENTICATE: Final = Depends(dependencies.authenticate)
 _CHECKS: Final = [Depends(query.reject_duplicates), Depends(problems.add_headers)]

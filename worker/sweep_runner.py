@@ -9,6 +9,7 @@ from moorage import logs
 from moorage.errors import DatabaseUnavailable, MoorageError, Transient
 from moorage.failpoints import failpoint
 from moorage.local_errors import find_local_failure
+from tasks import erasure
 from tasks.step import Deps
 from tasks.sweeps import dispatch, orphans, reconcile, retention
 from worker import boot, dead_letter_queues, inspect_cluster, publish, schedule
@@ -54,7 +55,7 @@ def _run(deps: Deps, name: str, actor: str, due: Collection[str]) -> dict[str, A
         "dispatch": lambda: _dispatch(deps, due),
         "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes, due),
         "drain": lambda: {**dead_letter_queues.drain_queues(deps, actor), **_count_consumers()},
-        "discard": lambda: dispatch.dispatch_discards(deps, publish.get_queue_depth, publish.send_wakes),
+        "discard": lambda: _discard(deps, actor),
         "counts": lambda: retention.count_ended_rows(deps),
         "orphans": lambda: orphans.sweep_orphans(deps),
         "retention": lambda: {**retention.delete_expired(deps, actor, seconds=retention.SECONDS)},
@@ -66,6 +67,11 @@ def _run(deps: Deps, name: str, actor: str, due: Collection[str]) -> dict[str, A
 def _dispatch(deps: Deps, due: Collection[str]) -> dict[str, Any]:
     seconds = DRAIN_SHARE * deps.settings.constants.dispatch_seconds
     return dispatch.dispatch_due(deps, publish.get_queue_depth, publish.send_wakes, due, seconds=seconds)
+
+
+def _discard(deps: Deps, actor: str) -> dict[str, Any]:
+    sent = dispatch.dispatch_discards(deps, publish.get_queue_depth, publish.send_wakes)
+    return {**sent, **erasure.continue_erasures(deps, actor)}
 
 
 def _count_consumers() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import click
 
 from cli import console
+from cli.commands.job import job_option
 from db import dead_letters, quarantine
 from db.connection import Connection, Row
 from db.dead_letters import FIRST, DeadLetterFilter
@@ -32,7 +33,7 @@ def dead() -> None:
 
 def _filters(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--job", "job_id", type=click.UUID, help="Filter by job."),
+        job_option,
         click.option("--category", help="Filter by category, for example DOWNLOAD_FAILED."),
         click.option("--step", help="Filter by step: ingest, poll, keep, discard, notify or drain."),
         click.option("--provider", help="Filter by provider."),

@@ -20,6 +20,22 @@ ACTOR: Final = "cli"
 Action = Callable[[Database, Settings, UUID, str], ActionOutcome]
 
 
+def find_job(database: Database, name: str) -> UUID:
+    """Return the id of the job of which `name` is the beginning. Raises ConfigError."""
+    found = database.run(lambda conn: find_rows(conn, name, ()))
+    job_ids = [match.id for match in found if match.subject == "job"]
+    if len(job_ids) != 1:
+        problem = "several jobs match" if job_ids else "no job matches"
+        raise ConfigError(f"{problem} {console.escape_control_chars(name)}: see moorage list jobs")
+    return job_ids[0]
+
+
+job_option = click.option(
+    "--job", "job_id", metavar="ID", help="Filter by job: its id or the beginning of it.",
+    callback=lambda _context, _option, name: name and find_job(boot.get_deps().database, name),
+)  # fmt: skip
+
+
 @click.group()
 def job() -> None:
     """Cancel or retry a job. ID is its id, or at least the first 8 characters of it if they are unique."""
@@ -43,20 +59,16 @@ def retry_job(name: str, as_json: bool) -> None:
 
 def _apply(name: str, action: Action, as_json: bool) -> None:
     deps = boot.get_deps()
-    found = deps.database.run(lambda conn: find_rows(conn, name, ()))
-    job_ids = [match.id for match in found if match.subject == "job"]
-    if len(job_ids) != 1:
-        problem = "several jobs match" if job_ids else "no job matches"
-        raise ConfigError(f"{problem} {console.escape_control_chars(name)}: see moorage list jobs")
-    outcome = action(deps.database, deps.settings, job_ids[0], ACTOR)
+    job_id = find_job(deps.database, name)
+    outcome = action(deps.database, deps.settings, job_id, ACTOR)
     if outcome.refused is not None:
-        raise ConfigError(f"job {job_ids[0]}: {outcome.refused}")
+        raise ConfigError(f"job {job_id}: {outcome.refused}")
     unsent = len(outcome.wakes) - publish.publish_wakes(outcome.wakes) if outcome.wakes else 0
     if as_json:
-        fields = {"job_id": job_ids[0], "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}
+        fields = {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}
         console.print_json(fields)
         return
     replayed = f", {outcome.replayed} dead letters replayed" if outcome.replayed else ""
-    click.echo(f"job {job_ids[0]} is {outcome.after}, it was {outcome.before}{replayed}")
+    click.echo(f"job {job_id} is {outcome.after}, it was {outcome.before}{replayed}")
     if unsent:
         click.echo("the broker is unavailable: processing starts when it is available again")

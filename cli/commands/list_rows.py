@@ -9,6 +9,7 @@ from uuid import UUID
 import click
 
 from cli import console
+from cli.commands.job import job_option
 from cli.commands.recover import Duration
 from db.connection import Row, current_time
 from db.reports.lists import ListKind, list_page
@@ -33,7 +34,7 @@ KINDS: Final = {name.replace("_", "-"): name for name in get_args(ListKind)}
 @click.option("--owner", help="Filter by owner.")
 @click.option("--project", "project_id", help="Filter by project.")
 @click.option("--category", help="Filter by category, for example DOWNLOAD_FAILED.")
-@click.option("--job", "job_id", type=click.UUID, help="Filter by job.")
+@job_option
 @click.option("--since", type=Duration(), metavar="DURATION", help="Not older than: 90s, 30m, 2h, 1d.")
 @click.option("--before", type=click.UUID, metavar="ID", help="Only rows older than this one: the next page.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Maximum number of rows.")

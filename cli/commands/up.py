@@ -1,9 +1,12 @@
 """`moorage up`: run the complete stack locally, and print its addresses and example commands."""
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +14,16 @@ import click
 import requests
 from rich.console import Console
 
+from moorage.errors import ConfigError
 from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
+from moorage.settings import env_names_by_field
 from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment, data_folder
 from worker import inspect_cluster
 
 OWNER: Final = "me"
+REAL: Final = {"fal": "FAL_KEY", "openai": "OPENAI_API_KEY", "replicate": "REPLICATE_API_TOKEN"}
+COMMAND: Final = os.path.relpath(Path(sys.executable).with_name("moorage"))  # as the user may call it
 WORKER_SECONDS: Final = 60.0
 
 
@@ -27,31 +34,59 @@ WORKER_SECONDS: Final = 60.0
 @click.option(
     "--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Image folder for the stand-in."
 )
-def up(folder: Path, pictures: Path | None) -> None:
-    """Run servers, receiver, workers, beat, Flower and a provider stand-in until Ctrl-C. Data is kept in the folder."""
+@click.option(
+    "--real", multiple=True, type=click.Choice(sorted(REAL)), help="Use this provider, not the stand-in; repeatable."
+)
+@click.option("--public-url", help="https: URL at which the internet reaches this receiver, for example of a tunnel.")
+def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str | None) -> None:
+    """
+    Run servers, receiver, workers, beat, Flower and a provider stand-in until Ctrl-C. Data is kept in the folder.
+
+    With --real, the token is read from the environment (REPLICATE_API_TOKEN, FAL_KEY, OPENAI_API_KEY).
+    """
     console = Console(highlight=False, soft_wrap=True)
+    overrides = _build_overrides(real, public_url)
+    if ignored := _find_ignored(real):
+        console.print(f"not used, because this stack has its own: {', '.join(ignored)}", style="yellow")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower, the provider stand-in ...")
-    with (
-        Standin(pictures=pictures).start(folder / "standin") as standin,
-        LocalDeployment(folder, standin=standin, flower=True) as local,
-    ):
+    console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower ...")
+    with contextlib.ExitStack() as running:
+        standin = None if real else running.enter_context(Standin(pictures=pictures).start(folder / "standin"))
+        deployment = LocalDeployment(folder, standin=standin, flower=True, fixed_ports=True, overrides=overrides)
+        local = running.enter_context(deployment)
         env_file = _write_environment(local)
         _await_workers(local, stop)
-        console.print(
-            _format_addresses(local, standin, env_file),
-            _format_examples(local, standin),
-            _format_page_url(local),
-            sep="\n",
-            soft_wrap=True,
-        )
+        for name, port in local.moved_ports.items():
+            console.print(f"port {port} ({name}) is in use: URLs that were stored with it lead there", style="yellow")
+        parts = [_format_addresses(local, standin, env_file), _format_examples(local, standin), _format_page_url(local)]
+        console.print(*parts, sep="\n", soft_wrap=True)
         while not stop.wait(1.0):
             for name in local.restart_dead():
                 console.print(f"{name} had died and was restarted; see {folder / 'logs'}")
         console.print("stopping ...")
         env_file.unlink(missing_ok=True)
+
+
+def _build_overrides(real: Sequence[str], public_url: str | None) -> dict[str, str]:
+    """Return the settings of real providers, and of the public URL. Raises ConfigError: no token."""
+    overrides = {} if public_url is None else {"PUBLIC_URL": public_url}
+    for name in real:
+        token = REAL[name]
+        if not os.environ.get(token):
+            raise ConfigError(f"--real {name} needs {token} in the environment")
+        overrides |= {x: value for x, value in os.environ.items() if x.startswith(token.partition("_")[0] + "_")}
+    if real and public_url is None:
+        overrides["MOORAGE_DEV_POLL_FIRST_SECONDS"] = "3"  # nothing else tells that a prediction has ended
+    return overrides
+
+
+def _find_ignored(real: Sequence[str]) -> list[str]:
+    """Return the names of settings in the environment that this stack replaces by its own values."""
+    known = {name for names in env_names_by_field().values() for name in names}
+    used = {REAL[name].partition("_")[0] for name in real}
+    return sorted(name for name in known & os.environ.keys() if name.partition("_")[0] not in used)
 
 
 def _await_workers(local: LocalDeployment, stop: threading.Event) -> None:
@@ -76,26 +111,43 @@ def _write_environment(local: LocalDeployment) -> Path:
     return path
 
 
-def _format_addresses(local: LocalDeployment, standin: Standin, env_file: Path) -> str:
-    token = local.secrets["api_token"]
-    flower = local.secrets["flower_password"]
-    environment = local.environment()
+def _format_addresses(local: LocalDeployment, standin: Standin | None, env_file: Path) -> str:
+    token, flower, environment = local.secrets["api_token"], local.secrets["flower_password"], local.environment()
     return f"""
 [bold]moorage is up.[/bold] Ctrl-C stops it; data and logs are in {local.folder}
 
   receiver   {local.url}/webhooks/replicate
   console    {local.url}/ops       (sign in with the token {token})
   API        {local.url}/v1        (the same token as a bearer token)
-  metrics    {local.url}/metrics   health {local.url}/healthz {local.url}/readyz
+  metrics    http://127.0.0.1:{local.metrics_port}/metrics   health {local.url}/healthz {local.url}/readyz
   Flower     {local.flower_url}    (user moorage, password {flower})
   S3         {environment["AWS_ENDPOINT_URL_S3"]}    (key {environment["AWS_ACCESS_KEY_ID"]}, secret in {env_file})
-  stand-in   {standin.url}/v1      (behaves like Replicate; bearer token {standin.token})
-             {standin.url}/fal and /openai behave like fal and OpenAI; see docs/reference/stand-in.md
+{_format_provider(local, standin)}
+
+In another terminal, in this folder, for the commands of the documentation:
+
+  eval "$({COMMAND} env)"
 """
 
 
-def _format_examples(local: LocalDeployment, standin: Standin) -> str:
+def _format_provider(local: LocalDeployment, standin: Standin | None) -> str:
+    if standin is not None:
+        return f"""  stand-in   {standin.url}/v1      (behaves like Replicate; bearer token {standin.token})
+             {standin.url}/fal and /openai behave like fal and OpenAI; see docs/reference/stand-in.md"""
+    url = local.environment()["PUBLIC_URL"]
+    if url.startswith("https:"):
+        return f"  webhooks   {url}/webhooks/PROVIDER"
+    return "  webhooks   cannot arrive from the internet: results are found by polling (--public-url URL changes it)"
+
+
+def _format_examples(local: LocalDeployment, standin: Standin | None) -> str:
     token = local.secrets["api_token"]
+    commands = f"""
+  {COMMAND} status
+  {COMMAND} keep FOLDER-WITH-PICTURES --owner {OWNER}
+"""
+    if standin is None:
+        return commands
     return f"""[bold]Try it[/bold] in another terminal, in this folder:
 
   # generate an image; the second entry is used if the first one fails
@@ -112,10 +164,7 @@ def _format_examples(local: LocalDeployment, standin: Standin) -> str:
     -d '{{"provider": "replicate", "external_id": "'$ID'", "owner": "{OWNER}", "project_id": "house", "scene": 1}}'
 
   # its state and history (the job_id of the response works, too)
-  .venv/bin/moorage show $ID
-  .venv/bin/moorage status
-  .venv/bin/moorage keep FOLDER-WITH-PICTURES --owner {OWNER}
-"""
+  {COMMAND} show $ID{commands}"""
 
 
 def _format_page_url(local: LocalDeployment) -> str:

@@ -44,6 +44,31 @@ MODELS: Final[Mapping[str, Model]] = {
         Model("standin/busy", "Returns 429 first", defaults={"submit": "busy", "submit_times": 1}),
         Model("standin/no-credit", "Rejects for lack of credit", defaults={"submit": "no_credit"}),
         Model("standin/broken", "Returns 500", defaults={"submit": "500_before"}),
+        *(
+            Model(name, "Pictures of a harbour, under the name of a real model")
+            for name in (
+                "black-forest-labs/flux-schnell",
+                "black-forest-labs/flux-dev",
+                "google/nano-banana",
+                "fal-ai/flux",
+            )
+        ),
+        Model(
+            "black-forest-labs/flux-kontext-pro",
+            "A picture of a picture",
+            fields={**schemas.PICTURE_INPUT, "input_image": schemas.IMAGE},
+            required=("prompt", "input_image"),
+        ),
+        Model("minimax/video-01", "A video of a harbour", "video", _VIDEO, schemas.VIDEO_INPUT),
+        Model("fal-ai/minimax", "A video of a harbour", "video", _VIDEO, _IMAGE_TO_VIDEO),
+        Model(
+            "kwaivgi/kling-v2.1",
+            "A video of a picture",
+            "video",
+            _VIDEO,
+            {"start_image": schemas.IMAGE, **schemas.VIDEO_INPUT},
+            ("start_image",),
+        ),
         Model("standin/lost-answers", "Creates, and sends no response", defaults={"submit": "lost"}),
     )
 }

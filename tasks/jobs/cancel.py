@@ -30,12 +30,13 @@ def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str)
 
     A published render remains. The end of a prediction that is running is recorded, but its files are not downloaded.
     """
-    outcome = database.run(lambda conn: _cancel(conn, job_id, actor))
+    outcome = database.run(lambda conn: apply_cancellation(conn, job_id, actor))
     failpoint("cancel.after_commit")
     return outcome
 
 
-def _cancel(conn: Connection, job_id: UUID, actor: str) -> ActionOutcome:
+def apply_cancellation(conn: Connection, job_id: UUID, actor: str) -> ActionOutcome:
+    """Cancel a job in a transaction, as `cancel_job` does."""
     job = jobs.lock(conn, job_id)
     if job.state in TERMINAL_JOB_STATES:
         refused = None if job.state == "cancelled" else f"the job is {job.state} already"

@@ -15,5 +15,5 @@ def get_step(provider: Provider) -> Step:
 
 
 def wake_next(conn: Connection, settings: Settings, providers: Mapping[str, Provider]) -> list[Wake]:
-    """Return wakes for what the providers have capacity for, but none that was woken in the last 30 s."""
+    """Return wakes for what the providers have capacity for, but none that was woken in the last 2 s."""
     return submission_turns.wake(conn, settings, {name: get_step(provider) for name, provider in providers.items()})

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from db import deliveries, jobs, leases, predictions
+from db import deliveries, erasures, jobs, leases, predictions
 from db.connection import Connection
 from db.deliveries import DeliveryResult
 from moorage.errors import LeaseLost, MoorageError, Permanent, UnknownPrediction, UnrelatedEvent
@@ -116,6 +116,8 @@ def apply_one(conn: Connection, deps: Deps, item: DeliveredReport) -> list[Wake]
     held, locked, found = _lock_rows(conn, [item])
     if not held and not leases.renew(conn, item.lease, lease_seconds=deps.settings.lease_seconds):  # waits for its lock
         raise LeaseLost(f"delivery {item.lease.row_id}: the lease is lost")
+    if item.key not in found and _end_if_erased(conn, item):
+        return []
     prediction = found.get(item.key) or _identify(conn, deps, item)
     if prediction is None:
         _wait_for_registration(conn, deps, item)
@@ -148,7 +150,7 @@ def apply_usual(conn: Connection, deps: Deps, items: Sequence[DeliveredReport]) 
             if isinstance(decision, ChoosePrediction):
                 found[item.key] = replace(received.prediction, state="succeeded")
                 locked[received.job.id] = replace(received.job, state="keeping", chosen_id=received.prediction.id)
-        else:
+        elif not _end_if_erased(conn, item):
             _wait_for_registration(conn, deps, item)
     return _write(conn, deps, decided), left
 
@@ -196,6 +198,16 @@ def _identify(conn: Connection, deps: Deps, item: DeliveredReport) -> Prediction
         create.insert_registration(conn, deps.settings, provider, registration, actor=actor)
         prediction = predictions.find_by_external_id(conn, provider.name, external_id)
     return prediction
+
+
+def _end_if_erased(conn: Connection, item: DeliveredReport) -> bool:
+    """End a delivery whose prediction was erased, and delete its body; return False for any other."""
+    delivery, lease = item.delivery, item.lease
+    if not erasures.is_erased(conn, item.provider.name, item.report.external_id, delivery.key_sha256):
+        return False
+    deliveries.end(conn, lease, "ignored", "its prediction was erased")
+    erasures.purge_body(conn, lease.row_id)
+    return True
 
 
 def _wait_for_registration(conn: Connection, deps: Deps, item: DeliveredReport) -> None:

@@ -146,7 +146,9 @@ def _begin_if_allowed(conn: Connection, lease: Lease, submission: Submission) ->
 
 def _send(deps: Deps, guard: LeaseGuard, prediction: Prediction, submission: Submission) -> SubmitResult | MoorageError:
     """Send the request. Errors are returned, because the committed submission needs a recorded outcome."""
-    webhook = webhook_keys.build_webhook_url(deps.settings.public_url, prediction.provider, submission.key)
+    public_url, webhook = deps.settings.public_url, None
+    if submission.provider.can_call(public_url):
+        webhook = webhook_keys.build_webhook_url(public_url, prediction.provider, submission.key)
     entry = submission.entry
     request = SubmitRequest(prediction.id, entry.model, entry.input, webhook, entry.seconds)
     try:

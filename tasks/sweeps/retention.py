@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from db import ended_counts, retention, usage
+from db import ended_counts, retention, uploads, usage
 from db.connection import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
@@ -33,9 +33,10 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
     """Return how long each kind is retained, in the order of deletion; without those never deleted."""
     rows_days = max(settings.retention_rows_days, _MIN_ROWS_DAYS) if settings.retention_rows_days else 0.0
     days = {
-        "renders": settings.retention_renders_days,
+        **dict.fromkeys(("renders", "uploads"), settings.retention_renders_days),
         **dict.fromkeys(("bodies", "failed_bodies", "failed_sources"), settings.retention_bodies_days),
-        **dict.fromkeys(("deliveries", "dead_letters", "notifications", "jobs"), rows_days),
+        "open_dead_letters": settings.retention_dead_letters_days,
+        **dict.fromkeys(("deliveries", "dead_letters", "notifications", "jobs", "deleted_uploads"), rows_days),
     }
     seconds = {"quarantine": settings.quarantine_seconds}
     return seconds | {kind: limit * _DAY for kind, limit in days.items() if limit > 0}
@@ -82,8 +83,19 @@ def _delete_batch(deps: Deps, kind: str, limit: float, actor: str) -> int:
     """Delete a batch; returns 0 if the remaining rows are locked or none is left."""
     if kind == "renders":
         return _delete_renders(deps, limit, actor)
-    expire = partial(retention.expire_batch, kind=kind, seconds=limit, limit=_BATCH)
+    if kind == "uploads":
+        return _delete_uploads(deps, limit)
+    expire = partial(retention.expire_batch, kind=kind, seconds=limit, limit=_BATCH, actor=actor)
     return run_unless_locked(deps, expire, kind=kind) or 0
+
+
+def _delete_uploads(deps: Deps, limit: float) -> int:
+    """Delete uploads, rows first: the orphan sweep deletes objects that are left after a crash."""
+    marked = deps.database.run(partial(uploads.mark_old, seconds=limit, limit=_BATCH))
+    failpoint("retention.after_uploads")
+    for key in marked:
+        deps.storage.delete(deps.storage.private_bucket, key)
+    return len(marked)
 
 
 def _delete_renders(deps: Deps, limit: float, actor: str) -> int:

@@ -23,6 +23,6 @@ def build_clients(standin: Standin) -> Mapping[str, Provider]:
 
 
 def build_submit_request(
-    provider: str, webhook: str = "http://127.0.0.1:9/hook?key=k", model: str = "", **fields: Any
+    provider: str, webhook: str | None = "http://127.0.0.1:9/hook?key=k", model: str = "", **fields: Any
 ) -> SubmitRequest:
     return SubmitRequest(uuid4(), model or MODELS[provider], {"prompt": "a quiet harbour", **fields}, webhook)

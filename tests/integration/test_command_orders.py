@@ -73,6 +73,7 @@ def test_rows_are_listed_by_kind_and_filter(deps: Deps, monkeypatch: pytest.Monk
         list_rows.list_rows, ["predictions", "--since", "1h", "--before", str(made[1].prediction_id), "--json"]
     )
     none = CliRunner().invoke(list_rows.list_rows, ["jobs", "--state", "failed"])
+    of_job = CliRunner().invoke(list_rows.list_rows, ["predictions", "--job", str(made[1].job_id)[:18], "--json"])
 
     header, *lines, following = shown.output.splitlines()
     assert header.split() == ["ID", "AGE", "STATE", "PROVIDER", "EXTERNAL_ID", "MODEL"] or header.endswith("…")
@@ -81,6 +82,7 @@ def test_rows_are_listed_by_kind_and_filter(deps: Deps, monkeypatch: pytest.Monk
     assert following == f"next page: --before {made[1].prediction_id}"
     assert [row["id"] for row in json.loads(rest.output)["rows"]] == [str(made[0].prediction_id)]
     assert none.output == "no jobs match\n"
+    assert [row["id"] for row in json.loads(of_job.output)["rows"]] == [str(made[1].prediction_id)]
 
 
 def test_what_an_application_started_takes_no_room_in_status(stack: Stack, database_url: str, deps: Deps) -> None:

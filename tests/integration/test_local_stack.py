@@ -1,9 +1,11 @@
 """`moorage up` and the demo: when the local system counts as up."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
+from embedded import ports
 from embedded.stack import Stack
 from simulation.stack import LocalDeployment
 from storage import s3
@@ -24,3 +26,15 @@ def test_it_is_up_when_its_buckets_exist(
 
     with LocalDeployment(tmp_path, stack=stack, overrides=names):
         assert [list(store.list_objects(bucket, "renders/")) for bucket in ("up-public", "up-private")] == [[], []]
+
+
+def test_fixed_ports_are_kept_and_replaced_when_in_use(tmp_path: Path) -> None:
+    """URLs of stored files must survive a restart; another program on a port must not stop `moorage up`."""
+    (first,), (other,) = ports.reserve(1), ports.reserve(1)
+
+    kept = ports.prefer(first)
+    with socket.create_server(("127.0.0.1", other)):
+        replaced = ports.prefer(other)
+
+    assert kept == first
+    assert replaced not in (0, other)

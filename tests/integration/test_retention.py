@@ -1,5 +1,7 @@
 """Retention against a real PostgreSQL: what is old goes whole, the rest stays, and the audit has nothing to say."""
 
+import hashlib
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +15,7 @@ from db.connection import Connection, connect
 from db.reports import metrics
 from embedded.stack import Stack
 from moorage.errors import Refused
+from moorage.ids import uuid7
 from moorage.model import ProjectKey
 from tasks.audit import run as audit
 from tasks.jobs import replay
@@ -23,7 +26,7 @@ from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 
 CORRUPT = "data:image/png;base64,iVBORw0KGgoAAAA="
-FOR_EVER = {"retention_renders_days": 0.0, "retention_bodies_days": 0.0, "retention_rows_days": 0.0}
+FOR_EVER = {f"retention_{what}_days": 0.0 for what in ("renders", "bodies", "dead_letters", "rows")}
 
 
 @pytest.fixture
@@ -309,7 +312,7 @@ def test_a_dry_run_counts_what_a_run_takes(
     assert untouched == before
     assert counted == {
         "renders": 1, "bodies": 2, "failed_bodies": 1, "failed_sources": 0, "deliveries": 3, "dead_letters": 0,
-        "notifications": 0, "jobs": 1, "quarantine": 2,
+        "notifications": 0, "jobs": 1, "quarantine": 2, "uploads": 0, "deleted_uploads": 0, "open_dead_letters": 0,
     }  # fmt: skip
     assert json.loads(applied.stdout) == {"applied": True, "counts": counted}
 
@@ -388,3 +391,87 @@ def test_an_input_file_counts_in_the_private_bucket(deps: Deps, conn: Connection
 
     assert result["private"]["objects"] == 1
     assert result["private"]["bytes"] == values(conn, "SELECT bytes FROM outputs")[0]
+
+
+def test_an_open_dead_letter_expires_once_its_bytes_are_gone(
+    deps: Deps, conn: Connection, later: Callable[[int], None]
+) -> None:
+    """Nobody decides after months; but while a replay is possible the file is not given up."""
+    world.kept(deps, "abc", [world.picture(), CORRUPT])  # published, with a refused file in quarantine
+    world.work(deps, world.deliver(deps, b"not json"))  # a dead delivery, with its body
+    later(91)
+    in_time = run(replace(deps, settings=deps.settings.model_copy(update={"quarantine_seconds": 1e9})), dead_letters=90)
+
+    done = run(deps, dead_letters=90, bodies=90)
+
+    assert in_time == {}
+    assert done["open_dead_letters"] == 2
+    assert values(conn, "SELECT DISTINCT state FROM dead_letters") == ["discarded"]
+    assert findings(deps) == []
+
+
+def test_an_open_dead_letter_keeps_no_job_and_no_delivery(
+    deps: Deps, conn: Connection, later: Callable[[int], None]
+) -> None:
+    """Rows went only when somebody had closed each of their dead letters."""
+    world.kept(deps, "none", [CORRUPT])
+    world.work(deps, world.deliver(deps, b"not json"))
+    later(91)
+    with_bytes = run(replace(deps, settings=deps.settings.model_copy(update={"quarantine_seconds": 1e9})), rows=90)
+
+    done = run(deps, rows=90, bodies=90)
+
+    assert with_bytes == {"deliveries": 1}  # the one that was applied
+    assert done == {"quarantine": 1, "failed_bodies": 1, "failed_sources": 1, "deliveries": 1, "jobs": 1}
+    assert rows(conn) == {}
+
+
+def test_an_upload_expires_unless_an_open_job_names_it(
+    deps: Deps, conn: Connection, later: Callable[[int], None]
+) -> None:
+    """Inputs are files of users, as renders are."""
+    used, unused = uuid7(), uuid7()
+    for upload_id in (used, unused):
+        key = f"tests/inputs/{upload_id}.png"
+        deps.storage.put(
+            deps.storage.private_bucket, key, io.BytesIO(b"x"), size=1, content_type="image/png",
+            sha256=hashlib.sha256(b"x").hexdigest(),
+        )  # fmt: skip
+        conn.execute(
+            "INSERT INTO uploads (id, owner, key, media, format, content_type, bytes, sha256)"
+            " VALUES (%s, 'tests', %s, 'image', 'png', 'image/png', 1, repeat('0', 64))",
+            [upload_id, key],
+        )
+    cli.register_one(deps, "abc", deadline_seconds=604_800 * 10)
+    conn.execute("UPDATE jobs SET fallback_chain = %s", [json.dumps([{"input": {"image": {"upload": str(used)}}}])])
+    later(31)
+
+    done = run(deps, renders=30)
+    kept = values(conn, "SELECT id FROM uploads WHERE deleted_at IS NULL")
+    later(140)
+    dropped = run(deps, rows=90)
+
+    assert (done, kept) == ({"uploads": 1}, [used])
+    assert deps.storage.head(deps.storage.private_bucket, f"tests/inputs/{unused}.png") is None
+    assert deps.storage.head(deps.storage.private_bucket, f"tests/inputs/{used}.png") is not None
+    assert dropped["deleted_uploads"] == 1
+
+
+def test_a_crash_after_marking_uploads_leaves_orphans(
+    stack: Stack, database_url: str, deps: Deps, conn: Connection, later: Callable[[int], None]
+) -> None:
+    """The row goes first: no row ever names a missing object, and the orphan sweep finds the rest."""
+    conn.execute(
+        "INSERT INTO uploads (id, owner, key, media, format, content_type, bytes, sha256) VALUES"
+        " (gen_random_uuid(), 'tests', 'tests/inputs/x.png', 'image', 'png', 'image/png', 1, repeat('0', 64))"
+    )
+    later(31)
+    env = cli.environment(
+        stack, database_url, MOORAGE_RETENTION_RENDERS_DAYS="30", MOORAGE_FAILPOINT="retention.after_uploads"
+    )
+
+    killed = cli.run(env, "retention", "--apply")
+
+    assert killed.returncode == -9
+    assert values(conn, "SELECT deleted_at IS NOT NULL FROM uploads") == [True]
+    assert findings(deps) == []

@@ -11,10 +11,11 @@ from uuid import uuid4
 import pytest
 import requests
 
+from moorage import settings
 from moorage.errors import BillingRefused, MoorageError, ProviderBusy, ProviderRefused, SubmitUncertain
 from providers import Provider
 from simulation.provider.client import Standin
-from tests.integration.standin_clients import build_clients, build_submit_request
+from tests.integration.standin_clients import MODELS, build_clients, build_submit_request
 from tests.integration.standin_receiver import wait_for
 
 NAMES = ("replicate", "fal", "openai")
@@ -273,8 +274,12 @@ def test_models_are_described_as_replicate_describes_them(standin: Standin, prov
     videos = {one["name"]: one["accepts"] for one in providers["replicate"].list_models("video")}
     schema = providers["replicate"].get_input_schema("standin/pictures")
 
-    assert pictures == {"standin/pictures"}
-    assert videos == {"standin/text-to-video": [], "standin/image-to-video": ["image"]}
+    assert {"standin/pictures", "black-forest-labs/flux-schnell", "google/nano-banana"} <= pictures
+    assert {name: videos[name] for name in videos if name.startswith("standin/")} == {
+        "standin/text-to-video": [], "standin/image-to-video": ["image"]
+    }  # fmt: skip
+    assert {*settings.REPLICATE_MODELS} <= {*pictures, *videos}  # every default model
+    assert videos["kwaivgi/kling-v2.1"] == ["image"]
     assert schema is not None
     assert schema["required"] == ["prompt"]
     assert schema["properties"]["output_format"]["allOf"][0]["enum"] == ["webp", "jpg", "png"]
@@ -319,3 +324,13 @@ def test_a_running_prediction_is_cancelled_at_its_provider(standin: Standin, pro
     providers["replicate"].cancel(created.external_id)
 
     assert providers["replicate"].poll(created.external_id).status == "cancelled"
+
+
+@pytest.mark.parametrize("name", ["replicate", "fal"])
+def test_a_submission_without_a_webhook_is_polled(
+    standin: Standin, providers: Mapping[str, Provider], name: str
+) -> None:
+    """Behind a router nothing can call back: the request names no URL, and the result is read."""
+    submitted = providers[name].submit(build_submit_request(name, webhook=None))
+
+    wait_for(lambda: providers[name].poll(submitted.external_id, MODELS[name]).status == "succeeded")

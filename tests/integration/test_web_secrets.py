@@ -42,7 +42,7 @@ PUBLIC: Final = {"public_url", "asset_base_url", "s3_public_endpoint_url"}  # th
 
 def draw(setting: str) -> str:
     """Return a random value of a secret or URL."""
-    if setting.endswith("_url"):
+    if setting.endswith(("_url", "_urls")):
         host, path, key, value = (secrets.token_hex(6) for _ in range(4))
         return f"https://h{host}.example:8443/p{path}/hooks%2F{key}?k{key}=v{value}&e={path}%20x"
     if setting.endswith("_secret") and setting != "owner_token_secret":
@@ -52,9 +52,8 @@ def draw(setting: str) -> str:
 
 def list_secret_fields() -> list[str]:
     kinds = {name: str(field.annotation) for name, field in Settings.model_fields.items()}
-    return [
-        name for name, kind in kinds.items() if "Secret" in kind or (name.endswith("_url") and name not in PUBLIC)
-    ]  # fmt: skip
+    urls = [name for name in kinds if name.endswith(("_url", "_urls")) and name not in PUBLIC]
+    return urls + [name for name, kind in kinds.items() if "Secret" in kind and name not in urls]
 
 
 KEPT: Final = {"database_url", "broker_url"}  # of the real servers
@@ -82,7 +81,7 @@ def hidden(url: str) -> set[str]:
     """Return all that no owner may read: each value, and each part of a URL of 8 characters or more."""
     texts = {*DRAWN.values(), wp.TOKEN, url, NODE, *(text.removeprefix("whsec_") for text in DRAWN.values())}
     for name, value in DRAWN.items():
-        if name.endswith("_url"):
+        if name.endswith(("_url", "_urls")):
             parts = re.split("[/?&=#@:]+", value)
             texts |= {*parts, *map(unquote, parts)}
     return {text for text in texts if len(text) >= 8}
@@ -202,7 +201,7 @@ def test_the_same_texts_are_shown_to_the_application(front: wp.Front, jobs: list
     """The test above would pass if nothing was recorded."""
     texts = [front.call("GET", f"/v1/jobs/{job_id}/events", None, wp.BEARER)[2].decode() for job_id in jobs]
 
-    assert all(any(text.count(value) for text in texts) for value in (NODE, DRAWN["notify_url"], DRAWN["fal_key"]))
+    assert all(any(text.count(value) for text in texts) for value in (NODE, DRAWN["notify_urls"], DRAWN["fal_key"]))
 
 
 def test_an_owner_reads_why_its_file_was_refused(front: wp.Front, url: str) -> None:
@@ -253,7 +252,7 @@ def test_a_failed_notification_names_cause_and_host_only(deps: Deps, fault: str)
     with answering(ANSWERS.get(fault, b"plain\r\n")) as answering_port:
         port = answering_port if fault in ANSWERS or fault == "no tls" else int(cli.nowhere().rpartition(":")[2])
         url = f"{'https' if fault == 'no tls' else 'http'}://{host}:{port}/p{secret}?q={secret}"
-        changed = replace(deps, settings=deps.settings.model_copy(update={"notify_url": url}))
+        changed = replace(deps, settings=deps.settings.model_copy(update={"notify_urls": (url,)}))
         notification = Notification(uuid4(), 1, uuid4(), "job.failed", datetime.now(UTC))
         with pytest.raises(MoorageError) as refused:
             notifications._send(changed, notification, b"{}", kept_world.Calm())

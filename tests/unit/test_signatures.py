@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from moorage.errors import BadSignature, ConfigError
-from providers import signatures
 from providers.signatures import decode_standard_secrets
+from providers.verifiers import StandardVerifier
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -27,8 +27,8 @@ VECTOR = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="  # published with the
 
 
 def verify_standard_v1(given: Any, body: bytes, now: float, *, secrets: Any, prefixes: Any = ("webhook-",)) -> str:
-    parsed = signatures.parse_standard_headers(given, now, prefixes=prefixes)
-    return signatures.verify_standard_v1(parsed, body, secrets)
+    verifier = StandardVerifier(secrets, prefixes=prefixes)
+    return str(verifier.verify(verifier.parse(given, now), body).webhook_id)
 
 
 def secrets(*given: str) -> tuple[bytes, ...]:

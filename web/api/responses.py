@@ -152,6 +152,11 @@ class Upload(StoredFile):
     url_seconds: int
 
 
+class UploadPage(View):
+    uploads: list[Upload]
+    next: UUID | None
+
+
 class SceneUrls(View):
     id: Annotated[SceneRef, BeforeValidator(lambda value: value if type(value) in (str, int, float) else None)]
     index: str | int | float

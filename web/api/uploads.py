@@ -11,7 +11,7 @@ from db.connection import Connection, Row
 from moorage import logs
 from moorage.ids import uuid7
 from tasks.uploads import USER_URL_SECONDS
-from web.api.responses import Upload
+from web.api.responses import Upload, UploadPage
 from web.http import ids, problems, query, validation
 from web.http.ids import PathId
 from web.http.permissions import Caller
@@ -49,6 +49,15 @@ async def create_upload(
     log.info("upload.recorded", upload_id=upload.id, bytes=upload.bytes)
     response.headers["Location"] = f"{request.url.path}/{upload.id}"  # with the prefix of the request
     return _build_upload(ctx, {**asdict(upload), **asdict(upload.media), "created_at": created_at})
+
+
+@router.get("", response_description="a page of uploads")
+async def list_uploads(params: query.UploadFilters, caller: AnyCaller, ctx: Context) -> UploadPage:
+    """Return a page of uploads, newest first, each with a new signed URL."""
+    owner = caller.resolve_owner(params.owner)
+    rows = await ctx.database.transaction(lambda conn: uploads.list_page(conn, owner, params.before, params.limit + 1))
+    page, next_id = query.split_page(rows, params.limit)
+    return UploadPage(uploads=[_build_upload(ctx, row) for row in page], next=next_id)
 
 
 @router.get("/{upload_id}", response_description="the upload with a signed URL")

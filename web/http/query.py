@@ -47,6 +47,10 @@ class WaitQuery(BaseQuery):
     )
 
 
+class UploadQuery(PageQuery):
+    owner: Name | None = None
+
+
 class RenderQuery(JobQuery):
     style: Name | None = None
     project_id: Name | None = None
@@ -100,6 +104,7 @@ class OwnerQuery(BaseQuery):
 
 WaitParameter = Annotated[WaitQuery, Query()]
 JobFilters = Annotated[JobQuery, Query()]
+UploadFilters = Annotated[UploadQuery, Query()]
 RenderFilters = Annotated[RenderQuery, Query()]
 EventFilters = Annotated[EventPageQuery, Query()]
 ModelFilters = Annotated[ModelQuery, Query()]

@@ -89,7 +89,7 @@ def _list_hidden_texts(settings: Settings) -> Iterator[str]:
     for name, value in settings:
         for item in value if isinstance(value, tuple) else (value,):
             text = item.get_secret_value() if isinstance(item, SecretStr) else str(item or "")
-            if name.endswith("_url") and name not in _PUBLIC_SETTINGS:
+            if name.endswith(("_url", "_urls")) and name not in _PUBLIC_SETTINGS:
                 yield from _split_url(text)
             elif isinstance(item, SecretStr) or name == "aws_access_key_id":
                 yield from _filter_long(text, text.removeprefix("whsec_"))

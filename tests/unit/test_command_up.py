@@ -1,0 +1,55 @@
+"""`moorage up --real`: the settings of a real provider, and what a stack does not use."""
+
+import pytest
+
+from cli.commands import up
+from moorage.errors import ConfigError
+from moorage.settings import load_settings
+from providers import load
+
+NEEDED = {"database_url": "postgresql://u:p@127.0.0.1/d", "broker_url": "redis://127.0.0.1/0"}
+
+
+def test_a_real_provider_needs_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
+
+    with pytest.raises(ConfigError, match="--real replicate needs REPLICATE_API_TOKEN"):
+        up._build_overrides(["replicate"], None)
+
+
+def test_all_settings_of_a_real_provider_are_used_and_the_others_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dropped in silence would be searched for an hour."""
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_token")
+    monkeypatch.setenv("REPLICATE_MODELS", "google/nano-banana")
+    monkeypatch.setenv("FAL_KEY", "other")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/d")
+
+    overrides = up._build_overrides(["replicate"], None)
+    ignored = up._find_ignored(["replicate"])
+
+    assert overrides == {
+        "REPLICATE_API_TOKEN": "r8_token",
+        "REPLICATE_MODELS": "google/nano-banana",
+        "MOORAGE_DEV_POLL_FIRST_SECONDS": "3",
+    }
+    assert {"DATABASE_URL", "FAL_KEY"} <= {*ignored}
+    assert not [name for name in ignored if name.startswith("REPLICATE_")]
+    assert up._build_overrides(["replicate"], "https://tunnel.example")["PUBLIC_URL"] == "https://tunnel.example"
+
+
+@pytest.mark.parametrize(
+    ("public_url", "api_url", "possible"),
+    [
+        ("https://moorage.example", "https://api.replicate.com", True),
+        ("http://127.0.0.1:8000", "https://api.replicate.com", False),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:9000", True),
+    ],
+)
+def test_no_webhook_is_requested_that_a_provider_would_refuse(public_url: str, api_url: str, possible: bool) -> None:
+    """Replicate answers 422 for an http: URL; without a webhook the result is polled."""
+    settings = load_settings(
+        _env_file=None, **NEEDED, replicate_api_token="r8_x", replicate_api_url=api_url,
+        replicate_output_hosts=("127.0.0.1", "api.replicate.com"), egress_allow=("127.0.0.1:9000",),
+    )  # fmt: skip
+
+    assert load(settings)["replicate"].can_call(public_url) is possible
