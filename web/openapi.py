@@ -20,7 +20,7 @@ from moorage import VERSION
 from web import routes
 from web.api.job_schema import JobCreate
 from web.http.json_body import JsonBody
-from web.http.permissions import Level
+from web.http.permissions import Level, find_scope
 from web.services import dependencies
 from web.services.dependencies import RequireLevel
 
@@ -53,6 +53,9 @@ def build_document() -> dict[str, Any]:
             for method in route.methods or ():
                 operation = described["paths"][route.path_format][method.lower()]
                 models += _describe_operation(operation, route.dependant)
+                if operation["x-level"] == "owner":
+                    operation["x-scope"] = find_scope(method, str(route.path_format))
+                    operation["description"] += f" Its scope: {operation['x-scope']}."
                 _describe_headers(operation)
                 operation |= base["paths"].get(route.path_format, {}).get(method.lower(), {})
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)

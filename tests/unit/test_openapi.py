@@ -177,7 +177,7 @@ def test_notifications_headers_and_the_receiver_are_described() -> None:
     }
 
     assert list(document["webhooks"]) == ["job.succeeded", "job.partial", "job.failed", "job.cancelled"]
-    assert headers == {"Idempotency-Key", "If-Match", "Last-Event-ID", "Range"}
+    assert headers == {"Idempotency-Key", "If-Match", "If-None-Match", "If-Range", "Last-Event-ID", "Range"}
     assert all(operation["tags"] for item in document["paths"].values() for operation in item.values())
 
 

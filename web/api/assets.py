@@ -77,8 +77,10 @@ async def get_asset(
     name: str,
     ctx: Context,
     range_header: RangeHeader = None,
-    if_range: Annotated[str | None, Header(description="an ETag: the range is of this file")] = None,
-    if_none_match: Annotated[str | None, Header(description="ETags of files that the client has")] = None,
+    if_range: Annotated[str | None, Header(alias="If-Range", description="an ETag: the range is of this file")] = None,
+    if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="ETags of files that the client has")
+    ] = None,
 ) -> Response:
     """Return a published file, or a redirect to it."""
     file = await _find_file(render_id, name, ctx)
