@@ -74,6 +74,12 @@ def parse_owner_limits(value: Any) -> Any:
     return limits
 
 
+def _listen_address(value: str) -> str:
+    if value != "off" and not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[1-9][0-9]{0,4}", value):
+        raise ValueError("write HOST:PORT, for example 127.0.0.1:9464, or off")
+    return value
+
+
 def _http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError("write a URL that starts with https:// (or http:// on a private network)")
@@ -127,6 +133,7 @@ Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)]
 OwnerLimits = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_owner_limits)]
 InFlight = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_in_flight)]
 Accept = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_accept)]
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HttpUrls = Annotated[tuple[HttpUrl, ...], NoDecode, BeforeValidator(split)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]

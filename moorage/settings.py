@@ -26,6 +26,7 @@ from moorage.setting_types import (
     HttpUrl,
     HttpUrls,
     InFlight,
+    ListenAddress,
     LogFormat,
     LogLevel,
     LongSecret,
@@ -101,6 +102,7 @@ class Settings(BaseSettings):
 
     # --- HTTP
     public_url: HttpUrl = Field("http://127.0.0.1:8000", validation_alias=env_names("PUBLIC_URL"))
+    metrics_address: ListenAddress = "127.0.0.1:9464"  # of the receiver's /metrics; off: none
     api_token: SecretStr | None = None
     assets: Literal["redirect", "signed", "stream"] = "redirect"  # to the public bucket or a signed URL, or the bytes
     egress_allow: Addresses = ()  # private ADDRESS:PORT that downloads may use; refused in production

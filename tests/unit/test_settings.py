@@ -393,3 +393,11 @@ def test_files_that_would_be_redirected_to_themselves_are_refused(env, base):
     assert "MOORAGE_ASSETS=signed or stream" in refusal(env, **given)
     env(MOORAGE_ASSETS="stream", **given)
     assert settings.load_settings().asset_base_url == base.rstrip("/")
+
+
+@pytest.mark.parametrize("value", ["9464", "127.0.0.1", ":9464", "127.0.0.1:0", "http://127.0.0.1:9464", "a b:1"])
+def test_an_address_to_listen_on_has_a_host_and_a_port(env, value):
+    """The default is on loopback; `off` is no address."""
+    env()
+    assert settings.load_settings().metrics_address == "127.0.0.1:9464"
+    assert "write HOST:PORT" in refusal(env, MOORAGE_METRICS_ADDRESS=value)
