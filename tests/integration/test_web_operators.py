@@ -74,7 +74,7 @@ def states(conn: Connection) -> list[tuple[str, str | None]]:
 
 
 def test_the_status_says_what_is_wrong_and_what_to_do(
-    front: wp.Front, deps: Deps, letters: Connection, viewer: dict[str, str]
+    front: wp.Front, stack: Stack, url: str, deps: Deps, letters: Connection, viewer: dict[str, str]
 ) -> None:
     """As `moorage status --json`, for a monitor or a page without a shell."""
     status = front.ask("GET", "/v1/status", headers=viewer)
@@ -87,6 +87,8 @@ def test_the_status_says_what_is_wrong_and_what_to_do(
     assert found["sweep_late"]["severity"] == "critical"
     assert {provider["provider"] for provider in status.fields["providers"]} >= {"replicate", "fal"}
     assert status.fields["dead_letters"][0]["value"] == 4
+    printed = json.loads(cli.run(cli.environment(stack, url), "status", "--json").stdout)
+    assert set(status.fields) == set(printed)
 
 
 def test_lists_have_filters_and_pages(front: wp.Front, deps: Deps, viewer: dict[str, str]) -> None:
