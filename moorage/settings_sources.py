@@ -22,10 +22,18 @@ _REPLACED: Final = {
     "MOORAGE_ORPHANS_CRON": "MOORAGE_MAINTENANCE_CRON",
     "MOORAGE_RETENTION_CRON": "MOORAGE_MAINTENANCE_CRON",
     "MOORAGE_USAGE_CRON": "MOORAGE_MAINTENANCE_CRON",
-    "MOORAGE_KEEP_RENDERS_DAYS": "MOORAGE_RETENTION_RENDERS_DAYS",
-    "MOORAGE_KEEP_BODIES_DAYS": "MOORAGE_RETENTION_BODIES_DAYS",
-    "MOORAGE_KEEP_FAILED_DAYS": "MOORAGE_RETENTION_BODIES_DAYS",
-    "MOORAGE_KEEP_ROWS_DAYS": "MOORAGE_RETENTION_ROWS_DAYS",
+    **{
+        f"MOORAGE_{former}_DAYS": f"MOORAGE_RETENTION_DAYS={name}=DAYS"
+        for former, name in {
+            "KEEP_RENDERS": "renders",
+            "KEEP_BODIES": "bodies",
+            "KEEP_FAILED": "bodies",
+            "KEEP_ROWS": "rows",
+            "RETENTION_RENDERS": "renders",
+            "RETENTION_BODIES": "bodies",
+            "RETENTION_ROWS": "rows",
+        }.items()
+    },
 }
 # Former names of settings that are constants now, and their developer overrides.
 _FIXED: Final = {

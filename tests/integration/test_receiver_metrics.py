@@ -1,6 +1,7 @@
 """/metrics, /readyz and /healthz, computed from a real PostgreSQL."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -149,6 +150,14 @@ def test_an_older_schema_is_not_ready(stack: Stack, template_database: str) -> N
 
     assert status == 503
     assert f"needs {migrate.SCHEMA_VERSION}: run `moorage migrate`".encode() in body
+
+
+def test_no_secret_is_exported(receiver: rp.Receiver, url: str) -> None:
+    """Whoever reads metrics may not sign webhooks, nor read the database."""
+    shown = receiver.scrape()[2].decode() + receiver.log()
+
+    for secret in (rp.SECRET, rp.SECRET.removeprefix("whsec_"), str(urlsplit(url).password)):
+        assert secret not in shown
 
 
 def test_a_taken_metrics_address_stops_no_receiver(receiver: rp.Receiver, url: str) -> None:
