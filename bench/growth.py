@@ -28,10 +28,12 @@ from db import (
     migrate,
     objects,
     output_claims,
+    owner_use,
     progress,
     projects,
     renders,
     retention,
+    submission_turns,
     ticks,
     usage,
 )
@@ -40,6 +42,7 @@ from db.connection import Connection, connect, fetch_all
 from db.dead_letters import DeadLetterFilter
 from db.reports import metrics, my_renders, status
 from embedded.postgres import Postgres
+from moorage.settings import Settings
 
 Read = Callable[[Connection], object]
 
@@ -54,7 +57,7 @@ GROWING: Final = {
     "dead_letters",
     "events",
 }
-_JOBS: Final[Mapping[str, Any]] = {"owner": None, "state": None, "before": None}
+_JOBS: Final[Mapping[str, Any]] = {"owner": None, "state": None, "kind": None, "before": None}
 _RENDERS: Final[Mapping[str, Any]] = {**_JOBS, "kind": None, "style": None, "project_id": None}
 _CARDS: Final = my_renders.NO_FILTER
 
@@ -87,6 +90,13 @@ def _dispatch(conn: Connection) -> None:
     for step in leases.DUE:
         leases.wake_due(conn, step, limit=64, queue_is_empty=False)
     output_claims.wake_outputs(conn, limit=64, queued=0)
+    settings = Settings(_env_file=None, database_url="postgresql://bench", broker_url="redis://bench")
+    submission_turns.wake(conn, settings, {"replicate": "submit", "fal": "submit", "openai": "generate"}, limit=64)
+
+
+def _read_use(conn: Connection) -> None:
+    conn.execute("INSERT INTO storage_use (bucket, owner, rank) VALUES ('public', 'largest', 1)")  # all were counted
+    owner_use.read(conn, history.OWNER)
 
 
 def _count_slot(conn: Connection) -> None:
@@ -115,7 +125,7 @@ def _expire(conn: Connection) -> None:
     for sql in (retention.OLD_FAILED_JOBS, retention.OLD_DELETED_JOBS):
         retention.list_old_jobs(conn, sql, seconds, 100, retention.START)
     for kind in retention.IN_BATCHES:
-        retention.expire_batch(conn, kind, seconds, 500)
+        retention.expire_batch(conn, kind, seconds, 500, actor="bench")
 
 
 def _audit(conn: Connection) -> None:
@@ -134,6 +144,7 @@ READS: Final[Mapping[str, Read]] = {
     "moorage status": _undone(lambda conn: status.read_overview(conn, ["replicate", "fal", "openai"])),
     "ticks, with what is due": _undone(_claim_ticks),
     "dispatch": _undone(_dispatch),
+    "use of an owner": _undone(_read_use),
     "jobs": _list_jobs(),
     "jobs of an owner": _list_jobs(owner=history.OWNER),
     "jobs of a former owner": _list_jobs(owner=history.FORMER_OWNER),

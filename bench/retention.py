@@ -95,7 +95,7 @@ def _measure(url: str, days: int) -> tuple[float, dict[str, int]]:
     conn.close()
     settings.get_settings.cache_clear()
     boot._deps.cache_clear()
-    os.environ["MOORAGE_RETENTION_ROWS_DAYS"] = str(OLDEST_DAYS - 0.5)
+    os.environ["MOORAGE_RETENTION_DAYS"] = f"rows={OLDEST_DAYS - 0.5}"
     started = time.perf_counter()
     done = retention.delete_expired(boot.get_deps(), "bench")
     return time.perf_counter() - started, done

@@ -38,10 +38,10 @@ def list_unfinished(conn: Connection) -> list[Row]:
 
 
 LIST_JOBS: Final = """
-SELECT j.id, j.settled_at IS NULL AS is_live, r.id IS NOT NULL AND r.deleted_at IS NULL AS is_published
-  FROM jobs j LEFT JOIN renders r ON r.id = j.id WHERE j.owner = %(owner)s AND j.id > %(after)s
- ORDER BY j.owner, j.id LIMIT %(limit)s
+SELECT id FROM jobs WHERE owner = %(owner)s AND id > %(after)s ORDER BY owner, id LIMIT %(limit)s
 """
+# Only while the erasure is not finished: afterwards the name may be in use again.
+LOCK_JOB: Final = "SELECT id FROM jobs WHERE id = %(id)s AND owner IN (SELECT owner FROM erasures) FOR UPDATE"
 
 # A live job was created or reopened since it was listed.
 LIST_ERASABLE: Final = """
@@ -55,8 +55,13 @@ SELECT j.id, ARRAY(SELECT source FROM outputs o WHERE o.job_id = j.id AND o.sour
 """
 
 
-def list_jobs(conn: Connection, owner: str, after: UUID, limit: int) -> list[Row]:
-    return fetch_all(conn, LIST_JOBS, {"owner": owner, "after": after, "limit": limit})
+def list_job_ids(conn: Connection, owner: str, after: UUID, limit: int) -> list[UUID]:
+    return [row["id"] for row in fetch_all(conn, LIST_JOBS, {"owner": owner, "after": after, "limit": limit})]
+
+
+def lock_job(conn: Connection, job_id: UUID) -> bool:
+    """Lock a job; return False if another process has erased it, or finished the erasure."""
+    return fetch_one(conn, LOCK_JOB, {"id": job_id}) is not None
 
 
 def list_erasable(conn: Connection, job_ids: Sequence[UUID]) -> list[Row]:
@@ -74,30 +79,22 @@ def release_quarantined(conn: Connection, job_id: UUID) -> None:
     conn.execute(RELEASE_QUARANTINED, {"job_id": job_id})
 
 
-def _select_names(condition: str) -> str:
-    """Return the statement that selects the names of the predictions of jobs: external ids, and hashes of keys."""
-    return f"""
+LOCK_DELIVERIES: Final = f"{retention.DELIVERIES} ORDER BY id FOR UPDATE"
+REMEMBER: Final = """
+WITH old AS (DELETE FROM erased_predictions WHERE erased_at < moment() - interval '30 days')
+INSERT INTO erased_predictions (provider, name)
 SELECT p.provider, n.name FROM predictions p
  CROSS JOIN LATERAL (VALUES (p.external_id), ('key ' || p.key_sha256)) AS n (name)
- WHERE n.name IS NOT NULL AND p.job_id {condition}
-"""
-
-
-# Deliveries that were not applied to their prediction: it is known by their external id, or by the key in their URL.
-LOCK_DELIVERIES: Final = f"{retention.DELIVERIES} ORDER BY id FOR UPDATE"
-LIST_STRAY_DELIVERIES: Final = f"""
-WITH names AS MATERIALIZED ({_select_names("IN (SELECT id FROM jobs WHERE owner = %(owner)s)")})
-SELECT d.id FROM deliveries d
- WHERE d.prediction_id IS NULL
-   AND ((d.provider, d.external_id) IN (SELECT provider, name FROM names)
-        OR (d.provider, 'key ' || d.key_sha256) IN (SELECT provider, name FROM names))
- ORDER BY d.id FOR UPDATE OF d
-"""
-
-REMEMBER: Final = f"""
-WITH old AS (DELETE FROM erased_predictions WHERE erased_at < moment() - interval '30 days')
-INSERT INTO erased_predictions (provider, name) {_select_names("= ANY(%(ids)s::uuid[])")}
+ WHERE n.name IS NOT NULL AND p.job_id = ANY(%(ids)s::uuid[])
 ON CONFLICT DO NOTHING
+"""
+# Deliveries that were not applied to their prediction: it is known by their external id, or by the key in their URL.
+LIST_STRAY_DELIVERIES: Final = """
+SELECT id FROM deliveries
+ WHERE prediction_id IS NULL
+   AND ((provider, external_id) IN (SELECT provider, name FROM erased_predictions)
+        OR (provider, 'key ' || key_sha256) IN (SELECT provider, name FROM erased_predictions))
+ ORDER BY id FOR UPDATE
 """
 
 ADD_COUNTS: Final = """
@@ -120,9 +117,9 @@ def erase_jobs(conn: Connection, erasure: Row, job_ids: Sequence[UUID], objects:
 
 
 def delete_stray_deliveries(conn: Connection, erasure: Row) -> int:
-    """Delete the deliveries that name a prediction of the owner, but were not applied to it; return their number."""
+    """Delete the deliveries that name an erased prediction, but were not applied to it; return their number."""
     conn.execute(LONG_TIMEOUT)
-    found = [row["id"] for row in fetch_all(conn, LIST_STRAY_DELIVERIES, {"owner": erasure["owner"]})]
+    found = [row["id"] for row in fetch_all(conn, LIST_STRAY_DELIVERIES, {})]
     if found:
         add_counts(conn, erasure, _drop(conn, [], found))
     return len(found)
@@ -139,7 +136,10 @@ def add_counts(conn: Connection, erasure: Row, counts: Mapping[str, int]) -> Non
     conn.execute(ADD_COUNTS, {"id": erasure["id"], "counts": Jsonb(changed)})
 
 
-MARK_UPLOADS: Final = "UPDATE uploads SET deleted_at = moment() WHERE owner = %(owner)s AND deleted_at IS NULL"
+MARK_UPLOADS: Final = """
+UPDATE uploads SET deleted_at = moment()
+ WHERE owner = %(owner)s AND deleted_at IS NULL AND owner IN (SELECT owner FROM erasures)
+"""
 DROP_UPLOADS: Final = "DELETE FROM uploads WHERE owner = %(owner)s AND deleted_at IS NOT NULL"
 
 
@@ -165,6 +165,7 @@ DELETE FROM cursors WHERE starts_with(after_key, %(owner)s || '/') OR starts_wit
                        OR starts_with(after_key, 'quarantine/' || %(prefix)s)
 """,
 }
+LOCK: Final = "SELECT owner FROM erasures WHERE id = %(id)s AND owner IS NOT NULL FOR UPDATE"
 FINISH: Final = f"""
 UPDATE erasures e SET owner = NULL, finished_at = moment()
  WHERE e.id = %(id)s AND e.owner IS NOT NULL
@@ -177,6 +178,8 @@ RETURNING {_COLUMNS}
 def finish(conn: Connection, erasure: Row, upload_prefix: str) -> Row | None:
     """Delete projects and derived rows; return the finished erasure, or None if something of the owner is left."""
     args = {"owner": erasure["owner"], "prefix": upload_prefix}
+    if fetch_one(conn, LOCK, {"id": erasure["id"]}) is None:
+        return None
     counts = {name: conn.execute(sql, args).rowcount for name, sql in DROP_OTHERS.items()}
     add_counts(conn, erasure, {"projects": counts["projects"]})
     return fetch_one(conn, FINISH, {"id": erasure["id"]})

@@ -15,8 +15,9 @@ LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('moorage.owner ' ||
 # Bytes as last counted by the sweep `usage`, and of files stored since then; ids begin with the time of their row.
 READ: Final = f"""
 WITH counted AS (
-    SELECT coalesce(sum(bytes), 0) AS bytes, coalesce(min(computed_at), 'epoch') AS at FROM storage_use
-     WHERE bucket IN ('public', 'private') AND owner = %(owner)s
+    SELECT coalesce(sum(bytes), 0) AS bytes,
+           coalesce((SELECT max(computed_at) FROM storage_use WHERE rank = 1), 'epoch') AS at
+      FROM storage_use WHERE bucket IN ('public', 'private') AND owner = %(owner)s
 ), since AS (
     SELECT at, rpad(lpad(to_hex((extract(epoch FROM greatest(at - interval '1 h', 'epoch')) * 1000)::bigint), 12, '0'),
                     32, '0')::uuid AS id FROM counted

@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 # Saves one unused series per counter.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # not typed
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 REGISTRY: Final = CollectorRegistry()
 
 WEBHOOKS_RECORDED: Final = Counter(
@@ -102,33 +100,15 @@ class Gauge:
     series: tuple[tuple[tuple[str, ...], float], ...]
 
 
-class _GaugeCollector(Collector):
-    def __init__(self, gauges: Iterable[Gauge]) -> None:
-        self._gauges = gauges
-
-    def collect(self) -> Iterator[Metric]:
-        for gauge in self._gauges:
-            family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
-            for labels, value in gauge.series:
-                family.add_metric(labels, value)
-            yield family
-
-
-class _TotalCollector(Collector):
-    """The families of WORK with the series of all workers."""
-
-    def __init__(self, totals: Sequence[Total]) -> None:
-        self._totals = totals
-
-    def collect(self) -> Iterator[Metric]:
-        for family in WORK.collect():
-            names = {f"{family.name}_{suffix}" for suffix in ("total", "bucket", "count", "sum")}
-            family.samples = [Sample(*total) for total in self._totals if total[0] in names]
-            yield family
-
-
-def render_metrics(gauges: Iterable[Gauge], totals: Sequence[Total] = ()) -> bytes:
-    registry = CollectorRegistry()
-    registry.register(_GaugeCollector(gauges))
-    registry.register(_TotalCollector(totals))
-    return generate_latest(REGISTRY) + generate_latest(registry)
+def collect_all(gauges: Iterable[Gauge], totals: Sequence[Total]) -> Iterator[Metric]:
+    """Return this process's metrics, the gauges, and the families of WORK with the series of all workers."""
+    yield from REGISTRY.collect()
+    for gauge in gauges:
+        family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
+        for labels, value in gauge.series:
+            family.add_metric(labels, value)
+        yield family
+    for work in WORK.collect():
+        names = {f"{work.name}_{suffix}" for suffix in ("total", "bucket", "count", "sum")}
+        work.samples = [Sample(*total) for total in totals if total[0] in names]
+        yield work

@@ -3,7 +3,7 @@
 import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -15,6 +15,8 @@ from moorage.formats import check_accept
 
 # The providers that take submissions, and how many predictions moorage keeps in flight at each by default.
 IN_FLIGHT: Final = {"replicate": 10, "fal": 10, "openai": 10}
+# Age in days at which each kind of row is deleted; 0: never. See docs/reference/settings.md.
+RETENTION_DAYS: Final = {"renders": 0.0, "bodies": 30.0, "dead_letters": 90.0, "rows": 90.0}
 OWNER_LIMITS: Final = ("in_flight", "open_jobs", "jobs_per_hour", "stored_bytes")
 
 
@@ -37,7 +39,7 @@ def parse_in_flight(value: Any) -> Any:
     """
     Return limits from `PROVIDER=NUMBER` and `PROVIDER:TEXT=NUMBER` separated by commas; a provider has a default.
 
-    TEXT limits the models whose names contain it.
+    TEXT limits the models whose names contain it. `providers.load` refuses an unknown provider.
     """
     if not isinstance(value, str):
         return value  # pydantic validates the default, too
@@ -45,9 +47,6 @@ def parse_in_flight(value: Any) -> Any:
     for entry in split(value):
         name, _, number = (part.strip() for part in entry.partition("="))
         provider, colon, text = (part.strip() for part in name.lower().partition(":"))
-        if provider not in IN_FLIGHT:
-            hint = suggest(provider, IN_FLIGHT) or f"write one of {', '.join(IN_FLIGHT)}"
-            raise ValueError(f"{provider!r} is not a provider that takes submissions: {hint}")
         if colon and not text:
             raise ValueError(f"write a part of the names of models after {provider}:, for example {provider}:video=2")
         if not re.fullmatch("[0-9]{1,9}", number) or int(number) == 0:
@@ -59,22 +58,45 @@ def parse_in_flight(value: Any) -> Any:
     return {**IN_FLIGHT, **limits}
 
 
+def _parse_pairs(value: str, known: Collection[str], noun: str) -> dict[str, str]:
+    """Return the values of `NAME=VALUE` separated by commas, by name."""
+    pairs: dict[str, str] = {}
+    for entry in split(value):
+        name, _, number = (part.strip() for part in entry.partition("="))
+        if name not in known:
+            raise ValueError(f"{name!r} is not {noun}: {suggest(name, known) or 'write one of ' + ', '.join(known)}")
+        if name in pairs:
+            raise ValueError(f"{name} is given twice: write it once")
+        pairs[name] = number
+    return pairs
+
+
 def parse_owner_limits(value: Any) -> Any:
     """Return limits from `NAME=NUMBER` separated by commas; a name without a number has none."""
     if not isinstance(value, str):
         return value
-    limits: dict[str, int] = {}
-    for entry in split(value):
-        name, _, number = (part.strip() for part in entry.partition("="))
-        if name not in OWNER_LIMITS:
-            hint = suggest(name, OWNER_LIMITS) or f"write one of {', '.join(OWNER_LIMITS)}"
-            raise ValueError(f"{name!r} is not a limit of owners: {hint}")
-        if number and (not re.fullmatch("[0-9]{1,18}", number) or int(number) == 0):
+    limits = {name: number for name, number in _parse_pairs(value, OWNER_LIMITS, "a limit of owners").items() if number}
+    for name, number in limits.items():
+        if not re.fullmatch("[0-9]{1,18}", number) or int(number) == 0:
             raise ValueError(f"write {name}=NUMBER with a whole number above 0, or {name}= for no limit")
-        if name in limits:
-            raise ValueError(f"{name} is given twice: write it once")
-        limits |= {name: int(number)} if number else {}
-    return limits
+    return {name: int(number) for name, number in limits.items()}
+
+
+def parse_retention_days(value: Any) -> Any:
+    """Return days from `NAME=DAYS` separated by commas; a name that is not given has its default."""
+    if not isinstance(value, str):
+        return {**RETENTION_DAYS, **value}
+    days = _parse_pairs(value, RETENTION_DAYS, "kept for a number of days")
+    for name, number in days.items():
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", number):
+            raise ValueError(f"write {name}=DAYS with a number of days, for example {name}=30, or {name}=0 for ever")
+    return {**RETENTION_DAYS, **{name: float(number) for name, number in days.items()}}
+
+
+def _listen_address(value: str) -> str:
+    if value != "off" and not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[1-9][0-9]{0,4}", value):
+        raise ValueError("write HOST:PORT, for example 127.0.0.1:9464, or off")
+    return value
 
 
 def _http_url(value: str) -> str:
@@ -129,7 +151,9 @@ Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterVa
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)]
 OwnerLimits = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_owner_limits)]
 InFlight = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_in_flight)]
+RetentionDays = Annotated[Mapping[str, float], NoDecode, BeforeValidator(parse_retention_days)]
 Accept = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_accept)]
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HttpUrls = Annotated[tuple[HttpUrl, ...], NoDecode, BeforeValidator(split)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]

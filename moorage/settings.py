@@ -18,14 +18,15 @@ from moorage.errors import ConfigError
 from moorage.formats import ACCEPT
 from moorage.setting_types import (
     IN_FLIGHT,
+    RETENTION_DAYS,
     Accept,
     Addresses,
     BrokerUrl,
     Count,
-    Days,
     HttpUrl,
     HttpUrls,
     InFlight,
+    ListenAddress,
     LogFormat,
     LogLevel,
     LongSecret,
@@ -33,6 +34,7 @@ from moorage.setting_types import (
     OwnerLimits,
     Positive,
     PostgresUrl,
+    RetentionDays,
     Secrets,
     is_same_place,
 )
@@ -101,6 +103,7 @@ class Settings(BaseSettings):
 
     # --- HTTP
     public_url: HttpUrl = Field("http://127.0.0.1:8000", validation_alias=env_names("PUBLIC_URL"))
+    metrics_address: ListenAddress = "127.0.0.1:9464"  # of the receiver's /metrics; off: none
     api_token: SecretStr | None = None
     assets: Literal["redirect", "signed", "stream"] = "redirect"  # to the public bucket or a signed URL, or the bytes
     egress_allow: Addresses = ()  # private ADDRESS:PORT that downloads may use; refused in production
@@ -127,6 +130,7 @@ class Settings(BaseSettings):
     openai_models: Names = Field(("gpt-image-1",), validation_alias=env_names("OPENAI_MODELS"))
     standard_webhook_secret: Secrets = Field((), validation_alias=env_names("STANDARD_WEBHOOK_SECRET"))
     standard_output_hosts: Names = Field((), validation_alias=env_names("STANDARD_OUTPUT_HOSTS"))
+    providers_file: Path | None = None  # declares further providers, in TOML
     keep_hosts: Names = ()
 
     # --- receiver
@@ -174,10 +178,7 @@ class Settings(BaseSettings):
     # --- what is removed, and when. Days of 0: never
     maintenance_cron: str = "17 3 * * *"  # UTC, or "off"
     quarantine_seconds: Positive = 7 * 86400.0  # of refused files and orphans, in the private bucket
-    retention_renders_days: Days = 0.0
-    retention_bodies_days: Days = 30.0  # raw bodies of webhooks, inline bytes of dead outputs
-    retention_dead_letters_days: Days = 90.0  # open ones, without bytes that a replay needs
-    retention_rows_days: Days = 90.0  # ended deliveries, closed dead letters, failed jobs and those of deleted renders
+    retention_days: RetentionDays = RETENTION_DAYS
     alive_file: str | None = None  # touched every few seconds by a running worker or beat, for health checks
 
     _constants: Constants = PrivateAttr(default_factory=Constants.model_construct)

@@ -22,10 +22,18 @@ _REPLACED: Final = {
     "MOORAGE_ORPHANS_CRON": "MOORAGE_MAINTENANCE_CRON",
     "MOORAGE_RETENTION_CRON": "MOORAGE_MAINTENANCE_CRON",
     "MOORAGE_USAGE_CRON": "MOORAGE_MAINTENANCE_CRON",
-    "MOORAGE_KEEP_RENDERS_DAYS": "MOORAGE_RETENTION_RENDERS_DAYS",
-    "MOORAGE_KEEP_BODIES_DAYS": "MOORAGE_RETENTION_BODIES_DAYS",
-    "MOORAGE_KEEP_FAILED_DAYS": "MOORAGE_RETENTION_BODIES_DAYS",
-    "MOORAGE_KEEP_ROWS_DAYS": "MOORAGE_RETENTION_ROWS_DAYS",
+    **{
+        f"MOORAGE_{former}_DAYS": f"MOORAGE_RETENTION_DAYS={name}=DAYS"
+        for former, name in {
+            "KEEP_RENDERS": "renders",
+            "KEEP_BODIES": "bodies",
+            "KEEP_FAILED": "bodies",
+            "KEEP_ROWS": "rows",
+            "RETENTION_RENDERS": "renders",
+            "RETENTION_BODIES": "bodies",
+            "RETENTION_ROWS": "rows",
+        }.items()
+    },
 }
 # Former names of settings that are constants now, and their developer overrides.
 _FIXED: Final = {
@@ -49,10 +57,7 @@ class FileTwins(PydanticBaseSettingsSource):
         for name in names_of(field_name, field):
             path = os.environ.get(f"{name}_FILE")
             if path:
-                try:
-                    return Path(path).read_text(encoding="utf-8").strip(), field_name, False
-                except (OSError, UnicodeDecodeError) as error:
-                    raise ConfigError(f"{name}_FILE={path}: cannot be read ({error})") from error
+                return read_file(name, path), field_name, False
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -64,6 +69,20 @@ def names_of(field_name: str, field: Any, prefix: str = "MOORAGE_") -> list[str]
     """Return the environment names of a field, the preferred one first."""
     alias = field.validation_alias
     return [str(choice) for choice in alias.choices] if alias else [f"{prefix}{field_name.upper()}"]
+
+
+def read_variable(name: str) -> str | None:
+    """Return a variable that is no setting: of the environment, of the file that NAME_FILE names, else of `.env`."""
+    if path := os.environ.get(f"{name}_FILE"):
+        return os.environ.get(name) or read_file(name, path)
+    return os.environ.get(name) or dotenv_values(dotenv_path()).get(name)
+
+
+def read_file(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}_FILE={path}: cannot be read ({error})") from error
 
 
 def dotenv_path() -> str:

@@ -12,6 +12,7 @@ from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import health
 from receiver.connection_pool import ConnectionPool
+from receiver.metrics_server import serve_metrics
 from receiver.parent_watch import end_with_parent
 from receiver.recorder import DeliveryRecorder
 from receiver.refusals import STATUSES, RefusalRecorder
@@ -31,6 +32,7 @@ class Receiver:
 
     def __init__(self, settings: Settings) -> None:
         self._database_url = settings.database_url.get_secret_value()
+        self._metrics_address = settings.metrics_address
         self._connections = ConnectionPool(self._database_url)
         self._relay = WakeRelay(publish_ingest_wakes)
         recorder = DeliveryRecorder(self._connections, answer_seconds=settings.constants.answer_seconds)
@@ -52,9 +54,13 @@ class Receiver:
         await receive()
         end_with_parent()
         self._relay.start()
+        address = self._metrics_address
+        stop_metrics = serve_metrics(address, self._database_url) if address != "off" else None
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await asyncio.to_thread(self._relay.stop)
+        if stop_metrics:
+            await asyncio.to_thread(stop_metrics)
         await self._connections.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -105,15 +111,13 @@ class Receiver:
 
     async def _handle_probe(self, scope: Scope) -> Response:
         path = scope["path"].removesuffix("/")
-        if path not in ("/healthz", "/readyz", "/metrics"):
+        if path not in ("/healthz", "/readyz"):
             return problem_response(404, "not found: webhooks are received at /webhooks/{provider}")
         if scope["method"] not in ("GET", "HEAD"):
             return problem_response(405, "method not allowed: use GET", ALLOW_READ)
-        if path == "/healthz":
-            return json_response(200, {"status": "ok"})
         if path == "/readyz":
             return await self._readiness.check()
-        return await health.scrape_metrics(self._database_url)
+        return json_response(200, {"status": "ok"})
 
 
 def _unavailable_response(name: str, error: Transient) -> Response:

@@ -1,23 +1,15 @@
-"""/healthz, /readyz and /metrics."""
+"""/healthz and /readyz."""
 
 import asyncio
-import contextlib
 import time
 from typing import Final
 
 import psycopg
 
-from db import connection, write_probe
+from db import write_probe
 from db.migrate import SCHEMA_VERSION
-from db.reports.metrics import collect_gauges
-from db.work_totals import read_totals
-from moorage import logs, metrics
-from moorage.errors import DatabaseUnavailable
-from moorage.metrics import Gauge, Total
 from receiver.connection_pool import ConnectionPool
 from receiver.responses import Response, json_response, problem_response
-
-log = logs.get_logger(__name__)
 
 CACHE_SECONDS: Final = 1.0  # a result of /readyz is reused for so long
 QUERY_SECONDS: Final = 2.0
@@ -66,23 +58,3 @@ class Readiness:
         except psycopg.Error as error:
             return write_probe.describe_refusal(error)
         return None
-
-
-async def scrape_metrics(database_url: str) -> Response:
-    """Return all metrics; without PostgreSQL those of this process and `moorage_database_up 0`."""
-    gauges, totals = await asyncio.to_thread(_read_database, database_url)
-    return Response(200, metrics.render_metrics(gauges, totals), metrics.CONTENT_TYPE)
-
-
-def _read_database(database_url: str) -> tuple[list[Gauge], list[Total]]:
-    """Query on a separate connection: a scrape never occupies one of the pool."""
-    gauges, totals, is_up = list[Gauge](), list[Total](), 1.0
-    try:
-        with contextlib.closing(connection.connect(database_url, name="moorage metrics")) as conn:
-            gauges = collect_gauges(conn)
-            totals = read_totals(conn)
-    except (DatabaseUnavailable, psycopg.Error) as error:
-        log.warning("metrics.database_unavailable", error=type(error).__name__)
-        is_up = 0.0
-    up = Gauge("moorage_database_up", "1 if PostgreSQL responded to this scrape.", (), (((), is_up),))
-    return [up, *gauges], totals

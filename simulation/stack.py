@@ -22,7 +22,7 @@ from storage import buckets, s3
 from worker.launch import granian_flags, worker_flags
 
 ROOT = Path(__file__).resolve().parent.parent
-FIXED_PORTS = {"receiver": 8000, "s3": 8333, "flower": 5555}
+FIXED_PORTS = {"receiver": 8000, "s3": 8333, "flower": 5555, "metrics": 9464}
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "MOORAGE_FAILPOINT")
 
 
@@ -55,7 +55,7 @@ class LocalDeployment:
         self._ports_file = folder / "ports.json" if fixed_ports else None
         self._counts = (keep_workers, concurrency, beats, flower)
         self.processes: dict[str, Process] = {}
-        self.port = self.flower_port = 0
+        self.port = self.flower_port = self.metrics_port = 0
         self.moved_ports: dict[str, int] = {}  # fixed ports that were in use
         self.secrets = _load_secrets(folder)
 
@@ -77,6 +77,7 @@ class LocalDeployment:
             "PYTHONPATH": str(ROOT),
             **self.stack.environment(),
             "PUBLIC_URL": self.url,
+            "MOORAGE_METRICS_ADDRESS": f"127.0.0.1:{self.metrics_port}" if self.metrics_port else "off",
             "MOORAGE_API_TOKEN": self.secrets["api_token"],
             "FLOWER_BASIC_AUTH": f"moorage:{self.secrets['flower_password']}",
             "LOG_LEVEL": "INFO",
@@ -91,11 +92,13 @@ class LocalDeployment:
         if self._owns_stack:
             self.stack.seaweedfs.preferred_port = wanted.get("s3")
             self.stack.start()
-        self.port, self.flower_port = (
-            ports.prefer(wanted[name]) if wanted else ports.reserve(1)[0] for name in ("receiver", "flower")
+        names = ("receiver", "flower", "metrics")
+        self.port, self.flower_port, self.metrics_port = (
+            ports.prefer(wanted[name]) if wanted else ports.reserve(1)[0] for name in names
         )
         if self._ports_file is not None:
             used = {"receiver": self.port, "s3": self.stack.seaweedfs.port, "flower": self.flower_port}
+            used["metrics"] = self.metrics_port
             self._ports_file.write_text(json.dumps(used), encoding="utf-8")
             self.moved_ports = {name: port for name, port in wanted.items() if used[name] != port}
         conn = connect(self.environment()["DATABASE_URL"])

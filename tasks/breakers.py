@@ -2,9 +2,10 @@
 Record how requests to download hosts and providers' APIs end, for their circuit breakers (db/breakers.py).
 
 A failure is recorded in a transaction of its own, a success with the result of its step, at most once in ten seconds:
-while nothing fails, no step has a further round trip.
+while nothing fails, no step has a further round trip. What cannot be recorded is left out: the step goes on.
 """
 
+import contextlib
 import time
 from typing import Final
 from uuid import UUID
@@ -13,7 +14,15 @@ from db import breakers
 from db.connection import Connection
 from moorage import logs
 from moorage.certificates import iterate_causes
-from moorage.errors import DownloadInterrupted, FileTooLarge, InvalidMedia, MoorageError, ProviderUnavailable
+from moorage.errors import (
+    DatabaseLocked,
+    DatabaseUnavailable,
+    DownloadInterrupted,
+    FileTooLarge,
+    InvalidMedia,
+    MoorageError,
+    ProviderUnavailable,
+)
 from moorage.failpoints import failpoint
 from moorage.local_errors import find_local_failure
 from moorage.model import Output
@@ -50,7 +59,8 @@ def note_download_error(deps: Deps, output: Output, error: MoorageError) -> None
     if isinstance(error, ProviderUnavailable):
         note_failure(deps, name_api(output.provider), output.job_id, error)
     elif host is not None and isinstance(error, _SERVED):
-        deps.database.run(lambda conn: note_success(conn, deps, host))
+        with contextlib.suppress(DatabaseUnavailable, DatabaseLocked):
+            deps.database.run(lambda conn: note_success(conn, deps, host))
     elif host is not None:
         note_failure(deps, host, output.job_id, error)
 
@@ -61,8 +71,9 @@ def note_failure(deps: Deps, target: str, job_id: UUID, error: MoorageError) -> 
         return
     reason = to_storable(str(error), 300)
     failpoint("breaker.before_note")
-    if breakers.note_failure(deps.database, target, job_id, reason):
-        log.error("breaker.opened", target=target, error=reason)
+    with contextlib.suppress(DatabaseUnavailable, DatabaseLocked):
+        if breakers.note_failure(deps.database, target, job_id, reason):
+            log.error("breaker.opened", target=target, error=reason)
     failpoint("breaker.after_note")
 
 

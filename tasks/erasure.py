@@ -54,17 +54,18 @@ def continue_erasure(deps: Deps, erasure: Row, actor: str, *, until: float = mat
 
     Left are rows that another transaction has locked, and jobs whose predictions have not ended at their providers.
     """
+    after, list_ids = UUID(int=0), partial(erasures.list_job_ids, owner=erasure["owner"], limit=PAGE)
+    while time.monotonic() < until and (page := deps.database.run(partial(list_ids, after=after))):
+        after = page[-1]
+        for job_id in page:
+            run_unless_locked(deps, partial(_withdraw, deps=deps, job_id=job_id, actor=actor), job_id=str(job_id))
+            failpoint("erase.after_tombstone")
+        _erase_jobs(deps, erasure, page)
+    _erase_uploads(deps, erasure)
+    if deps.database.run(partial(list_ids, after=UUID(int=0))):
+        return None
     if run_unless_locked(deps, partial(erasures.delete_stray_deliveries, erasure=erasure)) is None:
         return None
-    after = UUID(int=0)
-    list_jobs = partial(erasures.list_jobs, owner=erasure["owner"], limit=PAGE)
-    while time.monotonic() < until and (page := deps.database.run(partial(list_jobs, after=after))):
-        after = page[-1]["id"]
-        for row in page:
-            run_unless_locked(deps, partial(_withdraw, deps=deps, job=row, actor=actor), job_id=str(row["id"]))
-            failpoint("erase.after_tombstone")
-        _erase_jobs(deps, erasure, [row["id"] for row in page])
-    _erase_uploads(deps, erasure)
     failpoint("erase.before_finish")
     prefix = keys.build_upload_prefix(erasure["owner"])
     finished = deps.database.run(lambda conn: erasures.finish(conn, erasure, prefix))
@@ -73,13 +74,12 @@ def continue_erasure(deps: Deps, erasure: Row, actor: str, *, until: float = mat
     return finished
 
 
-def _withdraw(conn: Connection, deps: Deps, job: Row, actor: str) -> None:
-    """Cancel a live job, and hide a published render and refused files; dispatch wakes what is then due."""
-    if job["is_live"]:
-        cancel.apply_cancellation(conn, job["id"], actor)
-    if job["is_published"]:
-        delete_render.delete_render(conn, job["id"], asset_base=deps.asset_base, actor=actor, reason=REASON)
-    erasures.release_quarantined(conn, job["id"])
+def _withdraw(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> None:
+    """Cancel a job if it is live, and hide its render and refused files; dispatch wakes what is then due."""
+    if erasures.lock_job(conn, job_id):
+        cancel.apply_cancellation(conn, job_id, actor)
+        delete_render.delete_render(conn, job_id, asset_base=deps.asset_base, actor=actor, reason=REASON)
+        erasures.release_quarantined(conn, job_id)
 
 
 def _erase_jobs(deps: Deps, erasure: Row, job_ids: list[UUID]) -> None:

@@ -20,13 +20,18 @@ from moorage import VERSION
 from web import routes
 from web.api.job_schema import JobCreate
 from web.http.json_body import JsonBody
-from web.http.permissions import Level
+from web.http.permissions import Level, find_scope
 from web.services import dependencies
 from web.services.dependencies import RequireLevel
 
 PATH: Final = "/openapi.json"
 _BASE: Final = Path(__file__).with_name("openapi_base.json")
 _REF: Final = "#/components/schemas/{model}"
+_HEADERS: Final = {  # of 2xx responses, by operation
+    **dict.fromkeys(("createJob", "registerPrediction", "keepFiles", "createUpload"), ("Location",)),
+    **dict.fromkeys(("getProject", "putProject", "addScene", "reorderScenes"), ("ETag",)),
+    "getAsset": ("ETag", "Content-Range"),
+}
 _LEVELS: Final = {
     Level.OPEN: "Level open: no token is required.",
     Level.OWNER: "Level owner: an owner token is sufficient, and sees that owner's rows only.",
@@ -48,6 +53,10 @@ def build_document() -> dict[str, Any]:
             for method in route.methods or ():
                 operation = described["paths"][route.path_format][method.lower()]
                 models += _describe_operation(operation, route.dependant)
+                if operation["x-level"] == "owner":
+                    operation["x-scope"] = find_scope(method, str(route.path_format))
+                    operation["description"] += f" Its scope: {operation['x-scope']}."
+                _describe_headers(operation)
                 operation |= base["paths"].get(route.path_format, {}).get(method.lower(), {})
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     base["info"] |= described["info"]
@@ -82,6 +91,17 @@ def _describe_operation(operation: dict[str, Any], dependant: Dependant) -> list
         schema = {"$ref": _REF.format(model=model.__name__)}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return models
+
+
+def _describe_headers(operation: dict[str, Any]) -> None:
+    """Add the headers of each response."""
+    for status, response in operation["responses"].items():
+        names = ["X-Request-Id"]
+        if status == "default":
+            names += ["Retry-After", "WWW-Authenticate", "Allow"]
+        else:
+            names += _HEADERS.get(operation["operationId"], ())
+        response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _list_calls(dependant: Dependant) -> Iterator[Any]:

@@ -1,8 +1,10 @@
 """Beat's scheduler: a tick that the broker does not accept is one line in the log."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from celery import beat
+from celery.schedules import schedule
 
 from moorage import logs
 from worker.broker_errors import explain
@@ -12,6 +14,13 @@ log = logs.get_logger(__name__)
 
 class Scheduler(beat.Scheduler):
     """Celery's scheduler without a schedule file; Celery 5.7 logs two hundred lines for each tick that fails."""
+
+    def setup_schedule(self) -> None:
+        """Make every periodic sweep due at once: after a restart, one with a long period would count as late."""
+        super().setup_schedule()
+        for entry in self.schedule.values():
+            if isinstance(entry.schedule, schedule):
+                entry.last_run_at = datetime.fromtimestamp(0, UTC)
 
     def _ensure_connected(self) -> Any:
         def log_error(error: Exception, seconds: float) -> None:

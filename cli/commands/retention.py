@@ -9,18 +9,18 @@ from tasks.sweeps.retention import count_expired, delete_expired, retention_seco
 from worker import boot
 
 _KINDS: Final = {
-    "renders": ("renders with their files", "MOORAGE_RETENTION_RENDERS_DAYS"),
-    "bodies": ("raw bodies of applied or ignored webhooks", "MOORAGE_RETENTION_BODIES_DAYS"),
-    "failed_bodies": ("raw bodies of dead deliveries", "MOORAGE_RETENTION_BODIES_DAYS"),
-    "failed_sources": ("inline bytes of dead outputs", "MOORAGE_RETENTION_BODIES_DAYS"),
+    "renders": ("renders with their files", "MOORAGE_RETENTION_DAYS=renders="),
+    "bodies": ("raw bodies of applied or ignored webhooks", "MOORAGE_RETENTION_DAYS=bodies="),
+    "failed_bodies": ("raw bodies of dead deliveries", "MOORAGE_RETENTION_DAYS=bodies="),
+    "failed_sources": ("inline bytes of dead outputs", "MOORAGE_RETENTION_DAYS=bodies="),
     "quarantine": ("refused files in quarantine", "MOORAGE_QUARANTINE_SECONDS"),
-    "deliveries": ("ended deliveries", "MOORAGE_RETENTION_ROWS_DAYS"),
-    "uploads": ("uploads that no open job names", "MOORAGE_RETENTION_RENDERS_DAYS"),
-    "deleted_uploads": ("rows of deleted uploads", "MOORAGE_RETENTION_ROWS_DAYS"),
-    "open_dead_letters": ("open dead letters without bytes", "MOORAGE_RETENTION_DEAD_LETTERS_DAYS"),
-    "dead_letters": ("replayed dead letters", "MOORAGE_RETENTION_ROWS_DAYS"),
-    "notifications": ("sent notifications, and dead ones that were discarded", "MOORAGE_RETENTION_ROWS_DAYS"),
-    "jobs": ("failed jobs, and jobs of deleted renders", "MOORAGE_RETENTION_ROWS_DAYS"),
+    "deliveries": ("ended deliveries", "MOORAGE_RETENTION_DAYS=rows="),
+    "uploads": ("uploads that no open job names", "MOORAGE_RETENTION_DAYS=renders="),
+    "deleted_uploads": ("rows of deleted uploads", "MOORAGE_RETENTION_DAYS=rows="),
+    "open_dead_letters": ("open dead letters without bytes", "MOORAGE_RETENTION_DAYS=dead_letters="),
+    "dead_letters": ("replayed dead letters", "MOORAGE_RETENTION_DAYS=rows="),
+    "notifications": ("sent notifications, and dead ones that were discarded", "MOORAGE_RETENTION_DAYS=rows="),
+    "jobs": ("failed jobs, and jobs of deleted renders", "MOORAGE_RETENTION_DAYS=rows="),
 }
 _DAY: Final = 86400.0
 

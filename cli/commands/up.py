@@ -119,7 +119,7 @@ def _format_addresses(local: LocalDeployment, standin: Standin | None, env_file:
   receiver   {local.url}/webhooks/replicate
   console    {local.url}/ops       (sign in with the token {token})
   API        {local.url}/v1        (the same token as a bearer token)
-  metrics    {local.url}/metrics   health {local.url}/healthz {local.url}/readyz
+  metrics    http://127.0.0.1:{local.metrics_port}/metrics   health {local.url}/healthz {local.url}/readyz
   Flower     {local.flower_url}    (user moorage, password {flower})
   S3         {environment["AWS_ENDPOINT_URL_S3"]}    (key {environment["AWS_ACCESS_KEY_ID"]}, secret in {env_file})
 {_format_provider(local, standin)}

@@ -98,8 +98,6 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     failpoint("submit.after_begin")
     result = _send(deps, guard, prediction, submission)
     failpoint("submit.after_answer")
-    if isinstance(result, MoorageError):
-        breakers.note_failure(deps, breakers.name_api(provider.name), job.id, result)
     recorded = commit_step(
         deps,
         lease,
@@ -108,6 +106,8 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         is_repeatable=provider.can_list,  # the list has the result, too
     )
     failpoint("submit.after_commit")
+    if isinstance(result, MoorageError):
+        breakers.note_failure(deps, breakers.name_api(provider.name), job.id, result)
     wakes = recorded or []
     if isinstance(result, SubmitResult):
         wakes = wakes + create.wake_unmatched(deps.database, provider.name, result.external_id)

@@ -31,11 +31,12 @@ _MIN_ROWS_DAYS: Final = 7.0  # a provider repeats a webhook for up to three days
 
 def retention_seconds(settings: Settings) -> dict[str, float]:
     """Return how long each kind is retained, in the order of deletion; without those never deleted."""
-    rows_days = max(settings.retention_rows_days, _MIN_ROWS_DAYS) if settings.retention_rows_days else 0.0
+    of = settings.retention_days
+    rows_days = max(of["rows"], _MIN_ROWS_DAYS) if of["rows"] else 0.0
     days = {
-        **dict.fromkeys(("renders", "uploads"), settings.retention_renders_days),
-        **dict.fromkeys(("bodies", "failed_bodies", "failed_sources"), settings.retention_bodies_days),
-        "open_dead_letters": settings.retention_dead_letters_days,
+        **dict.fromkeys(("renders", "uploads"), of["renders"]),
+        **dict.fromkeys(("bodies", "failed_bodies", "failed_sources"), of["bodies"]),
+        "open_dead_letters": of["dead_letters"],
         **dict.fromkeys(("deliveries", "dead_letters", "notifications", "jobs", "deleted_uploads"), rows_days),
     }
     seconds = {"quarantine": settings.quarantine_seconds}

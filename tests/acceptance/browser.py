@@ -53,7 +53,7 @@ def page_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]
     page.locator("#grid").wait_for(state="attached")
     yield page
     context.close()
-    assert complaints == []
+    assert not complaints, complaints
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def console_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[A
     page.get_by_role("navigation", name="Console").wait_for()
     yield page
     context.close()
-    assert complaints == []
+    assert not complaints, complaints
 
 
 def session_of(browser: Any, url: str, bearer: dict[str, str], owner: str) -> Any:

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import re
 import sys
 from uuid import uuid4
@@ -63,6 +64,12 @@ def assert_agreement(world, flower, count):
     assert {task["args"] for task in flower.list_tasks(state="FAILURE")} == ids
     assert flower.count_events()["task-failed"] - before == letters
     assert_readable(flower)
+    shown = json.dumps(flower.list_tasks())
+    hidden = {
+        name: v for name, v in world.local.environment().items() if re.search("SECRET|TOKEN|PASSWORD", name) and v
+    }
+    assert len(hidden) > 3
+    assert [name for name, value in hidden.items() if value in shown] == []
 
 
 def assert_readable(flower):

@@ -40,7 +40,7 @@ class Composed:
     def __init__(self, stack: Stack, folder: Path) -> None:
         self.folder = folder
         self.key = secrets.token_bytes(24)
-        self.port, self.flower_port = ports.reserve(2)
+        self.port, self.flower_port, metrics_port = ports.reserve(3)
         self.database_url = stack.postgres.create_database("moorage_composed")
         self._addresses = {
             "postgres:5432/moorage": f"127.0.0.1:{stack.postgres.port}/moorage_composed",
@@ -49,6 +49,7 @@ class Composed:
             "0.0.0.0": "127.0.0.1",
             "8000": str(self.port),
             "5555": str(self.flower_port),
+            "9464": str(metrics_port),
         }
         known = stack.environment()
         self.dotenv = {

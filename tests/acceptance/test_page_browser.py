@@ -276,3 +276,33 @@ def test_it_is_whole_without_scripts(chromium, world, owner):
         assert told(page) == ["Kept"]
         page.locator("a.picture").click()
         assert page.evaluate("document.images.length") == 1
+
+
+def test_a_link_of_another_owner_asks_before_it_replaces_the_session(chromium, world, owner):
+    """Whoever follows a stranger's link would generate into the stranger's account."""
+    url, other = world.local.url, f"other-{owner}"
+    links = [f"{url}/#token={drive.owner_token(world.local.url, world.token, name)}" for name in (owner, other)]
+    context = chromium.new_context(viewport=drive.DESK)
+    page = context.new_page()
+
+    def follow(link, answer=None):
+        page.goto("about:blank")
+        page.goto(link)
+        if answer is not None:
+            dialog = page.get_by_role("dialog", name=f"Show the renders of {other}?")
+            assert owner in dialog.inner_text()
+            dialog.get_by_role("button", name=answer).click()
+            dialog.wait_for(state="hidden")
+        page.locator("#grid").wait_for(state="attached")
+        assert "token" not in page.url
+
+    def session():
+        return page.evaluate("fetch('/v1/session').then((answer) => answer.json())")["owner"]
+
+    follow(links[0])
+    follow(links[1], "Stay here")
+    assert session() == owner
+    follow(links[1], "Switch")
+    until(lambda: session() == other, "the session is replaced")
+    follow(links[1])
+    context.close()

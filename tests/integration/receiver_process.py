@@ -70,14 +70,17 @@ class Receiver:
     app = "receiver.app:app"
 
     def __init__(self, log: IO[bytes], url: str, **settings: str) -> None:
-        (self.port,) = ports.reserve(1)
+        self.port, self.metrics_port = ports.reserve(2)
         command = ["-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--workers", "1", "--loop", "uvloop", "--no-access-log"]
         command += ["--workers-kill-timeout", "40", self.app]
         self._log = log
         self.process = fork_server.popen(
-            command, cwd=ROOT / "tests", env=environment(url, **settings), stdout=log, stderr=log
+            command, cwd=ROOT / "tests", env=self._environment(url, settings), stdout=log, stderr=log
         )
+
+    def _environment(self, url: str, settings: dict[str, str]) -> dict[str, str]:
+        return environment(url, **{"MOORAGE_METRICS_ADDRESS": f"127.0.0.1:{self.metrics_port}", **settings})
 
     def log(self) -> str:
         """Return its log output so far."""
@@ -96,7 +99,14 @@ class Receiver:
 
     def call(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
         """Send one request and return status, headers (names in lower case) and body."""
-        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return self._call(self.port, method, path, body, headers)
+
+    def scrape(self) -> Reply:
+        """Read /metrics at its own address."""
+        return self._call(self.metrics_port, "GET", "/metrics", None, None)
+
+    def _call(self, port: int, method: str, path: str, body: bytes | None, headers: dict[str, str] | None) -> Reply:
+        conn = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         try:
             conn.request(method, path, body, headers or {})
             reply = conn.getresponse()
@@ -114,7 +124,7 @@ class Receiver:
 
     def metric(self, name: str) -> float:
         """Return one series of /metrics by its exact name; 0 if it is missing."""
-        text = self.call("GET", "/metrics")[2].decode()
+        text = self.scrape()[2].decode()
         return next((float(line.split(" ")[-1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
 
     def stop(self) -> int:

@@ -155,7 +155,7 @@ def house(url: str, receiver: rp.Receiver) -> Iterator[Connection]:
 
 def scrape(receiver: rp.Receiver) -> list[Sample]:
     """Return all samples of a scrape, as Prometheus' own reader takes them."""
-    status, _, body = receiver.call("GET", "/metrics")
+    status, _, body = receiver.scrape()
     assert status == 200
     families = text_string_to_metric_families(body.decode())
     return [Sample(one.name, one.labels, one.value) for family in families for one in family.samples]
@@ -181,7 +181,7 @@ def test_every_metric_and_label_that_is_asked_for_is_in_a_scrape(house: Connecti
     receiver.call("POST", "/webhooks/replicate", b"{}")
     rp.until(lambda: "moorage_wakes_dropped_total" in labels_by_name(receiver))  # the broker of these tests is away
     known = labels_by_name(receiver)
-    text = receiver.call("GET", "/metrics")[2].decode()
+    text = receiver.scrape()[2].decode()
 
     asked = {use for text in EXPRESSIONS for use in promql.parse(text).uses()}
 

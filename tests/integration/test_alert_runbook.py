@@ -69,7 +69,7 @@ def gauges(conn: Connection) -> list[Sample]:
 
 
 def metrics_text(receiver: rp.Receiver) -> str:
-    return receiver.call("GET", "/metrics")[2].decode()
+    return receiver.scrape()[2].decode()
 
 
 def scrape(receiver: rp.Receiver) -> list[Sample]:

@@ -312,7 +312,7 @@ def test_a_job_does_not_wait_longer_for_a_breaker_than_for_attempts(at: World) -
 
 def test_broken_files_of_one_owner_do_not_delay_anothers_on_the_same_host(at: World) -> None:
     """50 files of an owner answer 404 or break off: no breaker opens, and the good ones are kept at their turn."""
-    broken = [at.source.broken(404) for _ in range(45)] + [at.source.broken(200, b"no image") for _ in range(5)]
+    broken = [at.source.broken(404) for _ in range(48)] + [at.source.broken(200, b"no image") for _ in range(2)]
     for n in range(5):
         waiting(at, broken[n::5], 60)
     good = waiting(at, [at.source.picture(n) for n in range(5)], 50)

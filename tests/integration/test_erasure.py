@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db import api_tokens, erasures, owner_token_revocations
+from db import api_tokens, erasures, owner_token_revocations, ticks
 from db.connection import Connection
 from embedded.stack import Stack
 from moorage.ids import uuid7
@@ -169,6 +169,9 @@ def test_an_erasure_waits_for_its_predictions_and_then_no_longer(
     register(deps, "runs")
     requested = erasure.request_erasure(deps.database, OWNER)
 
+    due = ticks.claim_slot(deps.database, "discard", 1e9)
+    assert due is not None
+    assert due.due == ["erasures"]
     assert erasure.continue_erasures(deps, "tests") == {"erased": 0}
     assert values(conn, "SELECT state FROM jobs") == ["cancelled"]
     assert values(conn, "SELECT cancel_reason IS NOT NULL FROM predictions") == [True]

@@ -13,6 +13,7 @@ from db import leases, lock_holders
 from db.connection import Connection, connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseLocked
+from moorage.setting_types import RETENTION_DAYS
 from tasks.outputs import discard
 from tasks.step import commit_step
 from tasks.sweeps import reconcile, retention
@@ -306,7 +307,7 @@ def test_the_rows_of_a_dead_process_are_released_beside_locked_ones(at: World) -
 
 def test_retention_deletes_beside_locked_rows(at: World) -> None:
     """One row in somebody's console must not keep all the others for ever."""
-    changed = at.changed(retention_rows_days=7)
+    changed = at.changed(retention_days={**RETENTION_DAYS, "rows": 7.0})
     ids = []
     for name in ("one", "two"):
         made = at.registered(name)
@@ -324,26 +325,23 @@ def test_retention_deletes_beside_locked_rows(at: World) -> None:
 
 def test_retention_passes_rows_whose_dead_letters_are_locked(at: World) -> None:
     """One letter in somebody's console kept the whole batch of its kind, and with it every later one."""
-    changed = at.changed(retention_rows_days=7, retention_bodies_days=7)
+    changed = at.changed(retention_days={**RETENTION_DAYS, "rows": 7.0, "bodies": 7.0})
     ids = [at.delivered({"id": name}) for name in ("one", "two")]
     for row_id in ids:
         at.step("ingest", row_id)
     at.conn.execute("UPDATE deliveries SET ended_at = moment() - interval '8 days'")
     lock = "SELECT FROM dead_letters WHERE subject_id = %s FOR UPDATE"
 
-    with forgotten(at, lock, ids[0]):
-        purged = retention.delete_expired(changed.deps, LEASED_BY)["failed_bodies"]
-    at.conn.execute("UPDATE dead_letters SET state = 'discarded', closed_at = moment(), closed_by = 'test'")
-    with forgotten(at, lock, ids[0]):
-        deleted = retention.delete_expired(changed.deps, LEASED_BY)["deliveries"]
+    with forgotten(at, lock, ids[0]):  # without its body, the other one is deleted at once
+        counts = retention.delete_expired(changed.deps, LEASED_BY)
 
-    assert (purged, deleted) == (1, 1)
+    assert (counts["failed_bodies"], counts["deliveries"]) == (1, 1)
     assert retention.delete_expired(changed.deps, LEASED_BY)["deliveries"] == 1
 
 
 def test_jobs_that_stay_do_not_stall_the_retention_of_later_ones(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of jobs that are locked, or have an open dead letter, ended the run: the oldest stopped all others."""
-    changed = at.changed(retention_rows_days=7)
+    changed = at.changed(retention_days={**RETENTION_DAYS, "rows": 7.0})
     monkeypatch.setattr(retention, "_JOBS", 1)
     stuck, locked, free = [at.keeping([at.source.broken()]).job_id for _ in range(3)]
     for job_id in (stuck, locked, free):
@@ -352,6 +350,9 @@ def test_jobs_that_stay_do_not_stall_the_retention_of_later_ones(at: World, monk
     at.conn.execute("UPDATE dead_letters SET state = 'discarded', closed_at = moment(), closed_by = 'test'")
     at.conn.execute(
         "UPDATE dead_letters SET state = 'open', closed_at = NULL, closed_by = NULL WHERE job_id = %s", (stuck,)
+    )
+    at.conn.execute(  # bytes that a replay needs
+        "UPDATE outputs SET source_kind = 'inline', source = NULL, source_data = 'x' WHERE job_id = %s", (stuck,)
     )
     at.conn.execute("UPDATE jobs SET settled_at = moment() - interval '8 days'")
 

@@ -37,15 +37,15 @@ def open_count(conn: Connection) -> int:
 
 def test_a_page_is_bounded_and_says_what_remains(deps: Deps, conn: Connection) -> None:
     """A thousand rows in one request would hold it, and whoever waits, for a minute."""
-    conn.execute(ADD_LETTERS, {"error": "A", "count": 620})
+    conn.execute(ADD_LETTERS, {"error": "A", "count": 62})
     conn.execute(ADD_LETTERS, {"error": "B", "count": 3})
     criteria = DeadLetterFilter(error="A")
 
-    first = bulk.apply_page(deps.database, criteria, "discard", "api ann")
+    first = bulk.apply_page(deps.database, criteria, "discard", "api ann", limit=50)
     rest = bulk.apply_page(deps.database, criteria, "discard", "api ann", after=first.after)
 
-    assert (first.done, first.remaining) == (500, 120)
-    assert (rest.done, rest.remaining, rest.refused) == (120, 0, [])
+    assert (first.done, first.remaining, bulk.MAX_ROWS) == (50, 12, 500)
+    assert (rest.done, rest.remaining, rest.refused) == (12, 0, [])
     assert open_count(conn) == 3
     closed = fetch_all(conn, "SELECT DISTINCT state, closed_by FROM dead_letters WHERE error = 'A'", {})
     assert closed == [{"state": "discarded", "closed_by": "api ann"}]
@@ -164,5 +164,5 @@ def test_a_dead_letter_of_a_message_is_shown(deps: Deps, conn: Connection) -> No
 
     assert (report.subject, report.next) == (
         "dead_letter",
-        [f"dead letter {letter_id} is open: moorage dead replay {letter_id}"],
+        [f"dead letter: moorage dead replay {letter_id}"],
     )

@@ -147,12 +147,13 @@ def test_stored_bytes_are_those_of_the_last_count_and_later_ones(url: str) -> No
         assert owner_use.read(conn, "counted")["stored_bytes"] == 18
     execute(
         url,
-        "INSERT INTO storage_use (bucket, owner, bytes, computed_at)"
-        " VALUES ('private', 'counted', 5, moment() - interval '1 h'),"
-        " ('public', 'counted', 100, moment() - interval '1 h')",
+        "INSERT INTO storage_use (bucket, owner, bytes, rank, computed_at)"
+        " VALUES ('private', 'counted', 5, 1, moment() - interval '1 h'),"
+        " ('public', 'counted', 100, 2, moment() - interval '1 h')",
     )
     with connect(url) as conn:
         assert owner_use.read(conn, "counted")["stored_bytes"] == 116
+        assert owner_use.read(conn, "nobody")["stored_bytes"] == 0
 
 
 def test_usage_shows_use_and_limits(front: wp.Front, url: str) -> None:

@@ -1,6 +1,7 @@
 """/metrics, /readyz and /healthz, computed from a real PostgreSQL."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -106,7 +107,7 @@ def test_the_metrics_are_prometheus_text(receiver: rp.Receiver) -> None:
     receiver.call("POST", "/webhooks/replicate", b"{}")
     receiver.call("POST", "/webhooks/" + "x" * 500, b"{}")
 
-    status, headers, body = receiver.call("GET", "/metrics")
+    status, headers, body = receiver.scrape()
 
     families = {family.name: family for family in text_string_to_metric_families(body.decode())}
     samples = {(s.name, *sorted(s.labels.values())): s.value for f in families.values() for s in f.samples}
@@ -151,6 +152,35 @@ def test_an_older_schema_is_not_ready(stack: Stack, template_database: str) -> N
     assert f"needs {migrate.SCHEMA_VERSION}: run `moorage migrate`".encode() in body
 
 
+def test_no_secret_is_exported(receiver: rp.Receiver, url: str) -> None:
+    """Whoever reads metrics may not sign webhooks, nor read the database."""
+    shown = receiver.scrape()[2].decode() + receiver.log()
+
+    for secret in (rp.SECRET, rp.SECRET.removeprefix("whsec_"), str(urlsplit(url).password)):
+        assert secret not in shown
+
+
+def test_a_taken_metrics_address_stops_no_receiver(receiver: rp.Receiver, url: str) -> None:
+    """Two receivers on one machine, with the default of both."""
+    taken = f"127.0.0.1:{receiver.metrics_port}"
+    with rp.running(url, MOORAGE_METRICS_ADDRESS=taken) as second:
+        status, _, _ = second.post(b"{}", webhook_id="taken_1")
+
+        assert status == 202
+        assert "metrics.not_served" in second.log()
+        assert "MOORAGE_METRICS_ADDRESS" in second.log()
+    assert receiver.scrape()[0] == 200
+
+
+def test_a_receiver_without_a_metrics_address_has_none(receiver: rp.Receiver, url: str) -> None:
+    """And the port of the webhooks never has them."""
+    with rp.running(url, MOORAGE_METRICS_ADDRESS="off") as silent:
+        assert silent.call("GET", "/metrics")[0] == 404
+        assert "metrics.not_served" not in silent.log()
+        with pytest.raises(ConnectionRefusedError):
+            silent.scrape()
+
+
 def test_a_scrape_succeeds_when_a_query_fails(stack: Stack, template_database: str) -> None:
     """Partly migrated or locked: the counters of the process and all other gauges must still be exported."""
     broken = stack.postgres.create_database("receiver_broken", template=template_database)
@@ -162,6 +192,6 @@ def test_a_scrape_succeeds_when_a_query_fails(stack: Stack, template_database: s
 
         assert receiver.metric(failed.format("moorage_sweep_last_tick_timestamp_seconds")) == 1
         assert receiver.metric('moorage_leases{table="outputs"}') == 0
-        assert b'moorage_leases{table="outputs"}' in receiver.call("GET", "/metrics")[2]
+        assert b'moorage_leases{table="outputs"}' in receiver.scrape()[2]
         assert receiver.metric(failed.format("moorage_leases")) == 0
         assert receiver.metric("moorage_database_up") == 1

@@ -17,6 +17,7 @@ from embedded.stack import Stack
 from moorage.errors import Refused
 from moorage.ids import uuid7
 from moorage.model import ProjectKey
+from moorage.setting_types import RETENTION_DAYS
 from tasks.audit import run as audit
 from tasks.jobs import replay
 from tasks.outputs import discard
@@ -26,7 +27,7 @@ from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 
 CORRUPT = "data:image/png;base64,iVBORw0KGgoAAAA="
-FOR_EVER = {f"retention_{what}_days": 0.0 for what in ("renders", "bodies", "dead_letters", "rows")}
+FOR_EVER = dict.fromkeys(RETENTION_DAYS, 0.0)
 
 
 @pytest.fixture
@@ -44,9 +45,7 @@ def later(deps: Deps, conn: Connection) -> Callable[[int], None]:
 def run(deps: Deps, **days: float) -> dict[str, int]:
     """Run retention with these settings, all others for ever, after the sweep of spooled files; returns what went."""
     discard.delete_spooled_inputs(deps)
-    settings = deps.settings.model_copy(
-        update={**FOR_EVER, **{f"retention_{what}_days": n for what, n in days.items()}}
-    )
+    settings = deps.settings.model_copy(update={"retention_days": FOR_EVER | days})
     done = retention.delete_expired(replace(deps, settings=settings), "tests")
     return {what: count for what, count in done.items() if count}
 
@@ -294,7 +293,7 @@ def test_a_dry_run_counts_what_a_run_takes(
         deps.database.run(lambda c, letter=letter: replay.discard_dead_letter(c, letter, "tests"))
     later(91)
     discard.delete_spooled_inputs(deps)
-    env = cli.environment(stack, database_url, MOORAGE_RETENTION_RENDERS_DAYS="60", MOORAGE_RETENTION_ROWS_DAYS="90")
+    env = cli.environment(stack, database_url, MOORAGE_RETENTION_DAYS="renders=60,rows=90")
     before = rows(conn)
 
     looked = cli.run(env, "retention")
@@ -302,7 +301,7 @@ def test_a_dry_run_counts_what_a_run_takes(
     counted = retention.count_expired(
         replace(
             deps,
-            settings=deps.settings.model_copy(update={"retention_renders_days": 60.0, "retention_rows_days": 90.0}),
+            settings=deps.settings.model_copy(update={"retention_days": {**RETENTION_DAYS, "renders": 60.0}}),
         )
     )
     applied = cli.run(env, "retention", "--apply", "--json")
@@ -325,7 +324,7 @@ def test_a_crash_between_batches_leaves_nothing_half_done(
     world.kept(deps, "def")
     later(31)
     env = cli.environment(
-        stack, database_url, MOORAGE_RETENTION_RENDERS_DAYS="30", MOORAGE_FAILPOINT="retention.after_batch"
+        stack, database_url, MOORAGE_RETENTION_DAYS="renders=30", MOORAGE_FAILPOINT="retention.after_batch"
     )
 
     killed = cli.run(env, "retention", "--apply")
@@ -467,7 +466,7 @@ def test_a_crash_after_marking_uploads_leaves_orphans(
     )
     later(31)
     env = cli.environment(
-        stack, database_url, MOORAGE_RETENTION_RENDERS_DAYS="30", MOORAGE_FAILPOINT="retention.after_uploads"
+        stack, database_url, MOORAGE_RETENTION_DAYS="renders=30", MOORAGE_FAILPOINT="retention.after_uploads"
     )
 
     killed = cli.run(env, "retention", "--apply")

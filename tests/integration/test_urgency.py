@@ -229,7 +229,7 @@ class Flood:
         return {idx for idx, kept_at in self.kept_at.items() if kept_at > lives[idx]}
 
 
-@pytest.mark.parametrize("count", [240, pytest.param(2000, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("count", [160, pytest.param(2000, marks=pytest.mark.prove)])
 @pytest.mark.parametrize("is_ordered", [True, False], ids=["by expiry", "first come"])
 def test_what_expires_first_is_kept_in_time_in_a_flood(
     at: World, count: int, is_ordered: bool, monkeypatch: pytest.MonkeyPatch

@@ -70,7 +70,8 @@ def test_the_receiver_serves_all_other_paths(front: wp.Front) -> None:
     """One port for both: probes and webhooks require no token, in every spelling."""
     assert front.call("GET", "/healthz")[0] == 200
     assert front.call("GET", "/readyz")[0] == 200
-    assert front.call("GET", "/metrics")[0] == 200
+    assert front.scrape()[0] == 200
+    assert front.call("GET", "/metrics")[0] == 404
     assert front.call("GET", "/v1x")[0] == 404
     for prefix in ("", "/api", "/api/v1"):
         assert front.post(b"{}", webhook_id=f"msg{prefix}", path=f"{prefix}/webhooks/replicate")[0] == 202

@@ -13,6 +13,7 @@ from embedded.stack import Stack
 from moorage import metrics
 from moorage import settings as settings_module
 from tests.integration.core import LEASED_BY, World, database_of, world
+from tests.support.exposition import render_metrics
 from worker import boot, publish, step_runner, work_metrics
 
 
@@ -36,7 +37,7 @@ def at(stack: Stack, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
 
 def totals(at: World) -> dict[str, float]:
     """Return the totals as /metrics shows them, without buckets and sums of seconds, by name and label values."""
-    text = metrics.render_metrics([], work_totals.read_totals(at.conn)).decode()
+    text = render_metrics(work_totals.read_totals(at.conn))
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples if s.value]
     return {
         " ".join((s.name.removeprefix("moorage_"), *sorted(s.labels.values()))).replace("  ", " "): s.value

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from cli import main
-from moorage import metrics
 from receiver import app
 from tests.support import promql
+from tests.support.exposition import render_metrics
 from tests.support.promql import Sample
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,7 +160,7 @@ def test_every_metric_of_an_expression_is_named_with_the_labels_asked_of_it():
 
 def test_every_reason_of_a_503_is_a_series_from_the_start():
     """A series that begins with its first increment has no rate until the second one."""
-    text = metrics.render_metrics([]).decode()
+    text = render_metrics()
 
     for reason in {*app._UNAVAILABLE_REASONS.values(), "bytes_in_flight"}:
         assert f'moorage_webhooks_unavailable_total{{reason="{reason}"}} ' in text

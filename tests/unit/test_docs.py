@@ -53,7 +53,7 @@ def _written(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     if isinstance(value, dict):
-        return ",".join(f"{provider}={number}" for provider, number in value.items())
+        return ",".join(f"{name}={number:g}" for name, number in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -14,9 +14,10 @@ import yaml
 
 from cli import main
 from db.reports.metrics import GAUGE_QUERIES
-from moorage import metrics, settings
+from moorage import settings
 from moorage.constants import Constants
 from tests.support import pages, promql
+from tests.support.exposition import render_metrics
 from worker.queues import QUEUES
 
 DEPLOY = pages.ROOT / "deploy"
@@ -91,12 +92,14 @@ def test_every_metric_and_expression_of_a_page_exists(page):
 
 
 def known_metrics() -> set[str]:
-    text = metrics.render_metrics([]).decode()
+    text = render_metrics()
     counters = re.findall(r"^# TYPE (moorage_\w+)|^(moorage_\w+)", text, re.MULTILINE)
     return {
         "moorage_database_up",
+        "moorage_gauge_failed",
         *(name for name, _, _ in GAUGE_QUERIES),
         *(name for pair in counters for name in pair),
+        *(f"{name}_bucket" for name in re.findall(r"^# TYPE (moorage_\w+) histogram", text, re.MULTILINE)),
     }
 
 
@@ -189,7 +192,7 @@ def test_a_pod_runs_a_command_that_exists_and_is_probed_where_it_answers(name):
     ] == ["moorage"] * 2
     if container["args"][0] == "receiver":
         paths = {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
-        assert all(f'path == "{path}"' in RECEIVER for path in paths)
+        assert all(f'"{path}"' in RECEIVER for path in paths)
         assert container["args"][-1] == str(container["ports"][0]["containerPort"]) == "8000"
     elif container["args"][0] != "migrate":
         assert "$MOORAGE_ALIVE_FILE" in container["livenessProbe"]["exec"]["command"][-1]
@@ -261,8 +264,8 @@ def test_prometheus_reads_the_alerts_and_scrapes_the_receiver():
     (job,) = config["scrape_configs"]
 
     assert (DEPLOY / "prometheus" / config["rule_files"][0]).resolve() == DEPLOY / "alerts.yml"
-    assert job["static_configs"] == [{"targets": ["127.0.0.1:8000"]}]
-    assert COMPOSE["receiver"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert job["static_configs"] == [{"targets": ["127.0.0.1:9464"]}]
+    assert COMPOSE["receiver"]["ports"] == ["127.0.0.1:8000:8000", "127.0.0.1:9464:9464"]
 
 
 def test_grafana_finds_the_dashboard_where_the_page_puts_it():

@@ -8,6 +8,7 @@ from typing import Any
 
 from click.testing import CliRunner
 from fastapi.routing import APIRoute, iter_route_contexts
+from jsonschema import Draft202012Validator
 
 from cli import main
 from tests.support.operations import OPERATIONS
@@ -83,7 +84,7 @@ def test_only_assets_require_no_token() -> None:
 
     without = {path for path, item in paths.items() for operation in item.values() if operation.get("security") == []}
 
-    of_receiver = {"/webhooks/{provider}", "/healthz", "/readyz", "/metrics"}
+    of_receiver = {"/webhooks/{provider}", "/healthz", "/readyz"}
     assert without == {"/v1/assets/renders/{render_id}/{name}", "/v1/assets/quarantine/{output_id}"} | of_receiver
 
 
@@ -176,7 +177,7 @@ def test_notifications_headers_and_the_receiver_are_described() -> None:
     }
 
     assert list(document["webhooks"]) == ["job.succeeded", "job.partial", "job.failed", "job.cancelled"]
-    assert headers == {"Idempotency-Key", "If-Match", "Last-Event-ID", "Range"}
+    assert headers == {"Idempotency-Key", "If-Match", "If-None-Match", "If-Range", "Last-Event-ID", "Range"}
     assert all(operation["tags"] for item in document["paths"].values() for operation in item.values())
 
 
@@ -201,3 +202,35 @@ def test_the_command_prints_it() -> None:
 
     assert done.exit_code == 0
     assert json.loads(done.output) == json.loads(openapi.document_json())
+
+
+def test_examples_are_as_their_schemas_say() -> None:
+    """A client developer copies them."""
+    document = openapi.build_document()
+    schemas = document["components"]["schemas"]
+    shown = {name: schema["examples"] for name, schema in schemas.items() if "examples" in schema}
+
+    errors = [
+        (name, error.message)
+        for name, examples in shown.items()
+        for example in examples
+        for error in Draft202012Validator(
+            {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        ).iter_errors(example)
+    ]
+
+    assert errors == []
+    assert {"NewJob", "Job", "Render", "Project", "Upload", "OwnerToken", "Notification", "Problem"} <= set(shown)
+
+
+def test_tags_and_headers_are_declared() -> None:
+    """Each operation has one described tag; each response names its headers."""
+    document = openapi.build_document()
+    declared = {tag["name"] for tag in document["tags"]}
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    ours = [operation for operation in operations if "x-level" in operation and operation["tags"] != ["receiver"]]
+
+    assert {tag for operation in operations for tag in operation["tags"]} == declared
+    assert all("X-Request-Id" in response["headers"] for o in ours for response in o["responses"].values())
+    assert "Location" in document["paths"]["/v1/jobs"]["post"]["responses"]["202"]["headers"]
+    assert "ETag" in document["paths"]["/v1/projects/{project_id}"]["put"]["responses"]["200"]["headers"]

@@ -64,9 +64,9 @@ def test_off_disables_the_maintenance_sweeps() -> None:
 
 def test_zero_days_keeps_for_ever() -> None:
     """Renders go only when asked to; 0 must not mean at once."""
-    never = settings(retention_bodies_days=0, retention_rows_days=0)
+    never = settings(retention_days={"bodies": 0.0, "rows": 0.0, "dead_letters": 0.0})
     assert retention.retention_seconds(never) == {"quarantine": 604_800.0}
-    kept = retention.retention_seconds(settings(retention_bodies_days=0.5, retention_rows_days=0))
+    kept = retention.retention_seconds(settings(retention_days={"bodies": 0.5, "rows": 0.0, "dead_letters": 0.0}))
 
     days = {"bodies": 43200.0, "failed_bodies": 43200.0, "failed_sources": 43200.0}
     assert kept == {"quarantine": 604_800.0, **days}
@@ -76,7 +76,9 @@ def test_ended_rows_go_after_90_days_and_never_before_a_webhook_is_repeated() ->
     """The id of a webhook is what recognizes a repeated one: providers repeat for up to three days."""
     kinds = ("deliveries", "dead_letters", "notifications", "jobs")
 
-    by_default, hasty = (retention.retention_seconds(made) for made in (settings(), settings(retention_rows_days=0.1)))
+    by_default, hasty = (
+        retention.retention_seconds(made) for made in (settings(), settings(retention_days={"rows": 0.1}))
+    )
 
     assert [by_default[kind] for kind in kinds] == [90 * 86400.0] * 4
     assert [hasty[kind] for kind in kinds] == [7 * 86400.0] * 4

@@ -223,9 +223,6 @@ def test_a_provider_without_a_limit_keeps_its_default(env, value, limits):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("replicat=3", "did you mean replicate?"),
-        ("standard=3", "write one of replicate, fal, openai"),
-        ("=3", "write one of replicate, fal, openai"),
         ("fal", "write fal=NUMBER"),
         ("fal=", "write fal=NUMBER"),
         ("fal=0", "write fal=NUMBER with a whole number above 0"),
@@ -238,7 +235,6 @@ def test_a_provider_without_a_limit_keeps_its_default(env, value, limits):
         ("fal:x=3,fal: X=2", "fal:x is given twice"),
         ("fal:=3", "write a part of the names of models after fal:"),
         ("fal:x=0", "write fal:x=NUMBER with a whole number above 0"),
-        ("replicat:x=3", "did you mean replicate?"),
     ],
 )
 def test_a_wrong_limit_is_refused_with_the_remedy(env, value, says):
@@ -271,6 +267,28 @@ def test_a_wrong_limit_of_owners_is_refused_with_the_remedy(env, value, says):
     assert says in refusal(env, MOORAGE_OWNER_LIMITS=value)
 
 
+def test_days_of_retention_are_read(env):
+    """A name that is not given keeps its default."""
+    env(MOORAGE_RETENTION_DAYS="renders=365, rows = 0.5")
+
+    wanted = {"renders": 365.0, "bodies": 30.0, "dead_letters": 90.0, "rows": 0.5}
+    assert settings.load_settings().retention_days == wanted
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("render=3", "did you mean renders?"),
+        ("renders", "write renders=DAYS"),
+        ("renders=-1", "write renders=DAYS"),
+        ("rows=7,rows=8", "rows is given twice"),
+    ],
+)
+def test_wrong_days_of_retention_are_refused_with_the_remedy(env, value, says):
+    """Days that are ignored delete what was to be kept, or keep it for ever."""
+    assert says in refusal(env, MOORAGE_RETENTION_DAYS=value)
+
+
 # --- number, former names, developer overrides
 
 
@@ -289,11 +307,11 @@ def test_there_are_few_settings():
         ("MOORAGE_ORPHANS_CRON", "write MOORAGE_MAINTENANCE_CRON instead"),
         ("MOORAGE_RETENTION_CRON", "write MOORAGE_MAINTENANCE_CRON instead"),
         ("MOORAGE_USAGE_CRON", "write MOORAGE_MAINTENANCE_CRON instead"),
-        ("MOORAGE_KEEP_RENDERS_DAYS", "write MOORAGE_RETENTION_RENDERS_DAYS instead"),
-        ("MOORAGE_KEEP_BODIES_DAYS", "write MOORAGE_RETENTION_BODIES_DAYS instead"),
-        ("MOORAGE_KEEP_FAILED_DAYS", "write MOORAGE_RETENTION_BODIES_DAYS instead"),
-        ("MOORAGE_KEEP_FAILED_DAYS_FILE", "write MOORAGE_RETENTION_BODIES_DAYS instead"),
-        ("MOORAGE_KEEP_ROWS_DAYS", "write MOORAGE_RETENTION_ROWS_DAYS instead"),
+        ("MOORAGE_KEEP_RENDERS_DAYS", "write MOORAGE_RETENTION_DAYS=renders=DAYS instead"),
+        ("MOORAGE_KEEP_BODIES_DAYS", "write MOORAGE_RETENTION_DAYS=bodies=DAYS instead"),
+        ("MOORAGE_KEEP_FAILED_DAYS", "write MOORAGE_RETENTION_DAYS=bodies=DAYS instead"),
+        ("MOORAGE_KEEP_FAILED_DAYS_FILE", "write MOORAGE_RETENTION_DAYS=bodies=DAYS instead"),
+        ("MOORAGE_KEEP_ROWS_DAYS", "write MOORAGE_RETENTION_DAYS=rows=DAYS instead"),
         *[
             (former, "is a constant now: unset it")
             for former in (
@@ -397,3 +415,11 @@ def test_files_that_would_be_redirected_to_themselves_are_refused(env, base):
     assert "MOORAGE_ASSETS=signed or stream" in refusal(env, **given)
     env(MOORAGE_ASSETS="stream", **given)
     assert settings.load_settings().asset_base_url == base.rstrip("/")
+
+
+@pytest.mark.parametrize("value", ["9464", "127.0.0.1", ":9464", "127.0.0.1:0", "http://127.0.0.1:9464", "a b:1"])
+def test_an_address_to_listen_on_has_a_host_and_a_port(env, value):
+    """The default is on loopback; `off` is no address."""
+    env()
+    assert settings.load_settings().metrics_address == "127.0.0.1:9464"
+    assert "write HOST:PORT" in refusal(env, MOORAGE_METRICS_ADDRESS=value)

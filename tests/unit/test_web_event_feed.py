@@ -168,3 +168,14 @@ def test_a_stalled_stream_is_disconnected_and_unsubscribed() -> None:
     run(work())
 
     assert unsubscribed == [subscription]
+
+
+@pytest.mark.parametrize(("hard", "streams"), [(1024, 512), (4096, 2596), (20_000, 5000), (-1, 5000)])
+def test_streams_leave_files_for_webhooks(monkeypatch: pytest.MonkeyPatch, hard: int, streams: int) -> None:
+    """A process without a free file accepts no webhook."""
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(event_feed.resource, "getrlimit", lambda _which: (1024, hard))
+    monkeypatch.setattr(event_feed.resource, "setrlimit", lambda _which, limits: raised.append(limits))
+
+    assert event_feed.limit_to_files(5000) == streams
+    assert raised == ([] if hard == 1024 else [(min(hard, 6500) if hard > 0 else 6500, hard)])

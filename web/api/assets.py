@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
+from fastapi import Header
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -71,7 +72,15 @@ _FILE: Final = {"content": {"*/*": {"schema": {"type": "string", "format": "bina
     },
 )
 async def get_asset(
-    request: Request, render_id: PathId, name: str, ctx: Context, range_header: RangeHeader = None
+    request: Request,
+    render_id: PathId,
+    name: str,
+    ctx: Context,
+    range_header: RangeHeader = None,
+    if_range: Annotated[str | None, Header(alias="If-Range", description="an ETag: the range is of this file")] = None,
+    if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="ETags of files that the client has")
+    ] = None,
 ) -> Response:
     """Return a published file, or a redirect to it."""
     file = await _find_file(render_id, name, ctx)
@@ -82,9 +91,10 @@ async def get_asset(
         return Response(status_code=302, headers={**CORS_HEADERS, **redirect})
     etag = f'"{file.sha256}"'
     headers = {**CORS_HEADERS, "ETag": etag, "Cache-Control": file.cache_control}
-    if ranges.matches_etag(request.headers.get("if-none-match"), etag):
+    if ranges.matches_etag(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    byte_range = _requested_range(request, range_header, file.bytes, etag)
+    is_of_file = request.method == "GET" and if_range in (None, etag)
+    byte_range = _parse_range(range_header, file.bytes) if is_of_file else None
     size = file.bytes if byte_range is None else byte_range[1] - byte_range[0] + 1
     headers |= {"Content-Type": file.content_type, "Content-Length": str(size), "Accept-Ranges": "bytes"}
     if file.is_attachment:
@@ -126,10 +136,8 @@ def _read_row(conn: Connection, render_id: UUID, idx: int, *, is_first: bool) ->
     return renders.get_first_file(conn, render_id) if row and is_first and row["media"] == "file" else row
 
 
-def _requested_range(request: Request, range_header: str | None, size: int, etag: str) -> ByteRange:
-    """Return the first and the last byte of the request's range; None without one, and if If-Range does not match."""
-    if request.method != "GET" or request.headers.get("if-range", etag) != etag:
-        return None
+def _parse_range(range_header: str | None, size: int) -> ByteRange:
+    """Return the first and the last byte of a range; None without one. Raises Problem: 416."""
     try:
         return ranges.parse_range(range_header, size)
     except ranges.RangeNotSatisfiable as error:

@@ -4,7 +4,7 @@ from typing import Literal
 from uuid import UUID
 
 from moorage.model import DeliveryState, OutputState, PredictionState
-from web.api.responses import Media, Record, Timestamp, View
+from web.api.responses import DeadLetterSummaryView, Media, Record, Timestamp, View
 
 DeadLetterState = Literal["open", "replayed", "discarded"]
 NotificationState = Literal["waiting", "sent", "dead"]
@@ -53,6 +53,7 @@ class StatusView(View):
     queues: dict[str, int] | None
     workers: list[str] | None
     worker_queues: dict[str, list[str]] | None
+    pools: dict[str, int]
     consumers: dict[str, int] | None
     providers: list[ProviderStatusView] | None = None
     deliveries: dict[str, int] | None = None
@@ -70,6 +71,7 @@ class StatusView(View):
     sweeps: list[Record] | None = None
     dead_letters: list[Record] | None = None
     pauses: list[Record] | None = None
+    breakers: list[Record] | None = None
     storage_use: list[Record] | None = None
     lock_holders: list[Record] | None = None
     locked: list[str] | None = None
@@ -154,26 +156,9 @@ class ListedNotificationView(_WorkView):
     created_at: Timestamp
 
 
-class ListedDeadLetterView(View):
-    dead_letter_id: UUID
-    subject: str
-    subject_id: UUID
-    job_id: UUID | None
+class ListedDeadLetterView(DeadLetterSummaryView):
     owner: str | None
     project_id: str | None
-    provider: str | None
-    step: str
-    category: str
-    error: str
-    reason: str
-    retryable: bool
-    state: DeadLetterState
-    created_at: Timestamp
-    closed_at: Timestamp | None
-    closed_by: str | None
-    acknowledged_at: Timestamp | None
-    acknowledged_by: str | None
-    note: str | None
 
 
 class DeliveryPage(View):

@@ -273,7 +273,7 @@ class QuarantinedFile(View):
     url_seconds: int
 
 
-class DeadLetterView(View):
+class DeadLetterSummaryView(View):
     dead_letter_id: UUID
     subject: str
     subject_id: UUID
@@ -284,7 +284,6 @@ class DeadLetterView(View):
     error: str
     reason: str
     retryable: bool
-    facts: dict[str, FactValue]
     state: Literal["open", "replayed", "discarded"]
     created_at: Timestamp
     closed_at: Timestamp | None
@@ -292,4 +291,8 @@ class DeadLetterView(View):
     acknowledged_at: Timestamp | None
     acknowledged_by: str | None
     note: str | None
+
+
+class DeadLetterView(DeadLetterSummaryView):
+    facts: dict[str, FactValue]
     quarantine: QuarantinedFile | None

@@ -91,6 +91,8 @@ class VisibilityPolicy:
 def _list_hidden_texts(settings: Settings) -> Iterator[str]:
     """Yield the values of secret settings, and of URLs also each part: host, user, password, path, query."""
     for name, value in settings:
+        if value == Settings.model_fields[name].default:
+            continue  # the public address of a provider's API
         for item in value if isinstance(value, tuple) else (value,):
             text = item.get_secret_value() if isinstance(item, SecretStr) else str(item or "")
             if name.endswith(("_url", "_urls")) and name not in _PUBLIC_SETTINGS:

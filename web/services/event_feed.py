@@ -31,7 +31,7 @@ def limit_to_files(max_streams: int) -> int:
     wanted = min(files, max(soft, max_streams + FILES_WITHOUT_STREAMS))
     if wanted > soft >= 0:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    limit = min(max_streams, max(1, files - FILES_WITHOUT_STREAMS))
+    limit = min(max_streams, files - min(FILES_WITHOUT_STREAMS, files // 2))
     if limit < max_streams:
         log.warning("streams.limited", streams=limit, max_streams=max_streams, open_files=files)
     return limit

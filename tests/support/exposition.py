@@ -1,0 +1,24 @@
+"""The text of /metrics, without a receiver."""
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.registry import Collector
+
+from moorage import metrics
+from moorage.metrics import Total
+
+
+class _AllCollector(Collector):
+    def __init__(self, totals: Sequence[Total]) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterator[Metric]:
+        return metrics.collect_all([], self._totals)
+
+
+def render_metrics(totals: Sequence[Total] = ()) -> str:
+    """Return what this process and the totals would be exported as."""
+    registry = CollectorRegistry()
+    registry.register(_AllCollector(totals))
+    return generate_latest(registry).decode()
