@@ -174,6 +174,17 @@ def test_every_row_of_a_declared_provider_ends_as_that_of_a_built_in_one(at: Wor
     assert run.run_audit(at.deps, second_look_seconds=0).findings == []
 
 
+def test_an_unsigned_body_about_an_unknown_prediction_creates_no_job(at: World) -> None:
+    """Not even where jobs are created for what nobody registered: anybody could create them."""
+    at = at.changed(adopt=True)
+
+    post(at, thin("made-up", "completed", at.source.picture()), signed("adopted", "Ready", at.source.picture()))
+    ingest_all(at)
+
+    assert at.one("SELECT array_agg(external_id) FROM predictions") == ["adopted"]
+    assert at.one("SELECT state FROM deliveries WHERE provider = 'thin'") == "unmatched"
+
+
 def test_a_body_that_anybody_could_have_sent_changes_nothing_by_itself(at: World) -> None:
     """Neither a file, nor a failure, nor a status word of it is believed: only what the provider says."""
     job = registered(at, "thin", "t9")
