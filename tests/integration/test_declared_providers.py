@@ -168,7 +168,7 @@ def test_every_row_of_a_declared_provider_ends_as_that_of_a_built_in_one(at: Wor
     assert ends(at, late) == ("failed", "poll", [])
     assert ends(at, told) == ends(at, silent) == ("succeeded", "poll", ["kept"])
     assert [letter["reason"] for letter in at.letters()] == [
-        f"host elsewhere.example is not allowed: add it to output_hosts of signed in {at.deps.settings.providers_file}"
+        "host elsewhere.example is not allowed: add it to signed.output_hosts in line 3 of MOORAGE_PROVIDERS_FILE"
     ]
     assert at.row("jobs", late.job_id)["reason"] == "no GPU"
     assert run.run_audit(at.deps, second_look_seconds=0).findings == []
