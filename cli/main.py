@@ -43,6 +43,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "drill": ("drill", "Inject faults under load and verify that nothing is lost.", "drill --minutes 2"),
     },
     "Set up and run": {
+        "providers": ("providers", "List providers, or show what a payload would do.", "providers list"),
         "init": ("init", "Write .env with generated secrets.", "init"),
         "token": ("token", "Create, list and revoke API tokens.", "token create website"),
         "openapi": ("openapi", "Print the OpenAPI document.", "openapi > openapi.json"),

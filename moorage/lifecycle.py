@@ -77,10 +77,10 @@ def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecisio
     """Return the effect of a webhook or poll response. A prediction's status only moves forward."""
     if ctx.prediction_state in TERMINAL_PREDICTION_STATES:
         return _on_report_after_end(report, ctx)
-    if report.status in ("queued", "running", "unknown"):
-        return RecordStatus()
     if report.needs_fetch and ctx.can_poll:
         return PollNow()
+    if report.status in ("queued", "running", "unknown"):
+        return RecordStatus()
     if report.status == "succeeded":
         return _on_success(report, ctx)
     if report.status == "cancelled":

@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     openai_models: Names = Field(("gpt-image-1",), validation_alias=env_names("OPENAI_MODELS"))
     standard_webhook_secret: Secrets = Field((), validation_alias=env_names("STANDARD_WEBHOOK_SECRET"))
     standard_output_hosts: Names = Field((), validation_alias=env_names("STANDARD_OUTPUT_HOSTS"))
+    providers_file: Path | None = None  # declares further providers, in TOML
     keep_hosts: Names = ()
 
     # --- receiver

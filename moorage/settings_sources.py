@@ -57,10 +57,7 @@ class FileTwins(PydanticBaseSettingsSource):
         for name in names_of(field_name, field):
             path = os.environ.get(f"{name}_FILE")
             if path:
-                try:
-                    return Path(path).read_text(encoding="utf-8").strip(), field_name, False
-                except (OSError, UnicodeDecodeError) as error:
-                    raise ConfigError(f"{name}_FILE={path}: cannot be read ({error})") from error
+                return read_file(name, path), field_name, False
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -72,6 +69,20 @@ def names_of(field_name: str, field: Any, prefix: str = "MOORAGE_") -> list[str]
     """Return the environment names of a field, the preferred one first."""
     alias = field.validation_alias
     return [str(choice) for choice in alias.choices] if alias else [f"{prefix}{field_name.upper()}"]
+
+
+def read_variable(name: str) -> str | None:
+    """Return a variable that is no setting: of the environment, of the file that NAME_FILE names, else of `.env`."""
+    if path := os.environ.get(f"{name}_FILE"):
+        return os.environ.get(name) or read_file(name, path)
+    return os.environ.get(name) or dotenv_values(dotenv_path()).get(name)
+
+
+def read_file(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}_FILE={path}: cannot be read ({error})") from error
 
 
 def dotenv_path() -> str:

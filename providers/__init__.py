@@ -1,25 +1,83 @@
 """One file per provider: verification and parsing of webhooks, polling, submission. Light to import."""
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
 from moorage.errors import ConfigError
+from moorage.setting_types import suggest
 from moorage.settings import Settings
+from providers import declarations
 from providers.base import Provider
+from providers.declarations import Declaration
+from providers.declared import DeclaredProvider
 from providers.fal import Fal
 from providers.openai import OpenAI
 from providers.replicate import Replicate
 from providers.standard import Standard
 
 PROVIDER_TYPES: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, OpenAI, Replicate, Standard)
+# What `api` of a declaration stands for: the type, and its settings for URL, token and what webhooks are verified with.
+_COMPATIBLE: Final[Mapping[str, tuple[type[Provider], str, str, str]]] = {
+    "fal": (Fal, "fal_queue_url", "fal_key", "fal_user_id"),
+    "openai": (OpenAI, "openai_api_url", "openai_api_key", "openai_webhook_secret"),
+    "replicate": (Replicate, "replicate_api_url", "replicate_api_token", "replicate_webhook_secret"),
+}
+_TAKEN: Final = frozenset({"placeholder", "keep"})  # of predictions without a provider, and of a pause
 
 
 def load(settings: Settings) -> Mapping[str, Provider]:
-    """Return every provider by name, enabled or not; raises ConfigError for an invalid setting."""
+    """Return every provider by name, enabled or not; raises ConfigError for an invalid setting or declaration."""
     loaded = {provider.name: provider for provider in (kind(settings) for kind in PROVIDER_TYPES)}
+    if settings.providers_file:
+        declared = declarations.read_file(settings.providers_file, {*loaded, *_TAKEN})
+        loaded |= {name: _build(name, declaration, settings) for name, declaration in declared.items()}
     for name in settings.allow_unsigned:
-        if name not in loaded:
-            raise ConfigError(
-                f"MOORAGE_ALLOW_UNSIGNED: {name!r} is not a provider; write {' or '.join(sorted(loaded))}"
-            )
+        _require_name("MOORAGE_ALLOW_UNSIGNED", name, loaded, "is not a provider")
+    submitting = {name for name, provider in loaded.items() if provider.submit_setting}
+    for key in settings.in_flight:
+        problem = "is not a provider that takes submissions"
+        _require_name("MOORAGE_IN_FLIGHT", key.partition(":")[0], submitting, problem)
     return loaded
+
+
+def _require_name(setting: str, name: str, known: Collection[str], problem: str) -> None:
+    if name not in known:
+        hint = suggest(name, known) or f"write {' or '.join(sorted(known))}"
+        raise ConfigError(f"{setting}: {name!r} {problem}: {hint}")
+
+
+def _build(name: str, declaration: Declaration, settings: Settings) -> Provider:
+    """Return a provider whose class attributes, which messages name, are those of its declaration."""
+    place, webhook = f"{name} in {settings.providers_file}", declaration.webhook
+    life_seconds, headers = declaration.output_life_seconds, webhook.headers if webhook else ()
+    attributes: dict[str, Any] = {
+        "name": name,
+        "label": declaration.label or name,
+        "hosts_setting": f"output_hosts of {place}",
+        "url_setting": f"the URL of {place}",
+        "models_setting": f"models of {place}",
+        "webhook_setting": " or ".join(webhook.secrets if webhook else ()) or f"a table webhook of {place}",
+        "submit_setting": declaration.token,
+    }
+    if declaration.api is None:
+        signed = headers[:-1] or ("webhook-id", "webhook-timestamp")
+        attributes |= {
+            "output_lifetime_seconds": life_seconds,
+            "default_first_poll_seconds": min(declaration.first_poll_seconds, (life_seconds or 1e9) / 10),
+            "recorded_headers": Provider.recorded_headers | set(signed),
+        }
+        declared: Provider = type(name, (DeclaredProvider,), attributes)(settings, declaration)
+        return declared
+    kind, url, token, secrets = _COMPATIBLE[declaration.api]
+    tokens = declarations.read_secrets([declaration.token or ""])
+    given: dict[str, Any] = {
+        url: declaration.base_url,
+        token: tokens[0] if tokens else None,
+        f"{declaration.api}_output_hosts": declaration.output_hosts,
+        f"{declaration.api}_models": declaration.models,
+        secrets: declarations.read_secrets(webhook.secrets) if webhook else (),
+    }
+    if declaration.api == "fal" and webhook:
+        given[secrets], settings = webhook.users, settings.with_constants(fal_jwks_url=webhook.jwks)
+    compatible: Provider = type(name, (kind,), attributes)(settings.model_copy(update=given))
+    return compatible

@@ -3,7 +3,7 @@
 import contextlib
 import http.client
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -36,9 +36,16 @@ class ApiClient:
     the receiver, which imports every provider, would load it without need.
     """
 
-    def __init__(self, name: str, token_header: tuple[str, str] | None, *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        token_header: tuple[str, str] | None,
+        *,
+        max_bytes: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._name = name
-        self._headers = JSON_HEADERS | dict([token_header] if token_header else [])
+        self._headers = JSON_HEADERS | dict(headers or {}) | dict([token_header] if token_header else [])
         self._max_bytes = max_bytes
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._pool = urllib3.PoolManager(

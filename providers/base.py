@@ -22,7 +22,7 @@ from providers.api_client import ApiClient
 from providers.output_schemas import Declares
 from providers.signatures import Headers
 from providers.submit_client import RESPONSE_SECONDS, SubmitClient
-from providers.verifiers import NoVerifier, Verifier
+from providers.verifiers import StandardVerifier, Verifier
 
 Client = TypeVar("Client", ApiClient, SubmitClient)
 _POLL_GROWTH: Final = 1.5
@@ -44,6 +44,9 @@ class Provider(ABC):
     recorded_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     default_first_poll_seconds: ClassVar[float] = 60.0
     models: Sequence[str] = ()  # those of its setting, which GET /v1/models offers
+    hosts_setting: ClassVar[str]  # of its output hosts; this and the next two are named in messages
+    url_setting: ClassVar[str] = ""
+    models_setting: ClassVar[str] = ""
     webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
     submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions
     submit_response_seconds: ClassVar[float] = RESPONSE_SECONDS
@@ -51,20 +54,22 @@ class Provider(ABC):
 
     def __init__(self, settings: Settings, *, hosts: HostAllowlist, verifier: Verifier | None = None) -> None:
         self.hosts: Final = hosts
-        self.verifier: Final = verifier or NoVerifier()
+        self.verifier: Final = verifier or StandardVerifier()  # without a secret
         own = (settings.public_url, settings.asset_base_url, settings.s3_public_endpoint_url, settings.s3_endpoint_url)
         self._own_endpoints = frozenset(parse_endpoint(url) for url in own if url)
         self._accepts_unsigned = self.name in settings.allow_unsigned
         self._first_poll_seconds = settings.constants.poll_first_seconds or self.default_first_poll_seconds
+        # A developer override may be longer than the output life.
+        self._longest_poll_seconds = max((self.output_lifetime_seconds or 1e9) / 10, self._first_poll_seconds)
         self._api_url = ""
         self._token_header: tuple[str, str] | None = None  # None without a token, as both clients
         self._api: ApiClient | None = None
         self._submit_client: SubmitClient | None = None
         self.max_in_flight: Final[int] = settings.in_flight.get(self.name, 1)  # submitted predictions that run at once
 
-    def _create_clients(self, scheme: str, token: SecretStr, url_setting: str, max_bytes: int) -> None:
+    def _create_clients(self, scheme: str, token: SecretStr, max_bytes: int) -> None:
         """Create the clients of the API at `_api_url`; raises ConfigError for an invalid URL or token."""
-        endpoints.require_secure_url(self._api_url, self.hosts, url_setting)
+        endpoints.require_secure_url(self._api_url, self.hosts, self.url_setting)
         header = self._token_header = endpoints.build_token_header(scheme, token, str(self.submit_setting))
         self._api = ApiClient(self.label, header, max_bytes=max_bytes)
         seconds = self.submit_response_seconds
@@ -211,9 +216,9 @@ class Provider(ABC):
         return self._first_poll_seconds
 
     def next_poll_seconds(self, polls: int) -> float:
-        """Return the wait after `polls` polls: it grows by half each time, up to 5 times the first and 300 s."""
+        """Return the wait after `polls` polls: up to 5 times the first, 300 s, and a tenth of the output life."""
         growth = min(_POLL_GROWTH ** min(max(polls, 0), 10), _POLL_SPREAD)
-        return min(self._first_poll_seconds * growth, _MAX_POLL_SECONDS)
+        return min(self._first_poll_seconds * growth, _MAX_POLL_SECONDS, self._longest_poll_seconds)
 
     def refusal_reason(self, url: str) -> str | None:
         """Return None if a URL may be downloaded, else the reason, which names the host and the setting to change."""

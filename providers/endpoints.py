@@ -27,12 +27,12 @@ def require_secure_url(url: str, hosts: HostAllowlist, setting: str) -> None:
         )
 
 
-def build_token_header(scheme: str, token: SecretStr, setting: str) -> tuple[str, str]:
-    """Return the header `Authorization: SCHEME TOKEN`; raises ConfigError if the token has an invalid character."""
+def build_token_header(scheme: str, token: SecretStr, setting: str, *, name: str = "Authorization") -> tuple[str, str]:
+    """Return the header `NAME: SCHEME TOKEN`; raises ConfigError if the token has an invalid character."""
     text = token.get_secret_value()
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise ConfigError(f"{setting} contains a character that no token has: copy it as the provider shows it")
-    return "Authorization", f"{scheme} {text}"
+    return name, f"{scheme} {text}" if scheme else text
 
 
 def validate_models(names: Iterable[str], parse_model: Callable[[str], object], setting: str) -> None:

@@ -42,6 +42,7 @@ class Fal(Provider):
     """fal.ai's queue, or a compatible server at FAL_QUEUE_URL."""
 
     name = label = "fal"
+    hosts_setting, url_setting, models_setting = "FAL_OUTPUT_HOSTS", "FAL_QUEUE_URL", "FAL_MODELS"
     webhook_setting = "FAL_KEY or FAL_USER_ID"
     submit_setting = "FAL_KEY"
     recorded_headers = Provider.recorded_headers | {
@@ -49,7 +50,7 @@ class Fal(Provider):
     }
 
     def __init__(self, settings: Settings) -> None:
-        hosts = HostAllowlist(settings.fal_output_hosts, settings.egress_allow, setting="FAL_OUTPUT_HOSTS")
+        hosts = HostAllowlist(settings.fal_output_hosts, settings.egress_allow, setting=self.hosts_setting)
         key_set = KeySet("fal's public keys", settings.constants.fal_jwks_url)
         names = [f"{_PREFIX}{part}" for part in ("request-id", "user-id", "timestamp", "signature")]
         verifier = DigestVerifier(key_set, names, users=settings.fal_user_id, sender="fal than FAL_USER_ID")
@@ -58,11 +59,11 @@ class Fal(Provider):
         self._has_users = bool(settings.fal_user_id)
         self._api_url = settings.fal_queue_url
         self.models = settings.fal_models
-        endpoints.validate_models(self.models, _parse_queue_name, "FAL_MODELS")
+        endpoints.validate_models(self.models, _parse_queue_name, self.models_setting)
         for url in settings.constants.fal_jwks_url:
             endpoints.require_secure_url(url, hosts, "MOORAGE_DEV_FAL_JWKS_URL")
         if settings.fal_key:
-            self._create_clients("Key", settings.fal_key, "FAL_QUEUE_URL", settings.webhook_max_bytes)
+            self._create_clients("Key", settings.fal_key, settings.webhook_max_bytes)
 
     @property
     def has_secret(self) -> bool:

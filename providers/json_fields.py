@@ -85,6 +85,13 @@ def optional_datetime(value: object) -> datetime | None:
         return None
 
 
+def optional_unix_time(value: object) -> datetime | None:
+    """Return a time in whole Unix seconds, None if invalid."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**11:
+        return None
+    return datetime.fromtimestamp(value, UTC)
+
+
 def optional_model(fields: Mapping[str, Any]) -> str | None:
     model = fields.get("model")
     return to_storable(model, _MAX_MODEL_CHARS) if isinstance(model, str) and model else None

@@ -7,7 +7,7 @@ Sources: openai-python (lib/_webhooks.py, types/webhooks, types/responses), open
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, ClassVar, Final
 
 from pydantic import SecretStr
@@ -44,19 +44,20 @@ class OpenAI(Provider):
     label = "OpenAI"
     is_synchronous = True
     submit_response_seconds = 180.0  # an image of high quality takes up to two minutes
+    hosts_setting, url_setting, models_setting = "OPENAI_OUTPUT_HOSTS", "OPENAI_API_URL", "OPENAI_MODELS"
     webhook_setting = "OPENAI_WEBHOOK_SECRET"
     submit_setting = "OPENAI_API_KEY"
     max_delivery_bytes: ClassVar[int | None] = 256 * 2**10  # an event has ids and no result: a few hundred bytes
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
-        hosts = HostAllowlist(settings.openai_output_hosts, settings.egress_allow, setting="OPENAI_OUTPUT_HOSTS")
-        verifier = StandardVerifier(_decode_secrets(settings.openai_webhook_secret))
+        hosts = HostAllowlist(settings.openai_output_hosts, settings.egress_allow, setting=self.hosts_setting)
+        verifier = StandardVerifier(_decode_secrets(settings.openai_webhook_secret, self.webhook_setting))
         super().__init__(settings, hosts=hosts, verifier=verifier)
         self._api_url = settings.openai_api_url
         self.models = settings.openai_models
         if settings.openai_api_key:
-            self._create_clients("Bearer", settings.openai_api_key, "OPENAI_API_URL", _MAX_RESPONSE_BYTES)
+            self._create_clients("Bearer", settings.openai_api_key, _MAX_RESPONSE_BYTES)
 
     def parse_report(self, body: bytes) -> PredictionReport:
         """Parse an event: a response ended; its result must be polled. Raises as `Provider.parse_report`."""
@@ -137,15 +138,13 @@ def _get_error(response: dict[str, Any]) -> str | None:
     return error or (json_fields.optional_text(details.get("reason")) if isinstance(details, dict) else None)
 
 
-def _decode_secrets(values: Iterable[SecretStr]) -> tuple[bytes, ...]:
+def _decode_secrets(values: Iterable[SecretStr], setting: str) -> tuple[bytes, ...]:
     """Decode the secrets. Without whsec_ OpenAI's library uses them as text, so decoding base64 would be a guess."""
     secrets = tuple(values)
     for number, secret in enumerate(secrets, 1):
         if not secret.get_secret_value().startswith("whsec_"):
-            raise ConfigError(
-                f"OPENAI_WEBHOOK_SECRET: secret {number} does not begin with whsec_: copy it as OpenAI shows it"
-            )
-    return signatures.decode_standard_secrets(secrets, "OPENAI_WEBHOOK_SECRET")
+            raise ConfigError(f"{setting}: secret {number} does not begin with whsec_: copy it as OpenAI shows it")
+    return signatures.decode_standard_secrets(secrets, setting)
 
 
 def _request_id(response: SubmitResponse) -> str | None:
@@ -176,7 +175,7 @@ def build_report(response: dict[str, Any], external_id: str, model: str, files: 
     whole = {file.path.removesuffix(".b64_json") for file in files.outputs if file.data is not None}
     paths = [file.path for file in files.outputs if file.url is None or file.path.removesuffix(".url") not in whole]
     files = output_files.keep_outputs(files, paths, "is the same image as its b64_json")
-    created_at = _parse_unix_time(response.get("created"))
+    created_at = json_fields.optional_unix_time(response.get("created"))
     has_urls = any(output.url is not None for output in files.outputs)
     return PredictionReport(
         external_id=external_id,
@@ -195,9 +194,3 @@ def _require_data(response: dict[str, Any]) -> list[Any]:
     if not isinstance(data, list):
         raise MalformedPayload("data is missing or not a list")
     return data
-
-
-def _parse_unix_time(value: object) -> datetime | None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**11:
-        return None
-    return datetime.fromtimestamp(value, UTC)

@@ -58,6 +58,7 @@ class Replicate(Provider):
 
     name = "replicate"
     label = "Replicate"
+    hosts_setting, url_setting, models_setting = "REPLICATE_OUTPUT_HOSTS", "REPLICATE_API_URL", "REPLICATE_MODELS"
     webhook_setting = "REPLICATE_WEBHOOK_SECRET"
     submit_setting = "REPLICATE_API_TOKEN"
     output_lifetime_seconds: ClassVar[float | None] = _LIFETIME_SECONDS
@@ -65,14 +66,14 @@ class Replicate(Provider):
 
     def __init__(self, settings: Settings) -> None:
         secrets = signatures.decode_standard_secrets(settings.replicate_webhook_secret, self.webhook_setting)
-        hosts = HostAllowlist(settings.replicate_output_hosts, settings.egress_allow, setting="REPLICATE_OUTPUT_HOSTS")
+        hosts = HostAllowlist(settings.replicate_output_hosts, settings.egress_allow, setting=self.hosts_setting)
         super().__init__(settings, hosts=hosts, verifier=StandardVerifier(secrets))
         self._api_url = settings.replicate_api_url
         self.models = settings.replicate_models
-        endpoints.validate_models(self.models, replicate_models.ModelName.parse, "REPLICATE_MODELS")
+        endpoints.validate_models(self.models, replicate_models.ModelName.parse, self.models_setting)
         if settings.replicate_api_token:
             token, max_bytes = settings.replicate_api_token, settings.webhook_max_bytes
-            self._create_clients("Bearer", token, "REPLICATE_API_URL", max_bytes)
+            self._create_clients("Bearer", token, max_bytes)
 
     @property
     def can_list(self) -> bool:

@@ -15,7 +15,7 @@ from moorage.urls import HostAllowlist
 from providers import json_fields, signatures
 from providers.base import Provider
 from providers.jwks import KeySet
-from providers.verifiers import StandardVerifier
+from providers.verifiers import STANDARD_HEADERS, SVIX_HEADERS, StandardVerifier
 
 _ID_FIELDS: Final = ("id", "prediction_id", "request_id", "job_id", "task_id")
 _STATUS_WORDS: Final[dict[PredictionStatus, tuple[str, ...]]] = {
@@ -34,14 +34,14 @@ class Standard(Provider):
     """A generic sender; Svix's names of the three headers are accepted, and public keys (`v1a`)."""
 
     name = "standard"
-    webhook_setting = "STANDARD_WEBHOOK_SECRET"
+    hosts_setting, webhook_setting = "STANDARD_OUTPUT_HOSTS", "STANDARD_WEBHOOK_SECRET"
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp", "svix-id", "svix-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
         secrets, keys = signatures.split_standard_keys(settings.standard_webhook_secret, self.webhook_setting)
         key_set = KeySet("the public keys in STANDARD_WEBHOOK_SECRET", fixed=keys) if keys else None
-        hosts = HostAllowlist(settings.standard_output_hosts, settings.egress_allow, setting="STANDARD_OUTPUT_HOSTS")
-        verifier = StandardVerifier(secrets, key_set, prefixes=("webhook-", "svix-"))
+        hosts = HostAllowlist(settings.standard_output_hosts, settings.egress_allow, setting=self.hosts_setting)
+        verifier = StandardVerifier(secrets, key_set, names=[STANDARD_HEADERS, SVIX_HEADERS])
         super().__init__(settings, hosts=hosts, verifier=verifier)
 
     def parse_report(self, body: bytes) -> PredictionReport:

@@ -19,6 +19,8 @@ from moorage.provider_types import VerifiedDelivery
 from providers.jwks import KeySet
 from providers.signatures import TOLERANCE_SECONDS, Headers, check_timestamp, get_single_header, mac
 
+STANDARD_HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
+SVIX_HEADERS: Final = ("svix-id", "svix-timestamp", "svix-signature")
 # No full stop: it separates the parts of the signed text; the specification forbids it.
 _ID: Final = re.compile(rb"[!-\-/-~]{1,2000}")
 _VISIBLE: Final = re.compile(rb"[!-~]{1,200}")  # no newline: it separates the parts of the signed text
@@ -59,13 +61,13 @@ class StandardVerifier(Verifier):
     Standard Webhooks 1.0: `v1` (HMAC-SHA256, `secrets`) and `v1a` (Ed25519, `keys`) over `id.timestamp.body`.
 
     Where a `v1a` signature is offered and there are keys, it decides alone: a right `v1` must not rescue a wrong one.
-    Of the `prefixes` of the three headers, the first one in a request is used.
+    Of the `names` of the three headers, the first group in a request is used.
     """
 
     def __init__(
-        self, secrets: Iterable[bytes] = (), keys: KeySet | None = None, *, prefixes: Sequence[str] = ("webhook-",)
+        self, secrets: Iterable[bytes] = (), keys: KeySet | None = None, *, names: Sequence[Sequence[str]] | None = None
     ) -> None:
-        self._secrets, self._keys, self._prefixes = tuple(secrets), keys, prefixes
+        self._secrets, self._keys, self._names = tuple(secrets), keys, names or [STANDARD_HEADERS]
 
     @property
     def has_secret(self) -> bool:
@@ -101,10 +103,10 @@ class StandardVerifier(Verifier):
         if self._keys:
             self._keys.fetch()
 
-    def _find_header_names(self, headers: Headers) -> list[str]:
+    def _find_header_names(self, headers: Headers) -> Sequence[str]:
         present = {name.lower() for name, _ in headers}
-        names = [[f"{prefix}{part}" for part in ("id", "timestamp", "signature")] for prefix in self._prefixes]
-        return next((group for group in names if any(name.encode() in present for name in group)), names[0])
+        groups = (group for group in self._names if any(name.encode() in present for name in group))
+        return next(groups, self._names[0])
 
 
 class DigestSignature(NamedTuple):
@@ -218,20 +220,6 @@ class TokenVerifier(Verifier):
 
     def verify(self, parsed: bool, body: bytes) -> VerifiedDelivery:  # noqa: ARG002 (the body is not signed)
         return VerifiedDelivery(webhook_id=None)
-
-
-class NoVerifier(Verifier):
-    """Nothing to verify with: a provider without a secret."""
-
-    @property
-    def has_secret(self) -> bool:
-        return False
-
-    def parse(self, headers: Headers, now: float) -> Any:  # noqa: ARG002 (nothing is accepted)
-        raise BadSignature("there is no secret to verify with")
-
-    def verify(self, parsed: Any, body: bytes) -> VerifiedDelivery:  # noqa: ARG002 (nothing is accepted)
-        raise BadSignature("there is no secret to verify with")
 
 
 def _decode_hex(text: bytes, digits: int, name: str) -> bytes:

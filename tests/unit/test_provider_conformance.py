@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from uuid import UUID
 
 import pytest
@@ -232,8 +233,18 @@ def test_unsigned_webhooks_are_accepted_only_from_named_providers(name):
 
 def test_an_unsigned_provider_that_does_not_exist_refuses_the_start():
     """A misspelt name would leave a provider shut without a word."""
-    with pytest.raises(ConfigError, match=r"MOORAGE_ALLOW_UNSIGNED: 'replicat' .* replicate or standard"):
+    with pytest.raises(ConfigError, match=r"MOORAGE_ALLOW_UNSIGNED: 'replicat' is not a .*: did you mean replicate"):
         providers.load(Settings(_env_file=None, **SETTINGS, allow_unsigned="replicat"))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [("replicat:x=3", "did you mean replicate?"), ("standard=3", "fal or openai or replicate"), ("=3", "write fal or")],
+)
+def test_a_limit_for_what_takes_no_submissions_refuses_the_start(value, says):
+    """A limit that is ignored costs money at the provider."""
+    with pytest.raises(ConfigError, match=f"MOORAGE_IN_FLIGHT: .* is not a provider .*{re.escape(says)}"):
+        providers.load(Settings(_env_file=None, **SETTINGS, in_flight=value))
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------

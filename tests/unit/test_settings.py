@@ -223,9 +223,6 @@ def test_a_provider_without_a_limit_keeps_its_default(env, value, limits):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("replicat=3", "did you mean replicate?"),
-        ("standard=3", "write one of replicate, fal, openai"),
-        ("=3", "write one of replicate, fal, openai"),
         ("fal", "write fal=NUMBER"),
         ("fal=", "write fal=NUMBER"),
         ("fal=0", "write fal=NUMBER with a whole number above 0"),
@@ -238,7 +235,6 @@ def test_a_provider_without_a_limit_keeps_its_default(env, value, limits):
         ("fal:x=3,fal: X=2", "fal:x is given twice"),
         ("fal:=3", "write a part of the names of models after fal:"),
         ("fal:x=0", "write fal:x=NUMBER with a whole number above 0"),
-        ("replicat:x=3", "did you mean replicate?"),
     ],
 )
 def test_a_wrong_limit_is_refused_with_the_remedy(env, value, says):

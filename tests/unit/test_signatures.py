@@ -27,7 +27,8 @@ VECTOR = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="  # published with the
 
 
 def verify_standard_v1(given: Any, body: bytes, now: float, *, secrets: Any, prefixes: Any = ("webhook-",)) -> str:
-    verifier = StandardVerifier(secrets, prefixes=prefixes)
+    names = [[f"{prefix}{part}" for part in ("id", "timestamp", "signature")] for prefix in prefixes]
+    verifier = StandardVerifier(secrets, names=names)
     return str(verifier.verify(verifier.parse(given, now), body).webhook_id)
 
 

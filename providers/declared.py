@@ -1,0 +1,140 @@
+"""A provider that is declared in MOORAGE_PROVIDERS_FILE: it receives webhooks and polls; it does not submit."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import jmespath
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from moorage.errors import ConfigError, MalformedPayload, ProviderRefused, UnrelatedEvent
+from moorage.provider_types import PredictionReport
+from moorage.settings import Settings
+from moorage.urls import HostAllowlist
+from providers import declarations, endpoints, json_fields, signatures
+from providers.api_client import ApiClient
+from providers.base import Provider
+from providers.declarations import Declaration, WebhookDeclaration
+from providers.jwks import KeySet
+from providers.verifiers import DigestVerifier, HmacVerifier, StandardVerifier, TokenVerifier, Verifier
+
+_FIELDS: Final = ("id", "status", "outputs", "error", "expires_at")
+_DECODERS: Final[Mapping[str, Callable[[str], bytes]]] = {"text": str.encode, "hex": bytes.fromhex}
+_HINT: Final = "callback"  # instead of the status in a body that anybody could have sent
+
+
+class DeclaredProvider(Provider):
+    """`declaration` says where its fields stand; its class attributes are set by `build`."""
+
+    def __init__(self, settings: Settings, declaration: Declaration) -> None:
+        hosts = HostAllowlist(declaration.output_hosts, settings.egress_allow, setting=self.hosts_setting)
+        verifier = build_verifier(self.name, declaration.webhook, hosts) if declaration.webhook else None
+        super().__init__(settings, hosts=hosts, verifier=verifier)
+        self._statuses, self._is_hint = declaration.status_words, declaration.is_hint
+        if declaration.webhook and declaration.webhook.signature == "none":
+            self._accepts_unsigned = True
+        assert declaration.fields is not None  # noqa: S101 (validated)
+        texts = {name: getattr(declaration.fields, name) for name in (*_FIELDS, "when")}
+        self._fields = _Fields(texts)
+        self._poll_fields, self._poll_remedy = self._fields, "it has no table poll"
+        if poll := declaration.poll:
+            own = {name: poll.fields.get(name, texts[name]) for name in _FIELDS}
+            self._poll_fields, self._api_url = _Fields({**own, "when": None}), poll.url
+            self._poll_remedy = f"set {poll.token}"
+            endpoints.require_secure_url(
+                poll.url.replace("{id}", "id").replace("{model}", "m"), hosts, self.url_setting
+            )
+            for token in declarations.read_secrets([poll.token])[:1]:
+                header = endpoints.build_token_header(poll.scheme, token, poll.token, name=poll.header)
+                self._api = ApiClient(self.label, header, max_bytes=settings.webhook_max_bytes, headers=poll.headers)
+
+    @property
+    def can_cancel(self) -> bool:
+        return False
+
+    def parse_report(self, body: bytes) -> PredictionReport:
+        return self._parse(body, self._fields, is_hint=self._is_hint)
+
+    def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
+        if self._api is None:
+            raise ProviderRefused(f"{self.name} cannot be polled: {self._poll_remedy}")
+        if "{model}" in self._api_url and not model:
+            raise ProviderRefused(f"a prediction of {self.name} is polled by its model: register it with one")
+        url = self._api_url.replace("{model}", endpoints.quote_path_segment(model or "none"))
+        url = url.replace("{id}", endpoints.quote_path_segment(external_id))
+        return self._fetch_report(url, external_id, lambda body: self._parse(body, self._poll_fields))
+
+    def _parse(self, body: bytes, fields: "_Fields", *, is_hint: bool = False) -> PredictionReport:
+        document = json_fields.parse_json_object(body)
+        if not fields.applies_to(document):
+            raise UnrelatedEvent(f"{fields.texts['when']} is not true of this event")
+        external_id = json_fields.require_id(fields.find("id", document), f"id ({fields.texts['id']})")
+        if is_hint:  # only a poll says what is true
+            word = fields.find("status", document)
+            status = self._statuses.get(word.casefold()) if isinstance(word, str) else None
+            is_open = status in ("queued", "running")
+            return PredictionReport(external_id, "unknown", _HINT, needs_fetch=not is_open)
+        word = json_fields.require_text(fields.find("status", document), f"status ({fields.texts['status']})")
+        status = self._statuses.get(word.casefold(), "unknown")
+        files = self.extract_files(fields.find("outputs", document) if status == "succeeded" else None, "outputs")
+        expires_at = fields.find("expires_at", document)
+        return PredictionReport(
+            external_id=external_id,
+            status=status,
+            raw_status=word,
+            outputs=files.outputs,
+            mentions=files.mentions,
+            error=json_fields.optional_text(fields.find("error", document)),
+            expires_at=json_fields.optional_datetime(expires_at) or json_fields.optional_unix_time(expires_at),
+        )
+
+
+class _Fields:
+    def __init__(self, texts: Mapping[str, str | None]) -> None:
+        self.texts = texts
+        self._compiled = {name: jmespath.compile(text) for name, text in texts.items() if text}
+
+    def applies_to(self, document: Mapping[str, Any]) -> bool:
+        return "when" not in self._compiled or bool(self.find("when", document))
+
+    def find(self, name: str, document: Mapping[str, Any]) -> Any:
+        """Return what an expression finds, None if nothing; raises MalformedPayload if it does not fit the document."""
+        if name not in self._compiled:
+            return None
+        try:
+            return self._compiled[name].search(document)
+        except (jmespath.exceptions.JMESPathError, ArithmeticError, RecursionError) as error:
+            raise MalformedPayload(f"{name} ({self.texts[name]}): {str(error)[:200]}") from error
+
+
+def build_verifier(name: str, webhook: WebhookDeclaration, hosts: HostAllowlist) -> Verifier | None:
+    """Return the verifier of a declaration; one without secrets if their variables are not set. Raises ConfigError."""
+    for url in webhook.jwks:
+        endpoints.require_secure_url(url, hosts, f"{name}.webhook.jwks")
+    secrets, fixed = _decode_secrets(webhook)
+    keys = KeySet(f"{name}'s public keys", webhook.jwks, fixed=fixed)
+    match webhook.signature:
+        case "standard":
+            names = [webhook.headers] if webhook.headers else None
+            return StandardVerifier(secrets, keys if fixed or webhook.jwks else None, names=names)
+        case "digest":
+            return DigestVerifier(keys, webhook.headers, users=webhook.users, sender=name)
+        case "hmac":
+            return HmacVerifier(
+                secrets, webhook.headers[0], prefix=webhook.prefix, algorithm=webhook.algorithm,
+                is_timed=webhook.is_timed, tolerance_seconds=webhook.tolerance_seconds,
+            )  # fmt: skip
+        case "token":
+            return TokenVerifier(secrets, webhook.headers[0], scheme=webhook.scheme)
+        case _:
+            return None
+
+
+def _decode_secrets(webhook: WebhookDeclaration) -> tuple[tuple[bytes, ...], tuple[Ed25519PublicKey, ...]]:
+    given, variables = declarations.read_secrets(webhook.secrets), " or ".join(webhook.secrets)
+    encoding = webhook.encoding or ("base64" if webhook.signature == "standard" else "text")
+    if encoding == "base64":
+        return signatures.split_standard_keys(given, variables)
+    try:
+        return tuple(_DECODERS[encoding](value.get_secret_value()) for value in given), ()
+    except ValueError:  # not chained: the cause would show the secret
+        raise ConfigError(f"{variables} is not in the encoding {encoding}: copy it as it is shown") from None

@@ -1,0 +1,188 @@
+"""Two providers that exist only in a TOML file, one signed and one not, from the webhook to the kept file."""
+
+import asyncio
+import dataclasses
+import hmac
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import providers
+from embedded.stack import Stack
+from moorage.asgi import Message
+from moorage.model import Registration
+from receiver.app import Receiver
+from tasks.audit import run
+from tasks.jobs import create
+from tests.integration.core import World, database_of, world
+
+SECRET = "a secret of the signed one, 32 bytes"
+FILE = """
+[signed]
+output_hosts = ["127.0.0.1"]
+[signed.webhook]
+signature = "hmac"
+secrets = ["SIGNED_SECRET"]
+headers = ["X-Signed-Signature"]
+prefix = "sha256="
+[signed.fields]
+id = "task.id"
+status = "task.state"
+outputs = "task.files[].link"
+error = "task.reason"
+[signed.statuses]
+running = ["Working"]
+succeeded = ["Ready"]
+failed = ["Error"]
+[signed.poll]
+url = "BASE/v1/predictions/{id}"
+token = "SIGNED_TOKEN"
+header = "x-key"
+scheme = ""
+
+[thin]
+output_hosts = ["127.0.0.1"]
+[thin.webhook]
+signature = "none"
+[thin.fields]
+id = "id"
+status = "state"
+outputs = "assets.[video, image]"
+[thin.statuses]
+running = ["dreaming"]
+succeeded = ["completed"]
+failed = ["failed"]
+[thin.poll]
+url = "BASE/v1/predictions/{id}"
+token = "THIN_TOKEN"
+"""
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return database_of(stack, template_database, "declared")
+
+
+@pytest.fixture
+def at(stack: Stack, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    for name, value in {"SIGNED_SECRET": SECRET, "SIGNED_TOKEN": "t1", "THIN_TOKEN": "t2"}.items():
+        monkeypatch.setenv(name, value)
+    with world(stack, url) as made:
+        path = tmp_path / "providers.toml"
+        path.write_text(FILE.replace("BASE", made.source.url("")), encoding="utf-8")
+        settings = made.deps.settings.model_copy(update={"providers_file": path})
+        deps = dataclasses.replace(made.deps, settings=settings, providers=providers.load(settings))
+        yield dataclasses.replace(made, deps=deps)
+
+
+def registered(at: World, provider: str, external_id: str) -> create.CreatedJob:
+    given = Registration(provider=provider, external_id=external_id, owner="ann")
+    return create.register_prediction(at.deps.database, at.deps.settings, at.deps.providers[provider], given)
+
+
+def signed(external_id: str, state: str, *links: str, secret: str = SECRET) -> tuple[str, bytes, str]:
+    """Return a webhook of the signed provider: its name, body and signature."""
+    task: Any = {"id": external_id, "state": state, "files": [{"link": link, "size": 1} for link in links], "seed": 7}
+    body = json.dumps({"task": task, "new": {}}).encode()
+    return "signed", body, "sha256=" + hmac.digest(secret.encode(), body, "sha256").hex()
+
+
+def thin(external_id: str, state: str, image: str | None = None) -> tuple[str, bytes, str]:
+    return "thin", json.dumps(generation(external_id, state, image)).encode(), ""
+
+
+def generation(external_id: str, state: str, image: str | None = None) -> dict[str, Any]:
+    return {"id": external_id, "state": state, "assets": {"image": image, "video": None}}
+
+
+def post(at: World, *webhooks: tuple[str, bytes, str]) -> list[int]:
+    """Return the statuses of the receiver's responses."""
+    statuses: list[int] = []
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def post_all() -> None:
+        app = Receiver(at.deps.settings)
+        for name, body, signature in webhooks:
+            headers = [(b"x-signed-signature", signature.encode()), (b"content-length", str(len(body)).encode())]
+            arriving = iter([{"type": "http.request", "body": body}])
+
+            async def receive(arriving: Iterator[Message] = arriving) -> Message:
+                return next(arriving)
+
+            scope = {"type": "http", "method": "POST", "path": f"/webhooks/{name}", "query_string": b""}
+            await app({**scope, "headers": headers}, receive, send)
+        await app._connections.close()
+
+    asyncio.run(post_all())
+    return statuses
+
+
+def ingest_all(at: World) -> None:
+    for row in at.conn.execute("SELECT id FROM deliveries WHERE state = 'new' ORDER BY received_at, id").fetchall():
+        for wake in at.step("ingest", row["id"]):
+            at.step(wake.step, wake.row_id)
+
+
+def poll(at: World, job: create.CreatedJob) -> None:
+    at.conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s", (job.prediction_id,))
+    at.step("poll", job.prediction_id)
+
+
+def ends(at: World, job: create.CreatedJob) -> tuple[str, str, list[str]]:
+    """Return the job's state, what ended its prediction, and the states of its outputs."""
+    at.keep_all(job.job_id)
+    prediction = at.row("predictions", job.prediction_id)
+    outputs = [at.state("outputs", output_id) for output_id in at.outputs(job.job_id)]
+    return at.state("jobs", job.job_id), prediction["ended_by"], outputs
+
+
+def test_every_row_of_a_declared_provider_ends_as_that_of_a_built_in_one(at: World) -> None:
+    """A lost webhook is polled for, a second one is known, a forged one is refused, a strange host is a dead letter."""
+    whole, lost, mixed, late = (registered(at, "signed", name) for name in ("s1", "s2", "s3", "s4"))
+    told, silent = (registered(at, "thin", name) for name in ("t1", "t2"))
+    good = signed("s1", "Ready", at.source.picture(1), at.source.picture(2))
+    strange = "https://elsewhere.example/a.png"
+    task = {"id": "s2", "state": "Ready", "files": [{"link": at.source.picture(3)}]}
+    at.source.predictions |= {"s2": {"task": task}, "s4": {"task": {"id": "s4", "state": "Error", "reason": "no GPU"}}}
+    at.source.predictions |= {name: generation(name, "completed", at.source.picture(4)) for name in ("t1", "t2")}
+
+    forged = signed("s4", "Ready", strange, secret="a secret of somebody else, 32 by")
+    statuses = post(
+        at, good, good, forged, ("signed", good[1], ""),
+        signed("s3", "Ready", at.source.picture(5), strange), thin("t1", "completed", strange), thin("t2", "dreaming"),
+    )  # fmt: skip
+    ingest_all(at)
+    for job in (lost, late, silent):
+        poll(at, job)
+
+    assert statuses == [202, 200, 401, 401, 202, 202, 202]
+    assert ends(at, whole) == ("succeeded", "webhook", ["kept", "kept"])
+    assert ends(at, lost) == ("succeeded", "poll", ["kept"])
+    assert ends(at, mixed) == ("succeeded", "webhook", ["kept", "dead"])
+    assert ends(at, late) == ("failed", "poll", [])
+    assert ends(at, told) == ends(at, silent) == ("succeeded", "poll", ["kept"])
+    assert [letter["reason"] for letter in at.letters()] == [
+        f"host elsewhere.example is not allowed: add it to output_hosts of signed in {at.deps.settings.providers_file}"
+    ]
+    assert at.row("jobs", late.job_id)["reason"] == "no GPU"
+    assert run.run_audit(at.deps, second_look_seconds=0).findings == []
+
+
+def test_a_body_that_anybody_could_have_sent_changes_nothing_by_itself(at: World) -> None:
+    """Neither a file, nor a failure, nor a status word of it is believed: only what the provider says."""
+    job = registered(at, "thin", "t9")
+    at.source.predictions["t9"] = generation("t9", "dreaming")
+
+    post(at, *(thin("t9", state, at.source.picture()) for state in ("completed", "failed", "dreaming (no files)", "x")))
+    ingest_all(at)
+
+    prediction = at.row("predictions", job.prediction_id)
+    assert (prediction["state"], prediction["raw_status"]) == ("running", "dreaming")
+    assert at.outputs(job.job_id) == []
+    assert {path for path in at.source.asked if path.startswith("/v1")} == {"/v1/predictions/t9"}

@@ -1,0 +1,334 @@
+"""Providers of MOORAGE_PROVIDERS_FILE: what a declaration means, and how a wrong one is refused."""
+
+import base64
+import hmac
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import providers
+from moorage.errors import BadSignature, ConfigError, KeysStale, MalformedPayload, ProviderRefused, UnrelatedEvent
+from moorage.settings import Settings
+from providers import Provider
+
+BASE = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
+SECRET = "a secret, with a comma, of 32 bytes"
+CATALOG = sorted((Path(providers.__file__).parent / "catalog").glob("*.toml"))
+ACME = """
+[acme]
+output_hosts = ["files.acme.example"]
+[acme.webhook]
+signature = "hmac"
+secrets = ["ACME_OLD", "ACME_SECRET"]
+headers = ["X-Acme-Signature"]
+prefix = "sha256="
+[acme.fields]
+id = "task.id"
+status = "task.state"
+outputs = "task.files[].url"
+error = "task.reason"
+expires_at = "task.until"
+when = "type == 'task'"
+[acme.statuses]
+running = ["Busy"]
+succeeded = ["Ready"]
+failed = ["Error"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACME_SECRET", SECRET)
+    monkeypatch.setenv("ACME_TOKEN", "a_token")
+
+
+def load(tmp_path: Path, text: str, **given: Any) -> dict[str, Provider]:
+    path = tmp_path / "providers.toml"
+    path.write_text(text, encoding="utf-8")
+    return dict(providers.load(Settings(_env_file=None, **BASE, **{"providers_file": path, **given})))
+
+
+def body(**task: Any) -> bytes:
+    return json.dumps({"type": "task", "task": {"id": "x1", "state": "Ready", **task}}).encode()
+
+
+# --- what a declaration means -----------------------------------------------------------------------------------
+
+
+def test_a_declared_provider_verifies_and_reads_what_it_declares(tmp_path):
+    """Unknown fields are ignored; words are read in any case; a time may be in Unix seconds."""
+    acme = load(tmp_path, ACME)["acme"]
+    files = [{"url": "https://files.acme.example/a.png"}, {"url": "https://evil.example/b.png"}, {"size": 1}]
+    raw = body(files=files, until=1_790_000_000, state="READY", new={"deep": [1]})
+    signature = f"sha256={hmac.digest(SECRET.encode(), raw, 'sha256').hex()}".encode()
+
+    verified = acme.verify([(b"x-acme-signature", signature)], raw, 0)
+    report = acme.parse_report(raw)
+
+    assert verified.webhook_id is None
+    assert (report.external_id, report.status, report.raw_status) == ("x1", "succeeded", "READY")
+    assert [(file.path, bool(file.problem)) for file in report.outputs] == [("outputs[0]", False), ("outputs[1]", True)]
+    assert report.expires_at is not None
+    assert (acme.can_poll, acme.can_submit, acme.can_cancel, acme.is_enabled) == (False, False, False, True)
+    with pytest.raises(BadSignature):
+        acme.verify([(b"x-acme-signature", signature)], raw + b" ", 0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b'{"type": "task", "task": {"ID": "x1", "state": "Ready"}}', MalformedPayload),
+        (b'{"type": "task", "task": {"id": "x1"}}', MalformedPayload),
+        (b'{"type": "task", "task": {"id": "x1", "State": "Ready"}}', MalformedPayload),
+        (b'{"type": "task", "task": {"id": ["x1"], "state": "Ready"}}', MalformedPayload),
+        (b'{"type": "task", "task": null}', MalformedPayload),
+        (b'{"type": "billing"}', UnrelatedEvent),
+        (b"[]", MalformedPayload),
+        (b"\xff", MalformedPayload),
+    ],
+)
+def test_what_does_not_fit_is_refused_cleanly(tmp_path, raw, error):
+    """A field in another case, a missing one, another event."""
+    with pytest.raises(error):
+        load(tmp_path, ACME)["acme"].parse_report(raw)
+
+
+def test_an_unknown_word_leaves_a_prediction_open(tmp_path):
+    """The word is kept: the poll decides."""
+    report = load(tmp_path, ACME)["acme"].parse_report(body(state="Almost"))
+
+    assert (report.status, report.raw_status, report.outputs) == ("unknown", "Almost", ())
+
+
+def test_an_expression_that_does_not_fit_a_document_is_its_fault(tmp_path):
+    """JMESPath functions raise for other types: a dead letter, not an error of moorage."""
+    acme = load(tmp_path, ACME.replace("task.files[].url", "join('-', task.files)"))["acme"]
+
+    with pytest.raises(MalformedPayload, match="outputs"):
+        acme.parse_report(body(files=7))
+
+
+def test_a_provider_without_its_variables_is_loaded_and_shut(tmp_path, monkeypatch):
+    """As a built-in one: the message names the variables."""
+    monkeypatch.delenv("ACME_SECRET")
+    acme = load(tmp_path, ACME)["acme"]
+
+    assert not acme.is_enabled
+    with pytest.raises(BadSignature, match="set ACME_OLD or ACME_SECRET"):
+        acme.verify([], b"{}", 0)
+
+
+def test_secrets_are_decoded_as_declared(tmp_path, monkeypatch):
+    """Base64 for Standard Webhooks, text otherwise; a file may hold them."""
+    key = b"k" * 32
+    (tmp_path / "secret").write_text(key.hex())
+    monkeypatch.delenv("ACME_SECRET")
+    monkeypatch.setenv("ACME_SECRET_FILE", str(tmp_path / "secret"))
+    raw = body()
+    signature = f"sha256={hmac.digest(key, raw, 'sha256').hex()}".encode()
+    coded = ACME.replace("prefix =", 'encoding = "hex"\nprefix =')
+
+    load(tmp_path, coded)["acme"].verify([(b"x-acme-signature", signature)], raw, 0)
+    (tmp_path / "secret").write_text("not hex")
+    with pytest.raises(ConfigError, match="ACME_OLD or ACME_SECRET is not in the encoding hex") as raised:
+        load(tmp_path, coded)
+    assert raised.value.__cause__ is None
+
+
+def test_the_longest_wait_between_polls_fits_the_life_of_the_files(tmp_path):
+    """RunPod keeps a result for 30 minutes, BFL's URLs live for ten."""
+    poll = '[acme.poll]\nurl = "https://api.acme.example/v1/{id}"\ntoken = "ACME_TOKEN"\n'
+    acme = load(tmp_path, ACME.replace("[acme.webhook]", "output_life_seconds = 600\n[acme.webhook]") + poll)["acme"]
+
+    assert acme.can_poll
+    assert acme.first_poll_seconds() == 60
+    assert {acme.next_poll_seconds(polls) for polls in range(50)} == {60}
+
+
+# --- compatible services ----------------------------------------------------------------------------------------
+
+COMPATIBLE = """
+[together]
+api = "openai"
+base_url = "https://api.together.example"
+token = "ACME_TOKEN"
+models = ["flux"]
+output_hosts = ["files.together.example"]
+
+[cog]
+api = "replicate"
+base_url = "https://cog.example"
+token = "ACME_TOKEN"
+[cog.webhook]
+signature = "standard"
+secrets = ["COG_SECRET"]
+
+[queue]
+api = "fal"
+base_url = "https://queue.example"
+token = "ACME_TOKEN"
+[queue.webhook]
+signature = "digest"
+headers = ["x-fal-webhook-request-id", "x-fal-webhook-user-id", "x-fal-webhook-timestamp", "x-fal-webhook-signature"]
+jwks = ["https://queue.example/jwks.json"]
+users = ["me"]
+"""
+
+
+def test_a_compatible_service_is_a_url_a_key_and_a_name(tmp_path, monkeypatch):
+    """The built-in provider keeps its own; limits, models and messages are of the new name."""
+    monkeypatch.setenv("COG_SECRET", "whsec_" + base64.b64encode(b"s" * 32).decode())
+    loaded = load(tmp_path, COMPATIBLE, in_flight="together=3", openai_api_key="sk-1")
+    together, cog, queue = (loaded[name] for name in ("together", "cog", "queue"))
+
+    assert [one.can_submit for one in (together, cog, queue, loaded["openai"])] == [True] * 4
+    assert (together.max_in_flight, loaded["openai"].max_in_flight, cog.max_in_flight) == (3, 10, 1)
+    assert (together.models, loaded["openai"].models) == (("flux",), ("gpt-image-1",))
+    assert (together.is_synchronous, cog.can_list, cog.has_secret, together.has_secret) == (True, True, True, False)
+    assert "output_hosts of together" in str(together.refusal_reason("https://evil.example/a"))
+    assert together.refusal_reason("https://files.together.example/a") is None
+    assert "OPENAI_OUTPUT_HOSTS" in str(loaded["openai"].refusal_reason("https://evil.example/a"))
+    assert queue.verifier.key_set._urls == ("https://queue.example/jwks.json",)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+POLL = '[acme.poll]\nurl = "https://api.acme.example/{id}"\ntoken = "ACME_TOKEN"\n'
+WRONG = [
+    ("[acme", "write TOML"),
+    (ACME.replace("output_hosts", "output_hostz"), "line 3: acme.output_hostz: is not known; did you mean output_"),
+    (ACME.replace('"hmac"', '"hmak"'), 'line 5: acme.webhook.signature: |; write "standard", "digest"'),
+    (ACME.replace('"ACME_OLD"', '"whsec_AbC"'), "line 6: acme.webhook.secrets.0: is not the name of an environment"),
+    (ACME.replace("X-Acme-Signature", "X Acme"), "line 7: acme.webhook.headers.0: is not the name of a heade"),
+    (ACME.replace('headers = ["X-Acme-Signature"]\n', ""), 'line 4: acme.webhook: signature "hmac" has 1 headers'),
+    (ACME.replace('"task.id"', '"task.[id"'), "line 10: acme.fields.id: is not a JMESPath expression"),
+    (ACME.replace('id = "task.id"\n', ""), 'line 9: acme.fields.id: is missing; write a JMESPath'),
+    (ACME.replace('"Busy"', '"ready"'), "line 2: acme: a status word has two meanings"),
+    (ACME.replace("succeeded =", "success ="), "line 18: acme.statuses.success|write lists of status words"),
+    (ACME.replace('["ACME_OLD", "ACME_SECRET"]', "[]"), "line 4: acme.webhook: there is nothing to verify with: write"),
+    (ACME.replace("[acme", "[replicate"), "line 2: replicate is a name that is taken"),
+    (ACME.replace("[acme", "[ACME"), "line 2: ACME is a name that is taken, or invalid"),
+    (ACME.replace("files.acme.example", "https://a/"), "output_hosts of acme in |providers.toml"),
+    (ACME.replace('prefix = "sha256="', "is_hint = true"), "nothing confirms what it reports: write a table poll"),
+    (ACME + POLL.replace("{id}", ""), "line 20: acme.poll: url has no {id}"),
+    (ACME + POLL.replace("{id}", "{id}/{key}"), "line 20: acme.poll: url has no {id} in its path, or other braces"),
+    (ACME + POLL.replace("api.acme.example/{id}", "{id}/"), "url has no {id}"),
+    (ACME + POLL.replace("https:", "http:"), "the URL of acme in | is not encrypted"),
+    (ACME + POLL.replace("ACME_TOKEN", "sk-AbC"), "line 22: acme.poll.token: is not the name"),
+    (ACME + "[acme.poll]\n", 'acme.poll.url: is missing; write the status URL with {id}'),
+    (ACME.replace("[acme.webhook]", 'api = "openai"\n[acme.webhook]'), "has its own fields, statuses and polls"),
+    ('[acme]\napi = "openai"\n', "write base_url and token"),
+    ("[acme]\n", "write the tables fields"),
+    (COMPATIBLE.replace('users = ["me"]\n', ""), "one set of keys signs for all users: write"),
+    (COMPATIBLE.partition("[queue.webhook]")[0], 'write a table webhook with signature = "digest"'),
+    ("acme = 1\n", "line 1: acme: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "says"), WRONG, ids=[says[:40] for _, says in WRONG])
+def test_a_wrong_declaration_refuses_the_start_with_line_and_remedy(tmp_path, text, says):
+    """And never shows a value that may be a secret."""
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, text)
+
+    assert all(part in str(raised.value) for part in says.split("|"))
+    assert "AbC" not in str(raised.value)
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path):
+    """Not one restart for each mistake."""
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, ACME.replace('"hmac"', '"x"').replace("error =", "eror =") + ACME.replace("[acme", "[fal"))
+
+    assert str(raised.value).count("\n") == 2
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    """Else its providers would silently be gone."""
+    with pytest.raises(ConfigError, match=r"MOORAGE_PROVIDERS_FILE=.*cannot be read"):
+        load(tmp_path, ACME, providers_file=tmp_path / "none.toml")
+
+
+# --- the catalog: payloads built from the providers' documentation, not seen live -------------------------------
+
+FILE = "https://files.example/a.png"
+PAYLOADS = {
+    "runway": (
+        {"id": "t1", "status": "SUCCEEDED", "output": [FILE], "progress": 1},
+        {"id": "t1", "status": "FAILED", "failure": "no", "failureCode": "INTERNAL"},
+        {"id": "t1", "status": "THROTTLED"},
+    ),
+    "luma": (
+        {"id": "t1", "state": "completed", "failure_reason": None, "created_at": "2025-01-15T10:30:00Z",
+         "assets": {"video": FILE, "image": None, "progress_video": FILE + "?p"}, "model": "ray-2", "request": {}},
+        {"id": "t1", "state": "failed", "failure_reason": "no", "assets": None},
+        {"id": "t1", "state": "dreaming", "assets": None},
+    ),
+    "runpod": (
+        {"id": "t1", "status": "COMPLETED", "output": {"image_url": FILE}, "delayTime": 1, "executionTime": 2},
+        {"id": "t1", "status": "TIMED_OUT", "error": "no"},
+        {"id": "t1", "status": "IN_QUEUE"},
+    ),
+    "ideogram": (
+        {"generation_id": "t1", "created": "2025-01-15T10:30:00Z", "data": [
+            {"url": FILE, "prompt": "a boat", "resolution": "1x1", "seed": 1, "is_image_safe": True},
+            {"url": "", "prompt": "a boat", "resolution": "1x1", "seed": 2, "is_image_safe": False}]},
+        {"generation_id": "t1", "data": [{"url": "", "is_image_safe": False}]},
+        None,
+    ),
+}  # fmt: skip
+
+
+def catalog_entry(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> Provider:
+    for name in ("RUNWAYML_API_SECRET", "LUMAAI_API_KEY", "RUNPOD_API_KEY"):
+        monkeypatch.setenv(name, "a_token")
+    text = path.read_text(encoding="utf-8").replace("output_hosts = [", 'output_hosts = ["files.example", ')
+    return load(tmp_path, text)[path.stem]
+
+
+@pytest.mark.parametrize("path", CATALOG, ids=lambda path: path.stem)
+def test_an_entry_of_the_catalog_reads_the_documented_payloads(tmp_path, monkeypatch, path):
+    """Quoted field by field; with unknown fields, in another case, and with one missing."""
+    entry = catalog_entry(tmp_path, path, monkeypatch)
+    done, failed, open_ = PAYLOADS[path.stem]
+
+    def parse(document: dict[str, Any]) -> Any:  # as a poll does: a hint is believed by nobody
+        return entry._parse(json.dumps(document).encode(), entry._poll_fields)
+
+    for document in (done, {**done, "unknown": {"url": FILE}}):
+        report = parse(document)
+        assert (report.external_id, report.status) == ("t1", "succeeded")
+        assert [(file.url, file.problem) for file in report.outputs] == [(FILE, None)]
+    assert parse(failed).status == "failed"
+    assert open_ is None or parse(open_).status in ("queued", "running")
+    for name in list(done)[:2] if open_ else ["generation_id", "data"]:
+        with pytest.raises(MalformedPayload):
+            parse({key: value for key, value in done.items() if key != name})
+        with pytest.raises(MalformedPayload):
+            parse({key.upper() if key == name else key: value for key, value in done.items()})
+
+
+@pytest.mark.parametrize("path", CATALOG, ids=lambda path: path.stem)
+def test_an_entry_of_the_catalog_believes_no_unsigned_body(tmp_path, monkeypatch, path):
+    """What is signed is verified, what is not is only a reason to poll."""
+    entry, (done, failed, _) = catalog_entry(tmp_path, path, monkeypatch), PAYLOADS[path.stem]
+
+    if entry.has_secret:
+        with pytest.raises((BadSignature, KeysStale)):
+            entry.verify([], json.dumps(done).encode(), 0)
+    elif entry.is_enabled:
+        for document in (done, failed):
+            report = entry.parse_report(json.dumps(document).encode())
+            assert (report.status, report.outputs, report.error, report.needs_fetch) == ("unknown", (), None, True)
+        assert entry.can_poll
+    assert entry.can_poll or entry.has_secret
+
+
+def test_a_poll_that_needs_the_model_says_so(tmp_path, monkeypatch):
+    """RunPod's URLs have the endpoint."""
+    entry = catalog_entry(tmp_path, next(path for path in CATALOG if path.stem == "runpod"), monkeypatch)
+
+    with pytest.raises(ProviderRefused, match="register it with one"):
+        entry.poll("t1")
