@@ -31,10 +31,10 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def owner_token(url: str, bearer: dict[str, str], owner: str) -> str:
+def owner_token(url: str, bearer: dict[str, str], owner: str, *scopes: str) -> str:
     """Return a token for one owner, as an application asks for it."""
     answer = requests.post(
-        f"{url}/v1/owner-tokens", json={"owner": owner, "scopes": ["jobs"]}, headers=bearer, timeout=30
+        f"{url}/v1/owner-tokens", json={"owner": owner, "scopes": ["jobs", *scopes]}, headers=bearer, timeout=30
     )
     assert answer.status_code == 201, answer.text
     return str(answer.json()["token"])
