@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from moorage.settings import FAL_MODELS, REPLICATE_MODELS
-from simulation.provider import declared
+from simulation.provider import models
 from simulation.provider.http_types import FAL_USER, fal_key, openai_key
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -44,7 +43,6 @@ class Standin:
         self.port = port
         self._pictures = pictures
         self._process: subprocess.Popen[bytes] | None = None
-        self._providers_file: Path | None = None
 
     @property
     def address(self) -> str:
@@ -60,26 +58,23 @@ class Standin:
         return self._process.pid if self._process else None
 
     def environment(self) -> dict[str, str]:
-        """Return the settings that make this stand-in moorage's Replicate, fal and OpenAI, and a declared provider."""
+        """Return the settings that make this stand-in moorage's Replicate, fal and OpenAI."""
         return {
             "REPLICATE_API_URL": self.url,
             "REPLICATE_API_TOKEN": self.token,
             "REPLICATE_WEBHOOK_SECRET": self.secret,
             "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
-            "REPLICATE_MODELS": ",".join((*_OFFERED, *REPLICATE_MODELS)),
+            "REPLICATE_MODELS": ",".join((*_OFFERED, *models.REPLICATE_MODELS)),
             "FAL_QUEUE_URL": f"{self.url}/fal",
             "MOORAGE_DEV_FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
             "FAL_KEY": fal_key(self.token),
             "FAL_USER_ID": FAL_USER,
             "FAL_OUTPUT_HOSTS": "127.0.0.1",
-            "FAL_MODELS": ",".join((*_OFFERED, *FAL_MODELS)),
+            "FAL_MODELS": ",".join((*_OFFERED, *models.FAL_MODELS)),
             "OPENAI_API_URL": f"{self.url}/openai",
             "OPENAI_API_KEY": openai_key(self.token),
             "OPENAI_OUTPUT_HOSTS": "127.0.0.1",
             "MOORAGE_EGRESS_ALLOW": self.address,
-            "MOORAGE_PROVIDERS_FILE": str(self._providers_file or ""),
-            "ATELIER_WEBHOOK_SECRET": self.secret,
-            "ATELIER_API_KEY": self.token,
         }
 
     def start(self, folder: Path) -> "Standin":
@@ -107,9 +102,6 @@ class Standin:
                 start_new_session=True,  # Ctrl-C reaches the caller only, which stops it
             )
         self.port = self._await_port(self._process, port_file, log)
-        self._providers_file = folder / "providers.toml"
-        text = declared.PATH.read_text(encoding="utf-8")
-        self._providers_file.write_text(text.replace(declared.BASE_URL, self.url), encoding="utf-8")
         return self
 
     def stop(self) -> None:
@@ -135,11 +127,6 @@ class Standin:
         filter_ = None if events is None else list(events)
         body = {"version": "5c7d5dc6dd8bf75c1acaa8565735e798", "input": input_, "webhook": webhook}
         return self._request("POST", "/v1/predictions", {**body, "webhook_events_filter": filter_})
-
-    def create_declared(self, name: str, input_: dict[str, Any], webhook: str) -> str:
-        """Create a prediction of a declared provider and return its id."""
-        created = self._request("POST", f"/declared/{name}", {"input": input_, "webhook": webhook})
-        return str(created["task"]["id"])
 
     def get_prediction(self, prediction_id: str) -> dict[str, Any]:
         return self._request("GET", f"/v1/predictions/{prediction_id}")
