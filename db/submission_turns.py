@@ -63,6 +63,22 @@ def _build_next(condition: str, limit: str) -> str:
      WHERE c.model_text = '' AND c.free > 0 AND c.provider <> ALL (ARRAY(SELECT target FROM pauses))"""
 
 
+# One look at the index predictions_waiting for each.
+LIST_PROVIDERS: Final = """
+WITH RECURSIVE c (provider) AS (
+    (SELECT provider FROM predictions WHERE state = 'planned' AND lease_token IS NULL ORDER BY 1 LIMIT 1)
+    UNION ALL
+    SELECT (SELECT provider FROM predictions WHERE state = 'planned' AND lease_token IS NULL AND provider > c.provider
+             ORDER BY 1 LIMIT 1) FROM c WHERE c.provider IS NOT NULL
+) SELECT provider FROM c WHERE provider IS NOT NULL
+"""
+
+
+def list_providers(conn: Connection) -> list[str]:
+    """Return the providers for which predictions wait, also those that are no longer configured."""
+    return [row["provider"] for row in fetch_all(conn, LIST_PROVIDERS, {})]
+
+
 def _build_limits(settings: Settings, providers: Collection[str]) -> Row:
     """Return the limits of providers, and of their models, as arguments. One that is not configured has one place."""
     in_flight = dict.fromkeys(providers, 1) | dict(settings.in_flight)

@@ -403,3 +403,12 @@ def test_parallel_claims_at_two_providers_take_no_place_of_an_owner_twice(at: Wo
     together(*[partial(submit_all, row_id) for row_id in (rows[0], rows[-1]) * 4])
 
     assert at.one("SELECT count(*) FROM predictions WHERE lease_token IS NOT NULL") == 3
+
+
+def test_a_provider_without_its_settings_is_woken_and_fails(at: World) -> None:
+    """Its predictions waited for ever after its key was removed, and their jobs never went on to another provider."""
+    queue = Queue(at)
+    rows = queue.plan("ann", 2, provider="gone")
+
+    assert dispatched(at) == [Wake("submit", rows[0])]
+    assert queue.submit(rows[0]) == rows[0]
