@@ -39,6 +39,7 @@ class Case:
 
     name: str  # unique; the Idempotency-Key of a job request
     input: Body | None = None  # of the prediction to register; None for a job request
+    provider: str = "replicate"  # of that prediction
     chain: tuple[Entry, ...] = ()
     registration: Literal["at once", "late", "never"] = "at once"  # "late": after the webhook
     policy: Literal["keep", "discard"] = "keep"  # for partial results
@@ -75,7 +76,7 @@ class Case:
     def build_registration(self, external_id: str) -> Body:
         """Return the body of POST /v1/predictions, without the owner."""
         prompt = (self.input or {})["prompt"]
-        return {"provider": "replicate", "external_id": external_id, "prompt": prompt, **self._common()}
+        return {"provider": self.provider, "external_id": external_id, "prompt": prompt, **self._common()}
 
     def _common(self) -> Body:
         placement = {} if self.project is None else {"project_id": self.project, "scene": self.scene}

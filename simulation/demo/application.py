@@ -30,7 +30,7 @@ class Application:
     def __init__(self, local: LocalDeployment, standin: Standin) -> None:
         self._client = ApiClient(local, "demo")
         self._standin = standin
-        self._webhook = f"{local.url}/webhooks/replicate"
+        self._webhooks = f"{local.url}/webhooks"
         self.runs: list[CaseRun] = []
 
     @property
@@ -51,8 +51,7 @@ class Application:
     def start_predictions(self, cases: Iterable[Case]) -> None:
         """Start predictions and register them, those with "late" registration after their webhooks."""
         for case in cases:
-            prediction = self._standin.create_prediction(case.input or {}, self._webhook)
-            run = CaseRun(case, external_id=prediction["id"])
+            run = CaseRun(case, external_id=self._create(case))
             self.runs.append(run)
             if case.registration == "at once":
                 self._register(run)
@@ -60,6 +59,12 @@ class Application:
         for run in self.registered:
             if run.case.registration == "late":
                 self._register(run)
+
+    def _create(self, case: Case) -> str:
+        webhook = f"{self._webhooks}/{case.provider}"
+        if case.provider != "replicate":
+            return self._standin.create_declared(case.provider, case.input or {}, webhook)
+        return str(self._standin.create_prediction(case.input or {}, webhook)["id"])
 
     def request_jobs(self, cases: Iterable[Case]) -> None:
         """Request jobs; one that uses a kept output waits for the last job before it."""

@@ -16,8 +16,8 @@ SCENES: Final = ("harbour", "pier", "quay")
 
 
 def registered_cases() -> list[Case]:
-    """Return the predictions that the application starts: 34 of them, with 80 files."""
-    return [*_plain(), *_webhooks(), *_downloads(), *_rejected_files(), *_ends()]
+    """Return the predictions that the application starts: 38 of them, with 86 files."""
+    return [*_plain(), *_webhooks(), *_downloads(), *_rejected_files(), *_ends(), *_declared()]
 
 
 def job_requests() -> list[Case]:
@@ -98,6 +98,17 @@ def _ends() -> list[Case]:
         Case("provider aborts", _input(2, status="aborted"), state="failed"),
         Case("cancelled at the provider", _input(2, status="canceled"), state="failed"),
         Case("success without files", _input(0, shape="null"), state="failed"),
+    ]
+
+
+def _declared() -> list[Case]:
+    """Return predictions of a provider that exists only in a TOML file."""
+    hosts = _with_faults(2, n1="other_host")
+    return [
+        Case("declared: webhook is sent twice", _input(webhook="double"), provider="atelier"),
+        Case("declared: webhook is missing", _input(webhook="missing"), provider="atelier"),
+        Case("declared: forged, then right", _input(1, webhook="bad_signature_first"), provider="atelier"),
+        Case("declared: a file on a foreign host", hosts, provider="atelier"),
     ]
 
 

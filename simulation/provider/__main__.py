@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from simulation.provider import server
+from simulation.provider import declared, server
 
 
 def main() -> int:
@@ -36,6 +36,9 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--token", required=True, help="the required API token")
     parser.add_argument("--secret", required=True, type=_parse_secret, help="whsec_ and base64 of 24 to 64 bytes")
     parser.add_argument("--pictures", type=Path, help="a folder of pictures and videos to serve")
+    parser.add_argument(
+        "--providers", type=Path, default=declared.PATH, help="TOML file of declared providers to serve"
+    )
     parser.add_argument("--ledger", type=Path, help="file for the ledger, as JSON lines")
     options = parser.parse_args()
     if options.pictures and not options.pictures.is_dir():

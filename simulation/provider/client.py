@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from simulation.provider import models
+from simulation.provider import declared, models
 from simulation.provider.http_types import FAL_USER, fal_key, openai_key
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -43,6 +43,7 @@ class Standin:
         self.port = port
         self._pictures = pictures
         self._process: subprocess.Popen[bytes] | None = None
+        self._providers_file: Path | None = None
 
     @property
     def address(self) -> str:
@@ -58,7 +59,7 @@ class Standin:
         return self._process.pid if self._process else None
 
     def environment(self) -> dict[str, str]:
-        """Return the settings that make this stand-in moorage's Replicate, fal and OpenAI."""
+        """Return the settings that make this stand-in moorage's Replicate, fal and OpenAI, and a declared provider."""
         return {
             "REPLICATE_API_URL": self.url,
             "REPLICATE_API_TOKEN": self.token,
@@ -75,6 +76,9 @@ class Standin:
             "OPENAI_API_KEY": openai_key(self.token),
             "OPENAI_OUTPUT_HOSTS": "127.0.0.1",
             "MOORAGE_EGRESS_ALLOW": self.address,
+            "MOORAGE_PROVIDERS_FILE": str(self._providers_file or ""),
+            "ATELIER_WEBHOOK_SECRET": self.secret,
+            "ATELIER_API_KEY": self.token,
         }
 
     def start(self, folder: Path) -> "Standin":
@@ -102,6 +106,9 @@ class Standin:
                 start_new_session=True,  # Ctrl-C reaches the caller only, which stops it
             )
         self.port = self._await_port(self._process, port_file, log)
+        self._providers_file = folder / "providers.toml"
+        text = declared.PATH.read_text(encoding="utf-8")
+        self._providers_file.write_text(text.replace(declared.BASE_URL, self.url), encoding="utf-8")
         return self
 
     def stop(self) -> None:
@@ -127,6 +134,11 @@ class Standin:
         filter_ = None if events is None else list(events)
         body = {"version": "5c7d5dc6dd8bf75c1acaa8565735e798", "input": input_, "webhook": webhook}
         return self._request("POST", "/v1/predictions", {**body, "webhook_events_filter": filter_})
+
+    def create_declared(self, name: str, input_: dict[str, Any], webhook: str) -> str:
+        """Create a prediction of a declared provider and return its id."""
+        created = self._request("POST", f"/declared/{name}", {"input": input_, "webhook": webhook})
+        return str(created["task"]["id"])
 
     def get_prediction(self, prediction_id: str) -> dict[str, Any]:
         return self._request("GET", f"/v1/predictions/{prediction_id}")

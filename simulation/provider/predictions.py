@@ -77,6 +77,7 @@ class Dialect:
     paths: Mapping[str, str] = field(default_factory=dict)  # the same by the script's shape, where it differs
     events: tuple[str, ...] = ("completed",)  # that have webhooks
     default_events: tuple[str, ...] = ("completed",)  # sent without a filter
+    is_known_by_body: bool = False  # its webhooks have no id: moorage identifies them by their digest
 
 
 class Predictions:
@@ -207,12 +208,15 @@ class Predictions:
         body = prediction.dialect.build_body(prediction, self._url_builder(prediction))
         if status is not None:
             body |= {"status": status, "output": None, "completed_at": None, "metrics": {}}
+        data = json.dumps(body).encode()
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        webhook_id = digest if prediction.dialect.is_known_by_body else f"msg_{secrets.token_hex(13)}"
         is_terminal = event == "completed"
         signatures = {"bad_signature_only": "wrong", "bad_signature_first": "wrong_first" if is_terminal else "right"}
         return webhooks.Message(
-            webhook_id=f"msg_{secrets.token_hex(13)}", prediction_id=prediction.id, url=prediction.webhook or "",
+            webhook_id=webhook_id, prediction_id=prediction.id, url=prediction.webhook or "",
             provider=prediction.dialect.provider, event=event, status=status or prediction.status,
-            body=json.dumps(body).encode(), signature=signatures.get(prediction.script.webhook, "right"),
+            body=data, signature=signatures.get(prediction.script.webhook, "right"),
             life_s=prediction.script.webhook_life_s if is_terminal else 0.0,
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from simulation.provider import http_types, pictures, webhooks
+from simulation.provider import declared, http_types, pictures, webhooks
 from simulation.provider.control import ControlApi, Outage
 from simulation.provider.fal import FalApi, derive_signing_key, fal_signer
 from simulation.provider.http_types import Api, Handler, Refused, Request, Response, not_found, problem
@@ -47,6 +47,8 @@ def start_server(options: argparse.Namespace) -> Server:
     outputs = Outputs(base_url, trap_url, options.pictures, ledger)
     fal_signing_key = derive_signing_key(options.secret)
     signers = {"replicate": webhooks.standard_signer(options.secret), "fal": fal_signer(fal_signing_key)}
+    declarations = declared.read_declarations(options.providers)
+    signers |= {name: declared.build_signer(table, options.secret) for name, table in declarations.items()}
     sender = webhooks.Sender(signers, scheduler, ledger)
     predictions = Predictions(outputs, sender, scheduler, ledger)
     submissions = Submissions(predictions, ledger, outputs.files)
@@ -55,6 +57,7 @@ def start_server(options: argparse.Namespace) -> Server:
         "standin": ControlApi(predictions, sender, ledger, outage, token=token),
         "v1": ReplicateApi(submissions, token=token, secret=options.secret, base_url=base_url),
         "fal": FalApi(submissions, key=fal_key, base_url=f"{base_url}/fal", signing_key=fal_signing_key),
+        "declared": declared.DeclaredApi(submissions, declarations, token=token),
         "openai": OpenAIApi(submissions, key=http_types.openai_key(token)),
     }
     server.RequestHandlerClass = _build_handler(apis, OutputResponder(outputs, ledger, trap_url), outage)

@@ -3,6 +3,8 @@
 import base64
 import hmac
 import json
+import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,22 @@ def test_a_compatible_service_is_a_url_a_key_and_a_name(tmp_path, monkeypatch):
     assert together.refusal_reason("https://files.together.example/a") is None
     assert "OPENAI_OUTPUT_HOSTS" in str(loaded["openai"].refusal_reason("https://evil.example/a"))
     assert queue.verifier.key_set._urls == ("https://queue.example/jwks.json",)
+
+
+def test_the_examples_of_the_how_to_are_right(tmp_path, monkeypatch, project_root):
+    """What a reader copies must be accepted."""
+    for name in ("ACME_WEBHOOK_SECRET", "ACME_API_KEY", "TOGETHER_API_KEY"):
+        monkeypatch.setenv(name, "a_secret_of_16_bytes")
+    page = (project_root / "docs/how-to/add-a-provider.md").read_text(encoding="utf-8")
+    blocks = [textwrap.dedent(block) for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)]
+
+    loaded = load(tmp_path, "\n".join(blocks))
+
+    report = loaded["acme"].parse_report(
+        b'{"type": "task.updated", "task": {"id": 7, "state": "Ready", "files": [{"url": "https://files.acme.example/a"}]}}'
+    )
+    assert (report.external_id, report.status, len(report.outputs)) == ("7", "succeeded", 1)
+    assert (loaded["acme"].is_enabled, loaded["acme"].can_poll, loaded["together"].can_submit) == (True, True, True)
 
 
 # --- the command ------------------------------------------------------------------------------------------------
