@@ -22,7 +22,7 @@ def test_on_a_phone_the_filters_are_folded_until_asked_for(chromium, world, owne
     with drive.opened(
         chromium, world.local.url, session, viewport=drive.PHONE, java_script_enabled=has_scripts
     ) as page:
-        assert page.locator(".card").bounding_box()["y"] < 140
+        assert page.locator(".card").bounding_box()["y"] < 170
         assert page.get_by_label("Style").is_hidden()
         reach(page, ".fold > summary")
         page.keyboard.press("Enter")
