@@ -67,7 +67,9 @@ class _LazyGroup(click.Group):
         module, _, example = COMMANDS[cmd_name]
         attribute = "list_rows" if cmd_name == "list" else cmd_name
         command: click.Command = getattr(importlib.import_module(f"cli.commands.{module}"), attribute)
-        command.epilog = f"Example: moorage {example}"
+        line = f"Example: moorage {example}"
+        if line not in (command.epilog or ""):
+            command.epilog = f"{command.epilog}\n\n{line}" if command.epilog else line
         return command
 
     def resolve_command(

@@ -63,6 +63,22 @@ def _build_next(condition: str, limit: str) -> str:
      WHERE c.model_text = '' AND c.free > 0 AND c.provider <> ALL (ARRAY(SELECT target FROM pauses))"""
 
 
+# One look at the index predictions_waiting for each.
+LIST_PROVIDERS: Final = """
+WITH RECURSIVE c (provider) AS (
+    (SELECT provider FROM predictions WHERE state = 'planned' AND lease_token IS NULL ORDER BY 1 LIMIT 1)
+    UNION ALL
+    SELECT (SELECT provider FROM predictions WHERE state = 'planned' AND lease_token IS NULL AND provider > c.provider
+             ORDER BY 1 LIMIT 1) FROM c WHERE c.provider IS NOT NULL
+) SELECT provider FROM c WHERE provider IS NOT NULL
+"""
+
+
+def list_providers(conn: Connection) -> list[str]:
+    """Return the providers for which predictions wait, also those that are no longer configured."""
+    return [row["provider"] for row in fetch_all(conn, LIST_PROVIDERS, {})]
+
+
 def _build_limits(settings: Settings, providers: Collection[str]) -> Row:
     """Return the limits of providers, and of their models, as arguments. One that is not configured has one place."""
     in_flight = dict.fromkeys(providers, 1) | dict(settings.in_flight)
@@ -136,9 +152,11 @@ def claim(
 WAKE: Final = f"""
 WITH {_CAPACITY}, next AS MATERIALIZED ({_build_next("", "least(c.free, %(limit)s)")}
 )
-UPDATE predictions p SET woken_at = moment() FROM next
- WHERE p.id = next.id
-   AND (%(queue_is_empty)s OR p.woken_at IS NULL OR p.woken_at < moment() - interval '2 s') RETURNING p.id, p.provider
+UPDATE predictions p SET woken_at = moment() FROM (
+    SELECT id FROM next JOIN predictions w USING (id, provider)
+     WHERE %(queue_is_empty)s OR woken_at IS NULL OR woken_at < moment() - interval '2 s'
+     ORDER BY row_number() OVER (PARTITION BY provider), random() LIMIT %(limit)s) AS due
+ WHERE p.id = due.id RETURNING p.id, p.provider
 """
 
 
@@ -151,7 +169,7 @@ def wake(
     queue_is_empty: bool = False,
 ) -> list[Wake]:
     """
-    Mark as woken what each provider has capacity for, at most `limit` predictions of each; return their wakes.
+    Mark as woken what each provider has capacity for, at most `limit` predictions of all; return their wakes.
 
     None is returned twice within 2 s, unless the queue is empty. `steps`: the one that submits, by provider.
     """

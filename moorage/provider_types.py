@@ -37,6 +37,7 @@ class PredictionReport:
     expires_at: datetime | None = None  # of the URLs, if the provider states it
     model: str | None = None
     prompt: str | None = None
+    is_unverified: bool = False  # from a body that anybody could have sent: only its id is used
     needs_fetch: bool = False  # neither files nor a reason: a poll returns them; never set in the result of a poll
 
 

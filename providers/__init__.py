@@ -14,6 +14,7 @@ from providers.fal import Fal
 from providers.openai import OpenAI
 from providers.replicate import Replicate
 from providers.standard import Standard
+from providers.verifiers import STANDARD_HEADERS
 
 PROVIDER_TYPES: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, OpenAI, Replicate, Standard)
 # What `api` of a declaration stands for: the type, and its settings for URL, token and what webhooks are verified with.
@@ -30,7 +31,8 @@ def load(settings: Settings) -> Mapping[str, Provider]:
     loaded = {provider.name: provider for provider in (kind(settings) for kind in PROVIDER_TYPES)}
     if settings.providers_file:
         declared = declarations.read_file(settings.providers_file, {*loaded, *_TAKEN})
-        loaded |= {name: _build(name, declaration, settings) for name, declaration in declared.items()}
+        text = settings.providers_file.read_text(encoding="utf-8")
+        loaded |= {name: _build(name, declaration, settings, text) for name, declaration in declared.items()}
     for name in settings.allow_unsigned:
         _require_name("MOORAGE_ALLOW_UNSIGNED", name, loaded, "is not a provider")
     submitting = {name for name, provider in loaded.items() if provider.submit_setting}
@@ -46,25 +48,33 @@ def _require_name(setting: str, name: str, known: Collection[str], problem: str)
         raise ConfigError(f"{setting}: {name!r} {problem}: {hint}")
 
 
-def _build(name: str, declaration: Declaration, settings: Settings) -> Provider:
+def _build(name: str, declaration: Declaration, settings: Settings, text: str) -> Provider:
     """Return a provider whose class attributes, which messages name, are those of its declaration."""
-    place, webhook = f"{name} in {settings.providers_file}", declaration.webhook
-    life_seconds, headers = declaration.output_life_seconds, webhook.headers if webhook else ()
+
+    def locate(*keys: str) -> str:  # without the path: an application may read it
+        line = declarations.find_line(text, (name, *keys))
+        return f"{'.'.join((name, *keys))} in line {line} of MOORAGE_PROVIDERS_FILE"
+
+    webhook = declaration.webhook
+    life_seconds = declaration.output_life_seconds
     attributes: dict[str, Any] = {
         "name": name,
         "label": declaration.label or name,
-        "hosts_setting": f"output_hosts of {place}",
-        "url_setting": f"the URL of {place}",
-        "models_setting": f"models of {place}",
-        "webhook_setting": " or ".join(webhook.secrets if webhook else ()) or f"a table webhook of {place}",
+        "hosts_setting": locate("output_hosts"),
+        "url_setting": locate(*(("base_url",) if declaration.api else ("poll", "url"))),
+        "models_setting": locate("models"),
+        "webhook_setting": " or ".join(webhook.secrets if webhook else ()) or locate("webhook"),
         "submit_setting": declaration.token,
     }
     if declaration.api is None:
-        signed = headers[:-1] or ("webhook-id", "webhook-timestamp")
+        headers = (webhook.headers or STANDARD_HEADERS) if webhook else ()
+        signed = headers[:-1] if webhook and webhook.signature in ("standard", "digest") else ()
         attributes |= {
             "output_lifetime_seconds": life_seconds,
             "default_first_poll_seconds": min(declaration.first_poll_seconds, (life_seconds or 1e9) / 10),
-            "recorded_headers": Provider.recorded_headers | set(signed),
+            "recorded_headers": (Provider.recorded_headers | set(signed)) - set(headers[-1:]),
+            "sends_webhooks": webhook is not None,
+            "jwks_setting": locate("webhook", "jwks"),
         }
         declared: Provider = type(name, (DeclaredProvider,), attributes)(settings, declaration)
         return declared

@@ -225,7 +225,7 @@ def _explain(path: Path, text: str, name: str, item: Any) -> str:
         model = nested[0] if nested else None
     if item["type"] == "extra_forbidden":
         hint = suggest(places[-1], known) or f"one of {', '.join(known)}"
-    problem = _PROBLEMS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    problem = _PROBLEMS.get(item["type"]) or item["msg"].removeprefix("Value error, ").replace("tuple", "list")
     advice = f"; {hint}" if hint.endswith("?") else f"; write {hint}" if hint and ": write" not in problem else ""
     place = ".".join([name, *places])
     return f"{path}, line {find_line(text, [name, *places])}: {place}: {problem}{advice}"

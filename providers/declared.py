@@ -1,7 +1,7 @@
 """A provider that is declared in MOORAGE_PROVIDERS_FILE: it receives webhooks and polls; it does not submit."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import jmespath
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -23,11 +23,15 @@ _HINT: Final = "callback"  # instead of the status in a body that anybody could 
 
 
 class DeclaredProvider(Provider):
-    """`declaration` says where its fields stand; its class attributes are set by `build`."""
+    """`declaration` says where its fields stand; its class attributes are set by `providers.load`."""
+
+    jwks_setting: ClassVar[str]
 
     def __init__(self, settings: Settings, declaration: Declaration) -> None:
         hosts = HostAllowlist(declaration.output_hosts, settings.egress_allow, setting=self.hosts_setting)
-        verifier = build_verifier(self.name, declaration.webhook, hosts) if declaration.webhook else None
+        verifier = (
+            _build_verifier(self.name, declaration.webhook, self.jwks_setting, hosts) if declaration.webhook else None
+        )
         super().__init__(settings, hosts=hosts, verifier=verifier)
         self._statuses, self._is_hint = declaration.status_words, declaration.is_hint
         if declaration.webhook and declaration.webhook.signature == "none":
@@ -72,7 +76,8 @@ class DeclaredProvider(Provider):
             word = fields.find("status", document)
             status = self._statuses.get(word.casefold()) if isinstance(word, str) else None
             is_open = status in ("queued", "running")
-            return PredictionReport(external_id, "unknown", _HINT, needs_fetch=not is_open)
+            is_unverified = not self.has_secret
+            return PredictionReport(external_id, "unknown", _HINT, needs_fetch=not is_open, is_unverified=is_unverified)
         word = json_fields.require_text(fields.find("status", document), f"status ({fields.texts['status']})")
         status = self._statuses.get(word.casefold(), "unknown")
         files = self.extract_files(fields.find("outputs", document) if status == "succeeded" else None, "outputs")
@@ -106,10 +111,10 @@ class _Fields:
             raise MalformedPayload(f"{name} ({self.texts[name]}): {str(error)[:200]}") from error
 
 
-def build_verifier(name: str, webhook: WebhookDeclaration, hosts: HostAllowlist) -> Verifier | None:
+def _build_verifier(name: str, webhook: WebhookDeclaration, setting: str, hosts: HostAllowlist) -> Verifier | None:
     """Return the verifier of a declaration; one without secrets if their variables are not set. Raises ConfigError."""
     for url in webhook.jwks:
-        endpoints.require_secure_url(url, hosts, f"{name}.webhook.jwks")
+        endpoints.require_secure_url(url, hosts, setting)
     secrets, fixed = _decode_secrets(webhook)
     keys = KeySet(f"{name}'s public keys", webhook.jwks, fixed=fixed)
     match webhook.signature:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from db import erasures, owner_token_revocations
+from db import erasures, owner_token_revocations, owner_use
 from db.connection import Connection, Database, Row
 from moorage import logs
 from moorage.failpoints import failpoint
@@ -32,6 +32,7 @@ def request_erasure(database: Database, owner: str) -> Row:
     """Record that an owner is to be erased and revoke its tokens; return the erasure. Repeating is safe."""
 
     def record(conn: Connection) -> Row:
+        owner_use.lock(conn, owner)  # an upload is recorded before, and erased, or refused
         owner_token_revocations.add(conn, owner_subject(owner), datetime.now(UTC))
         return erasures.request(conn, owner)
 

@@ -30,11 +30,13 @@ from moorage.failpoints import failpoint
 from moorage.model import Lease, Wake
 from moorage.retry_after import parse_retry_after
 from moorage.settings import Settings
+from moorage.text import escape_control_chars
 from providers import signatures
 from storage import urls
 from tasks.step import Deps, LeaseGuard, commit_step
 
 TIMEOUT_SECONDS: Final = 15.0
+EXCERPT_BYTES: Final = 200
 _GONE: Final = 410
 _JOB: Final = ("owner", "state", "category", "reason", "project_id", "scene", "metadata", "reopened")
 _VARIANT: Final = ("idx", "is_cover", "is_placeholder", "media", "content_type", "bytes", "width_px", "height_px")
@@ -147,7 +149,7 @@ def _send(deps: Deps, notification: Notification, body: bytes, guard: LeaseGuard
                 url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
             ) as response,
         ):
-            _check_status(response.status_code, response.headers.get("Retry-After"))
+            _check_status(response.status_code, response.headers.get("Retry-After"), lambda: _read_excerpt(response))
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         host = parse_url(url).host
         raise NotificationFailed(f"the application at {host} did not answer: {describe_cause(error)}") from error
@@ -164,8 +166,18 @@ def _check_until(end: float, guard: LeaseGuard) -> Callable[[], None]:
     return check
 
 
-def _check_status(status: int, retry_after: str | None) -> None:
-    """Return for 2xx only. The body of the response is never read."""
+def _read_excerpt(response: requests.Response) -> str:
+    """Return ": " and the beginning of an error's body, as one line; the body of a success is never read."""
+    try:
+        data: bytes = response.raw.read1(EXCERPT_BYTES, decode_content=True)
+    except (urllib3.exceptions.HTTPError, OSError):
+        return ""
+    text = escape_control_chars(" ".join(data.decode("utf-8", "replace").split()))
+    return f": {text}" if text else ""
+
+
+def _check_status(status: int, retry_after: str | None, read_excerpt: Callable[[], str]) -> None:
+    """Return for 2xx only."""
     if 200 <= status < 300:
         return
     facts = {"status": status}
@@ -173,4 +185,5 @@ def _check_status(status: int, retry_after: str | None) -> None:
         raise NotificationRefused("endpoint returned 410 Gone; notification disabled", facts=facts)
     hint = "; redirects are not followed: correct MOORAGE_NOTIFY_URL" if 300 <= status < 400 else ""
     seconds = parse_retry_after(retry_after, datetime.now(UTC))
-    raise NotificationFailed(f"the application returned {status}{hint}", facts=facts, retry_after=seconds)
+    reason = f"the application returned {status}{hint}{read_excerpt()}"
+    raise NotificationFailed(reason, facts=facts, retry_after=seconds)

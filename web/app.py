@@ -99,8 +99,11 @@ async def _on_problem(request: Request, error: Exception) -> Response:
     problem = cast(Problem, error)
     if console.is_console_path(request.url.path):
         return console.render_problem(request, problem)
-    if any(request.url.path.startswith(prefix + assets.PREFIX) for prefix in routes.PREFIXES):
+    is_file = any(request.url.path.startswith(prefix + assets.PREFIX) for prefix in routes.PREFIXES)
+    if is_file:
         problem.headers.update(assets.CORS_HEADERS)
+    if (is_file or page.is_page_path(request.url.path)) and page.accepts_html(request):
+        return page.build_problem_page(request, problem)
     return problem.response()
 
 
@@ -126,14 +129,16 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         return await _on_problem(request, Problem(404, "not found"))
     scopes = ({**request.scope, "method": method} for method in _METHODS)
     allowed = [s["method"] for s in scopes if any(r.matches(s)[0] is Match.FULL for r in request.app.routes)]
-    return Problem(405, "method not allowed: see the Allow header", headers={"Allow": ", ".join(allowed)}).response()
+    headers = {"Allow": ", ".join(allowed)}
+    return await _on_problem(request, Problem(405, "method not allowed: see the Allow header", headers=headers))
 
 
-async def _on_unexpected_error(_request: Request | None, error: Exception) -> Response:
+async def _on_unexpected_error(request: Request | None, error: Exception) -> Response:
     """Return 503 for a failure of this machine, else 500; Starlette re-raises the error, `ApiApp` logs it."""
+    problem = Problem(500, "internal server error")
     if local_errors.find_local_failure(error):
-        return unavailable("the server is short of disk space or memory, retry").response()
-    return Problem(500, "internal server error").response()
+        problem = unavailable("the server is short of disk space or memory, retry")
+    return await _on_problem(request, problem) if request else problem.response()
 
 
 _HANDLERS: Final = {

@@ -8,11 +8,11 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 
 # `f`: outputs of the chosen prediction; `expired` counts those that became dead when their URL had expired. `shown`:
 # the displayed status, computed here because the filter uses it. The view `variants` has a placeholder only if its
-# render has no other file. `l`: the latest prediction of an open job.
+# render has no other file. `l`: the chosen prediction, else the latest.
 _CARDS = """
 SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_type, j.mode, j.project_id, j.scene,
-       j.created_at, j.settled_at, j.deadline_at, r.id AS render_id, r.published_at,
-       f.files, f.kept, f.why, s.shown, l.provider, l.state AS prediction,
+       j.created_at, j.settled_at, j.deadline_at, r.id AS render_id, r.published_at, r.title, r.favourite,
+       f.files, f.kept, f.why, s.shown, l.provider, l.model, l.state AS prediction,
        (SELECT count(*) FROM predictions p WHERE p.job_id = j.id AND p.provider <> 'placeholder') AS tries,
        j.state = 'failed' AND j.fallback_chain IS NOT NULL OR j.state IN ('failed', 'partial')
            AND EXISTS (SELECT FROM dead_letters d WHERE d.job_id = j.id AND d.state = 'open' AND d.retryable)
@@ -20,8 +20,8 @@ SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_ty
   FROM jobs j
   LEFT JOIN renders r ON r.id = j.id
   LEFT JOIN LATERAL (
-        SELECT p.provider, p.state FROM predictions p
-         WHERE p.job_id = j.id AND j.state = 'open' ORDER BY p.seq DESC LIMIT 1) l ON true
+        SELECT p.provider, p.model, p.state FROM predictions p
+         WHERE p.job_id = j.id ORDER BY p.id IS NOT DISTINCT FROM j.chosen_id DESC, p.seq DESC LIMIT 1) l ON true
  CROSS JOIN LATERAL (
         SELECT count(*) AS files, count(*) FILTER (WHERE o.state = 'kept') AS kept,
                count(*) FILTER (WHERE o.state = 'dead' AND o.ended_at >= o.expires_at - interval '10 s') AS expired,
@@ -57,6 +57,16 @@ LIST_CARDS = f"""{_FILTERED}
 def list_cards(conn: Connection, owner: str, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[Row]:
     """Return an owner's jobs matching `filters` (keys of NO_FILTER), newest first, older than the job `before`."""
     return fetch_all(conn, LIST_CARDS, {**filters, "owner": owner, "before": before, "limit": limit})
+
+
+COUNT_CARDS = f"SELECT count(*) AS cards FROM ({_FILTERED} LIMIT %(limit)s) c"
+MAX_COUNT: Final = 500  # an owner may have millions
+
+
+def count_cards(conn: Connection, owner: str, filters: Mapping[str, Any]) -> int:
+    """Return the number of an owner's jobs matching `filters`; MAX_COUNT + 1 stands for more than MAX_COUNT."""
+    row = fetch_one(conn, COUNT_CARDS, {**filters, "owner": owner, "limit": MAX_COUNT + 1})
+    return row["cards"] if row else 0
 
 
 GET_CARD = f"{_FILTERED} AND j.id = %(id)s"

@@ -36,6 +36,9 @@ def deploy(form: DrillForm, folder: Path) -> Iterator[Targets]:
         for proxy in proxies.values():
             ends.callback(proxy.stop)
         overrides, direct = {**form.environment, **_proxy_settings(stack, proxies)}, stack.environment()
+        overrides["S3_PUBLIC_ENDPOINT_URL"] = direct[
+            "AWS_ENDPOINT_URL_S3"
+        ]  # of URLs in documents, which the audit reads
         standby = None
         if form.has_standby:
             standby = _follow(stack.postgres, folder / "standby")

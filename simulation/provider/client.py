@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from moorage.settings import FAL_MODELS, REPLICATE_MODELS
+from simulation.provider import models
 from simulation.provider.http_types import FAL_USER, fal_key, openai_key
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -64,13 +64,13 @@ class Standin:
             "REPLICATE_API_TOKEN": self.token,
             "REPLICATE_WEBHOOK_SECRET": self.secret,
             "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
-            "REPLICATE_MODELS": ",".join((*_OFFERED, *REPLICATE_MODELS)),
+            "REPLICATE_MODELS": ",".join((*_OFFERED, *models.REPLICATE_MODELS)),
             "FAL_QUEUE_URL": f"{self.url}/fal",
             "MOORAGE_DEV_FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
             "FAL_KEY": fal_key(self.token),
             "FAL_USER_ID": FAL_USER,
             "FAL_OUTPUT_HOSTS": "127.0.0.1",
-            "FAL_MODELS": ",".join((*_OFFERED, *FAL_MODELS)),
+            "FAL_MODELS": ",".join((*_OFFERED, *models.FAL_MODELS)),
             "OPENAI_API_URL": f"{self.url}/openai",
             "OPENAI_API_KEY": openai_key(self.token),
             "OPENAI_OUTPUT_HOSTS": "127.0.0.1",

@@ -32,6 +32,7 @@ class Output:
     seed: int
     fault_name: str | None
     size_px: tuple[int, int] | None = None  # of a generated picture
+    prompt: str = ""  # drawn into it
     sha256: str | None = None  # of the bytes as served; None where these are padded or endless
     bytes: int | None = None
     expires_at: float = float("inf")  # Unix seconds; known at the end of the prediction
@@ -57,21 +58,22 @@ class Outputs:
         self._lock = threading.Lock()
         self.files: Final = pictures.list_folder(folder) if folder else ()
 
-    def create(self, prediction_id: str, script: Script, path: str) -> list[Output]:
+    def create(self, prediction_id: str, script: Script, path: str, prompt: str = "") -> list[Output]:
         """Create the outputs of a prediction; {} in `path` stands for the index."""
-        created = [self._build(prediction_id, script, index, path.format(index)) for index in range(script.outputs)]
+        paths = [path.format(index) for index in range(script.outputs)]
+        created = [self._build(prediction_id, script, index, path, prompt) for index, path in enumerate(paths)]
         with self._lock:
             self._by_token.update({output.token: output for output in created})
         return created
 
-    def _build(self, prediction_id: str, script: Script, index: int, path: str) -> Output:
+    def _build(self, prediction_id: str, script: Script, index: int, path: str, prompt: str) -> Output:
         digest = hashlib.sha256(prediction_id.encode()).digest()
         seed = script.seed if script.seed is not None else int.from_bytes(digest[:4])
         format_, content = script.formats[index % len(script.formats)], script.output_fault(index).content
         if content == "bomb" or (pictures.extension(format_) == "gif" and content in ("half", "noise")):
             format_ = "png"  # a damaged GIF may still decode to fewer frames
         size_px = (script.width_px, script.height_px) if script.width_px and script.height_px else None
-        output = Output(prediction_id, index, path, format_, seed + index, script.faults.get(index), size_px)
+        output = Output(prediction_id, index, path, format_, seed + index, script.faults.get(index), size_px, prompt)
         if output.fault.transfers[-1].mode not in ("padded", "endless"):
             data = self.build_file(output).data
             output.sha256, output.bytes = hashlib.sha256(data).hexdigest(), len(data)
@@ -138,4 +140,4 @@ class Outputs:
             return pictures.bomb()
         if self._folder and output.format in self.files:
             return pictures.read_file(self._folder / output.format)
-        return pictures.generate(output.format, output.seed, output.size_px)
+        return pictures.generate(output.format, output.seed, output.size_px, output.prompt)

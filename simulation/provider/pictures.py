@@ -1,20 +1,23 @@
 """
-Files for outputs: pictures generated from a seed or read from a folder, and a decompression bomb.
+Files for outputs: pictures generated from a prompt and a seed or read from a folder, and a decompression bomb.
 
-Only four pictures per format are encoded, and cached; a marker in a part of the container that decoders skip makes the
-bytes of each seed unique. So sixty outputs cost sixty copies, not sixty encodings.
+With a prompt, each seed has a picture of its own, which shows the prompt. Without one, only four pictures per format
+are encoded, and cached; a marker in a part of the container that decoders skip makes the bytes of each seed unique. So
+sixty outputs cost sixty copies, not sixty encodings.
 """
 
 import functools
 import hashlib
 import io
 import struct
+import textwrap
+import unicodedata
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 FORMATS: Final = ("png", "jpeg", "jpeg_rotated", "webp", "avif", "gif")
 VIDEO_FORMATS: Final = ("mp4",)
@@ -35,6 +38,7 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "gif": {"save_all": True, "duration": 200},
 }
 _CONTENT_BYTES: Final = 19_200  # of a WAV: 0.2 s
+_MAX_PROMPT_CHARS: Final = 120
 _BOMB_PX: Final = (20_000, 15_000)
 
 
@@ -44,18 +48,23 @@ class File:
     content_type: str
 
 
-def generate(format_: str, seed: int, size_px: tuple[int, int] | None = None) -> File:
+def generate(format_: str, seed: int, size_px: tuple[int, int] | None = None, prompt: str = "") -> File:
     """
     Return a file in one of the formats above; equal seeds give equal bytes, different seeds different bytes.
 
     Args:
+        prompt: drawn into a picture.
         size_px: width and height of a picture; default: one of four, by the seed. Ignored for a video.
     """
     if format_ in FILE_FORMATS:
         build = _build_wav if format_ == "wav" else _build_glb
         return File(build(noise(_CONTENT_BYTES, seed)), content_type(format_))
     mark = _MARKERS[extension(format_)]
-    whole = _VIDEO.read_bytes() if format_ in VIDEO_FORMATS else _encode(format_, seed % len(_SIZES), size_px)
+    if format_ in VIDEO_FORMATS:
+        whole = _VIDEO.read_bytes()
+    else:
+        size_px, variant = size_px or _SIZES[seed % len(_SIZES)], seed if prompt else seed % len(_SIZES)
+        whole = _encode(format_, variant, size_px, prompt[:_MAX_PROMPT_CHARS])
     return File(mark(whole, f"seed {seed}".encode()), content_type(format_))
 
 
@@ -99,8 +108,9 @@ def _build_glb(content: bytes) -> bytes:
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
-def _encode(format_: str, variant: int, size_px: tuple[int, int] | None) -> bytes:
-    image = _draw(size_px or _SIZES[variant], variant + 10 * FORMATS.index(format_))
+@functools.lru_cache(maxsize=128)  # a file is generated when it is created, and for each request
+def _encode(format_: str, seed: int, size_px: tuple[int, int], prompt: str) -> bytes:
+    image = _draw(size_px, f"{prompt} {seed} {format_}", prompt)
     target, options = io.BytesIO(), _OPTIONS[format_]
     if format_ == "jpeg_rotated":
         options = {**options, "exif": Image.Exif()}
@@ -112,16 +122,28 @@ def _encode(format_: str, variant: int, size_px: tuple[int, int] | None) -> byte
     return target.getvalue()
 
 
-def _draw(size_px: tuple[int, int], seed: int) -> Image.Image:
-    random = noise(256, seed)
-    gradient = Image.linear_gradient("L")
-    bands = [gradient.rotate(90 * (byte % 4)).resize(size_px) for byte in random[:3]]
-    image = Image.merge("RGB", bands)
+def _draw(size_px: tuple[int, int], name: str, prompt: str) -> Image.Image:
+    """Return a sky in two colours, a sun, hills, and the words of the prompt, all chosen by the digest of `name`."""
+    random = hashlib.shake_128(name.encode("utf-8", "replace")).digest(64)
+    (width, height), hue = size_px, random[0] * 360 // 256
+    sky = [ImageColor.getrgb(f"hsl({(hue + turn) % 360}, 65%, {light}%)") for turn, light in ((0, 32), (40, 76))]
+    shade = Image.linear_gradient("L").resize(size_px)
+    image = Image.composite(Image.new("RGB", size_px, sky[1]), Image.new("RGB", size_px, sky[0]), shade)
     draw = ImageDraw.Draw(image)
-    for i in range(3, 3 + 16 * 6, 6):
-        x, y = size_px[0] * random[i] // 256, size_px[1] * random[i + 1] // 256
-        radius = 10 + random[i + 2] // 2
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(random[i + 3 : i + 6]))
+    x, y = width * (25 + random[1] // 2) // 178, height * (20 + random[2] // 4) // 178
+    radius = min(size_px) * (20 + random[3] // 6) // 400
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=f"hsl({(hue + 60) % 360}, 90%, 88%)")
+    for hill in range(4):
+        high = [height * (40 + 12 * hill + random[8 * hill + i + 4] // 16) // 100 for i in range(8)]
+        points = [(width * i // 7, high[i]) for i in range(8)]
+        fill = f"hsl({(hue + 150 + 8 * hill) % 360}, 35%, {46 - 10 * hill}%)"
+        draw.polygon([*points, size_px, (0, height)], fill=fill)
+    if prompt:
+        font = ImageFont.load_default(max(min(size_px) // 14, 8))
+        text = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode()  # what the font has
+        text = "\n".join(textwrap.wrap(text, max(width * 26 // min(size_px), 8))[:3])
+        place = (width // 2, height * 94 // 100)
+        draw.multiline_text(place, text, "white", font, "md", align="center", stroke_width=2, stroke_fill="#0008")
     return image
 
 

@@ -154,7 +154,8 @@ class Predictions:
     def _progress(self, prediction: Prediction) -> None:
         script = prediction.script
         path = prediction.dialect.paths.get(script.shape, prediction.dialect.path)
-        outputs = self._outputs.create(prediction.id, script, path) if script.shape not in ("text", "null") else []
+        prompt, has_files = str(prediction.input.get("prompt") or ""), script.shape not in ("text", "null")
+        outputs = self._outputs.create(prediction.id, script, path, prompt) if has_files else []
         error = _fetch_inputs(prediction.id, prediction.input, self._ledger)
         with self._lock:
             if prediction.status != "processing":

@@ -6,7 +6,7 @@ The script of a prediction: its behaviour and its faults, in `input["standin"]`.
      "outputs": 3,                   number of files, 0 to 100
      "formats": ["png", "jpeg"],     used in turn: png jpeg jpeg_rotated webp avif gif, or the name of a file in the
                                      folder given with --pictures; default: that folder's files, else all six in turn
-     "seed": 7,                      same seed, same files; default: derived from the prediction's id
+     "seed": 7,                      same seed and prompt, same files; default: derived from the prediction's id
      "shape": "list",                of `output`: list, string (the first file only), nested, data (data: URIs),
                                      text, null
      "webhook": "ok",                see WEBHOOKS

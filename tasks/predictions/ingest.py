@@ -191,7 +191,7 @@ def _identify(conn: Connection, deps: Deps, item: DeliveredReport) -> Prediction
     """Find the prediction by the key in the webhook URL; adopt it if the settings say so."""
     external_id, actor, provider = item.report.external_id, item.lease.leased_by, item.provider
     prediction = submit_outcome.bind_external_id(conn, provider, item.delivery.key_sha256, external_id, actor=actor)
-    if prediction is None and deps.settings.adopt:
+    if prediction is None and deps.settings.adopt and not item.report.is_unverified:
         registration = Registration(
             provider=provider.name, external_id=external_id, owner="adopted", kind="mixed", model=item.report.model
         )

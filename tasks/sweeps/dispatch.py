@@ -87,6 +87,9 @@ def _claim_wakes(deps: Deps, step: Step, limit: int, queued: int, queue_is_empty
     row_ids = deps.database.run(lambda conn: leases.wake_due(conn, step, limit=limit, **args))
     wakes = [Wake(step, row_id) for row_id in row_ids]
     steps = {name: step for name, provider in deps.providers.items() if turns.get_step(provider) == step}
+    if step == "submit":  # fails those of a provider whose settings were removed, so that their jobs go on
+        waiting = deps.database.run(submission_turns.list_providers)
+        steps |= dict.fromkeys(set(waiting) - set(deps.providers), step)
     if steps:
         settings = deps.settings
         wakes += deps.database.run(

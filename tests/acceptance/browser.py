@@ -31,10 +31,10 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def owner_token(url: str, bearer: dict[str, str], owner: str) -> str:
+def owner_token(url: str, bearer: dict[str, str], owner: str, *scopes: str) -> str:
     """Return a token for one owner, as an application asks for it."""
     answer = requests.post(
-        f"{url}/v1/owner-tokens", json={"owner": owner, "scopes": ["jobs"]}, headers=bearer, timeout=30
+        f"{url}/v1/owner-tokens", json={"owner": owner, "scopes": ["jobs", *scopes]}, headers=bearer, timeout=30
     )
     assert answer.status_code == 201, answer.text
     return str(answer.json()["token"])
@@ -53,7 +53,7 @@ def page_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]
     page.locator("#grid").wait_for(state="attached")
     yield page
     context.close()
-    assert complaints == []
+    assert not complaints, complaints
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def console_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[A
     page.get_by_role("navigation", name="Console").wait_for()
     yield page
     context.close()
-    assert complaints == []
+    assert not complaints, complaints
 
 
 def session_of(browser: Any, url: str, bearer: dict[str, str], owner: str) -> Any:

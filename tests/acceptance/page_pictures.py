@@ -64,8 +64,13 @@ def _all(world: World, chromium: Any, folder: Path) -> None:
             _take(page, folder, name)
             if name == "mixed":
                 page.locator(".card.kept a.picture:not([data-video])").first.click()
-                until(lambda: page.evaluate("document.querySelector('#stage img')?.complete"), "it is shown")
-                _take(page, folder, "lightbox")
+                _look(page, folder, "lightbox")
+                page.keyboard.press("Escape")
+                page.set_viewport_size({"width": 1280, "height": 1000})
+                _open_details(page, folder)
+            if name == "phone":
+                page.locator(".card", has_text="fjord").locator("a.picture").click()
+                _look(page, folder, "portrait")
     _show_files(world, chromium, folder)
     with _opened(world, chromium, "failed") as page:
         for prompt, style, *_ in PROMPTS[:2]:
@@ -76,13 +81,28 @@ def _all(world: World, chromium: Any, folder: Path) -> None:
         _take(page, folder, "failed")
 
 
+def _look(page: Any, folder: Path, name: str) -> None:
+    until(lambda: page.evaluate("document.querySelector('#stage img')?.complete"), "it is shown")
+    _take(page, folder, name)
+
+
+def _open_details(page: Any, folder: Path) -> None:
+    card = page.locator(".card", has_text="Dunes")
+    card.get_by_role("button", name="Mark as favourite").click()
+    card.get_by_role("button", name="Remove from favourites").wait_for()
+    card.locator(".about > summary").click()
+    card.locator(".confirm > summary").click()
+    card.locator(".danger").hover()
+    _take(page, folder, "details")
+
+
 def _show_files(world: World, chromium: Any, folder: Path) -> None:
     """Show one file of every kind that is neither an image nor a video, beside a video."""
     files = {**kinds.build_files(), **kinds.build_encoded_files()}
     with tempfile.TemporaryDirectory() as given:
-        for name, data in files.items():
+        for name in files.keys() - {"json", "txt"}:  # kept only where a model's schema announces text
             kind = "sound" if name in ("wav", "mp3", "flac", "ogg", "m4a", "weba", "mka") else "model"
-            (Path(given) / f"{kind}.{name}").write_bytes(data)
+            (Path(given) / f"{kind}.{name}").write_bytes(files[name])
         for kind in ("model", "sound"):
             done = run(world, "keep", *map(str, sorted(Path(given).glob(f"{kind}.*"))), "--owner", "files")
             if done.returncode:
@@ -137,7 +157,7 @@ def _ask_in_vain(world: World, owner: str, *, placeholder: bool = False) -> None
 
 
 def _opened(world: World, chromium: Any, owner: str, **options: Any) -> Any:
-    token = drive.owner_token(world.local.url, world.token, owner)
+    token = drive.owner_token(world.local.url, world.token, owner, "delete")
     return drive.page_of(chromium, world.local.url, token, **options)
 
 

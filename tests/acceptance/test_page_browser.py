@@ -1,9 +1,11 @@
 """The page in a real browser: what people see, hear and reach with keys, while work goes on behind it."""
 
+import io
 import uuid
 
 import pytest
 import requests
+from PIL import Image
 
 from tests.acceptance import browser as drive
 from tests.acceptance.world import until
@@ -24,25 +26,71 @@ def page(chromium, world, owner):
 
 
 def told(page):
-    return page.locator(".card .state").all_inner_texts()
+    """Return what each card says of its state; a kept one shows it."""
+    return page.locator(".card").evaluate_all(
+        "cards => cards.map(card => card.querySelector('.state')?.innerText ?? 'Kept')"
+    )
 
 
-def test_a_render_arrives_by_itself(world, page, owner):
-    """Whoever waits for a picture must not have to ask for it."""
-    page.get_by_text("Nothing here yet.").wait_for()
-    assert "token" not in page.url
+def test_a_walk_from_the_first_picture_to_its_deletion(chromium, world, owner):
+    """It arrives by itself, is looked at whole, by keys, marked, filtered for, read about, and deleted."""
+    token = drive.owner_token(world.local.url, world.token, owner, "delete")
+    with drive.page_of(chromium, world.local.url, token) as page:
+        page.get_by_text("Nothing here yet.").wait_for()
+        assert "token" not in page.url
+        portrait = {"outputs": 3, "width_px": 400, "height_px": 1200, "formats": ["jpeg"]}
+        world.await_end(world.ask(portrait, owner=owner, prompt="a boat at dawn", style="oil"))
+        page.locator(".card.kept").wait_for(timeout=60_000)
+        page.locator(".thumbs img").nth(1).wait_for()
+        assert (told(page), page.locator("#count").inner_text()) == (["Kept"], "1 render")
+        assert page.locator(".day h2").all_inner_texts() == ["Today"]
 
-    asked = world.ask({"outputs": 3, "duration_s": 1.0}, owner=owner, prompt="a boat at dawn", style="oil")
-    page.get_by_role("heading", name="a boat at dawn").wait_for(timeout=60_000)
-    world.await_end(asked)
+        link = page.locator("a.picture")
+        page.locator("#renders").focus()
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.matches('a.picture')")
+        assert pixel(page, link.bounding_box()) == (0x1F, 0x5F, 0x8B)  # the ring, above the picture
+        page.keyboard.press("Enter")
+        for size in (drive.DESK, drive.PHONE):
+            page.set_viewport_size(size)
+            until(lambda: page.evaluate("document.querySelector('#stage img').naturalWidth"), "the file is loaded")
+            rooms = [page.locator(f"#lightbox {name}").bounding_box() for name in (".bar", "#stage img", "nav")]
+            ends = [(room["y"], room["y"] + room["height"]) for room in rooms]
+            assert 0 <= ends[0][0] < ends[0][1] <= ends[1][0] < ends[1][1] <= ends[2][0] < ends[2][1] <= size["height"]
+            assert abs(rooms[1]["height"] / rooms[1]["width"] - 3) < 0.05
+            assert drive.violations(page) == []
+        page.keyboard.press("End")
+        assert "JPEG, 400 × 1200" in page.locator("#caption").inner_text()  # noqa: RUF001
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.matches('.thumbs a')")
 
-    page.locator(".card.kept").wait_for(timeout=60_000)
-    assert told(page) == ["Kept"]
-    assert page.locator(".thumbs img").count() == 2
-    until(lambda: page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth)"), "pictures are loaded")
-    assert page.locator("#empty").is_hidden()
+        page.set_viewport_size(drive.DESK)
+        page.get_by_role("button", name="Mark as favourite").click()
+        page.get_by_role("button", name="Remove from favourites").wait_for()
+        page.get_by_label("State").focus()
+        page.get_by_label("State").select_option("failed")
+        page.get_by_text("No renders match this filter.").wait_for()
+        assert page.locator("#count").inner_text() == "0 renders"
+        assert page.evaluate("document.activeElement.name") == "state"
+        page.get_by_label("State").select_option("")
+        page.locator(".about > summary").click()
+        assert page.locator(".about dd").all_inner_texts() == ["a boat at dawn", "standin/pictures", "replicate", "1"]
+        assert page.locator(".files").get_by_role("link", name="Download").count() == 3
+        page.locator(".confirm > summary").click()
+        assert drive.violations(page) == []
+        page.get_by_role("button", name="Delete for good").click()
+        page.get_by_role("alert").filter(has_text="Deleted.").wait_for()
+        page.get_by_text("Nothing here yet.").wait_for()
 
 
+def pixel(page, room):
+    """Return the colour one pixel inside the left edge of a box."""
+    clip = {"x": room["x"] + 1, "y": room["y"] + room["height"] / 2, "width": 1, "height": 1}
+    with Image.open(io.BytesIO(page.screenshot(clip=clip))) as image:
+        return image.convert("RGB").getpixel((0, 0))
+
+
+@pytest.mark.prove
 def test_states_are_told_as_they_are_and_survive_a_reload(world, page, owner):
     """What is not a picture says why, in words."""
     world.ask(WAITING, owner=owner, prompt="waits")
@@ -53,14 +101,18 @@ def test_states_are_told_as_they_are_and_survive_a_reload(world, page, owner):
     page.reload()
 
     assert sorted(told(page)) == ["Failed", "Partial: 1 of 2", "Waiting"]
-    assert "404" in page.locator(".card.partial .detail").inner_text()
+    assert page.locator(".card.partial .detail").inner_text() == "A file could not be fetched from the provider"
     page.get_by_label("State").select_option("failed")
-    page.get_by_role("button", name="Show").click()
     page.wait_for_url("**/?state=failed")
     assert told(page) == ["Failed"]
+    assert page.locator("#count").inner_text() == "1 render"
+    page.go_back()
+    page.wait_for_url(lambda url: "state" not in url)
+    page.locator(".card.partial").wait_for()
     assert drive.violations(page) == []
 
 
+@pytest.mark.prove
 def test_the_lightbox_goes_by_keys_and_gives_the_focus_back(world, page, owner):
     """Pictures are looked at one after another, without a mouse too."""
     asked = world.ask({"outputs": 3}, owner=owner, prompt="three boats")
@@ -87,6 +139,7 @@ def test_the_lightbox_goes_by_keys_and_gives_the_focus_back(world, page, owner):
     assert page.evaluate("document.activeElement.matches('.card a.picture')")
 
 
+@pytest.mark.prove
 def test_what_happened_between_the_page_and_its_stream_is_shown(chromium, world, owner):
     """A picture that was kept in that moment must not be told as waiting for ever."""
     waits = world.ask({"status": "processing"}, owner=owner, prompt="was there")
@@ -113,6 +166,7 @@ def stop(world, asked):
     assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.prove
 def test_a_card_that_arrives_stands_in_its_place_and_fits_the_filter(chromium, world, owner):
     """The newest come first, and what was filtered out stays out."""
     old, new, other = (world.ask(WAITING, owner=owner, prompt=name) for name in ("old", "new", "other"))
@@ -128,10 +182,11 @@ def test_a_card_that_arrives_stands_in_its_place_and_fits_the_filter(chromium, w
         stop(world, old)
         page.get_by_role("heading", name="old").wait_for(timeout=60_000)
 
-        assert page.locator(".card h2").all_inner_texts() == ["new", "old"]
+        assert page.locator(".card h3").all_inner_texts() == ["new", "old"]
     assert world.job(other)["state"] == "open"
 
 
+@pytest.mark.prove
 def test_a_stream_that_is_refused_is_asked_for_again(chromium, world, owner):
     """A proxy's 503 ends an EventSource for good: the page would stand still until somebody reloads it."""
     token = drive.owner_token(world.local.url, world.token, owner)
@@ -158,7 +213,8 @@ def refuse_once(route, refused):
         route.fulfill(status=503, body="away")
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.prove)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.prove
 def test_axe_finds_nothing_at_any_size(chromium, world, owner, scheme):
     """Contrast, names and order hold in both colour schemes, on a desk and on a phone."""
     world.await_end(world.ask({"outputs": 2}, owner=owner, prompt="a boat", style="oil"))
@@ -172,10 +228,11 @@ def test_axe_finds_nothing_at_any_size(chromium, world, owner, scheme):
         page.locator(".fold > summary").click()
         assert drive.violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        send = page.get_by_role("button", name="Show").bounding_box()
+        send = page.get_by_label("Project").bounding_box()
         assert send["x"] + send["width"] <= drive.PHONE["width"]
 
 
+@pytest.mark.prove
 def test_a_button_does_what_it_says_and_that_is_said_once(chromium, world, owner):
     """A form of the page was refused as another site's; and what is long past must not be told at every reload."""
     world.ask(WAITING, owner=owner, prompt="unwanted", style="oil")
@@ -194,6 +251,7 @@ def test_a_button_does_what_it_says_and_that_is_said_once(chromium, world, owner
         assert page.get_by_role("alert").count() == 0
 
 
+@pytest.mark.prove
 def test_a_link_that_ran_out_says_so(chromium, world):
     """An old link must not look like an empty collection."""
     context = chromium.new_context()
@@ -206,6 +264,7 @@ def test_a_link_that_ran_out_says_so(chromium, world):
     context.close()
 
 
+@pytest.mark.prove
 def test_it_is_whole_without_scripts(chromium, world, owner):
     """Links lead to files, filters and pages; only what is live is missing."""
     world.await_end(world.ask({}, owner=owner, prompt="plain"))

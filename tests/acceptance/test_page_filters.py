@@ -12,6 +12,7 @@ def owner():
     return f"filters-{uuid.uuid4().hex[:8]}"
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("has_scripts", [True, False])
 def test_on_a_phone_the_filters_are_folded_until_asked_for(chromium, world, owner, has_scripts):
     """They took half a screen above the first picture; and a folded filter must not be forgotten."""
@@ -21,19 +22,21 @@ def test_on_a_phone_the_filters_are_folded_until_asked_for(chromium, world, owne
     with drive.opened(
         chromium, world.local.url, session, viewport=drive.PHONE, java_script_enabled=has_scripts
     ) as page:
-        assert page.locator(".card").bounding_box()["y"] < 140
+        assert page.locator(".card").bounding_box()["y"] < 170
         assert page.get_by_label("Style").is_hidden()
         reach(page, ".fold > summary")
         page.keyboard.press("Enter")
         page.get_by_label("Style").select_option("oil")
-        page.get_by_role("button", name="Show").click()
+        if not has_scripts:
+            page.get_by_role("button", name="Show").click()
         page.wait_for_url("**style=oil*")
 
         assert page.get_by_text("Filter: oil").is_visible()
-        assert page.get_by_label("Style").is_hidden()
-        assert page.locator(".card .state").all_inner_texts() == ["Kept"]
+        assert page.get_by_label("Style").is_visible() is has_scripts  # another one may be chosen
+        assert page.locator(".card.kept").count() == 1
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("has_scripts", [True, False])
 def test_on_a_desk_the_filters_are_never_folded(chromium, world, owner, has_scripts):
     """Where there is room, nobody should have to open them; keys and screen readers come to them too."""

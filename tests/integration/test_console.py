@@ -260,6 +260,25 @@ def test_a_replay_is_planned_counted_and_bounded_by_its_plan(front: wp.Front, mi
     assert again[1]["location"] == "/ops/dead-letters?result=0+replayed"
 
 
+def test_some_are_chosen_by_id(front: wp.Front, mine: Connection) -> None:
+    """And only those; none is chosen by nothing."""
+    mine.execute("DELETE FROM dead_letters")
+    first, second, third = (dead_output(front, mine, f"chosen {n}")["id"] for n in range(3))
+    cookie = session(front)
+
+    nothing = post(front, "/ops/dead-letters/plan", cookie, plan="discard-selected")[2].decode()
+    plan = post(front, "/ops/dead-letters/plan", cookie, plan="discard-selected", id=[first, third])[2].decode()
+    fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', plan)
+    named = {name: [value for key, value in fields if key == name] for name, _ in fields}
+    answer = post(front, "/ops/dead-letters/discard", cookie, **named)
+
+    assert "Nothing is selected" in nothing
+    assert "2 dead letters" in plan
+    assert answer[1]["location"] == "/ops/dead-letters?result=2+discarded"
+    opened = mine.execute("SELECT id FROM dead_letters WHERE state = 'open'").fetchall()
+    assert [row["id"] for row in opened] == [second]
+
+
 def test_an_action_on_many_rows_takes_several_requests(front: wp.Front, mine: Connection) -> None:
     """Each is short; the page that says how far it is goes on by itself."""
     mine.execute("DELETE FROM dead_letters")
@@ -286,11 +305,22 @@ def test_an_action_on_many_rows_takes_several_requests(front: wp.Front, mine: Co
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"plan": "drop-all"}, {"plan": "replay-all", "until": "x"}, {"plan": "replay-selected", "id": "x"}]
+    ("path", "fields"),
+    [
+        ("dead-letters/plan", {}),
+        ("dead-letters/plan", {"plan": "drop-all"}),
+        ("dead-letters/plan", {"plan": "replay-all", "until": "x"}),
+        ("dead-letters/plan", {"plan": "replay-selected", "id": "x"}),
+        ("dead-letters/discard", {"category": "POISON"}),  # without a plan
+        ("dead-letters/discard", {"until": "2026-01-01T00:00:00Z", "done": "-1"}),
+        ("recover", {"provider": "nobody", "hours": 1}),
+        ("recover", {"provider": "replicate", "hours": "x"}),
+        ("pauses", {f"field{n}": n for n in range(2000)}),
+    ],
 )
-def test_a_form_that_no_page_has_is_refused(front: wp.Front, fields: dict[str, str]) -> None:
+def test_a_form_that_no_page_has_is_refused(front: wp.Front, path: str, fields: dict[str, Any]) -> None:
     """With a page, not a traceback."""
-    status, _, body = post(front, "/ops/dead-letters/plan", session(front), **fields)
+    status, _, body = post(front, f"/ops/{path}", session(front), **fields)
 
     assert status == 422
     assert b"<nav" in body or b'class="result bad"' in body
@@ -312,3 +342,18 @@ def test_a_pause_has_a_banner_and_an_event(front: wp.Front, mine: Connection) ->
     assert [(row["to_state"], row["actor"]) for row in events] == [
         ("paused", "console day shift"), ("resumed", "console day shift"),
     ]  # fmt: skip
+
+
+def test_without_postgresql_the_overview_says_so() -> None:
+    """Then above all an operator opens it; MOORAGE_API_TOKEN needs no row."""
+    with wp.running("postgresql://moorage@127.0.0.1:1/none") as away:
+        cookie = session(away)
+
+        overview, workers = (read(away, path, cookie) for path in ("/ops", "/ops/workers"))
+        jobs = away.call("GET", "/ops/jobs", None, cookie)
+
+    assert "PostgreSQL is unavailable" in overview
+    assert "No row is held" in workers
+    assert jobs[0] == 503
+    assert b"database unavailable" in jobs[2]
+    assert b"<h1>" in jobs[2]

@@ -168,10 +168,21 @@ def test_every_row_of_a_declared_provider_ends_as_that_of_a_built_in_one(at: Wor
     assert ends(at, late) == ("failed", "poll", [])
     assert ends(at, told) == ends(at, silent) == ("succeeded", "poll", ["kept"])
     assert [letter["reason"] for letter in at.letters()] == [
-        f"host elsewhere.example is not allowed: add it to output_hosts of signed in {at.deps.settings.providers_file}"
+        "host elsewhere.example is not allowed: add it to signed.output_hosts in line 3 of MOORAGE_PROVIDERS_FILE"
     ]
     assert at.row("jobs", late.job_id)["reason"] == "no GPU"
     assert run.run_audit(at.deps, second_look_seconds=0).findings == []
+
+
+def test_an_unsigned_body_about_an_unknown_prediction_creates_no_job(at: World) -> None:
+    """Not even where jobs are created for what nobody registered: anybody could create them."""
+    at = at.changed(adopt=True)
+
+    post(at, thin("made-up", "completed", at.source.picture()), signed("adopted", "Ready", at.source.picture()))
+    ingest_all(at)
+
+    assert at.one("SELECT array_agg(external_id) FROM predictions") == ["adopted"]
+    assert at.one("SELECT state FROM deliveries WHERE provider = 'thin'") == "unmatched"
 
 
 def test_a_body_that_anybody_could_have_sent_changes_nothing_by_itself(at: World) -> None:

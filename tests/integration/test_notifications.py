@@ -182,6 +182,18 @@ def test_retry_after_is_honoured(at: World, app: Application) -> None:
     assert 1700 < wait <= 1800
 
 
+def test_the_beginning_of_an_error_is_recorded(at: World, app: Application) -> None:
+    """Who looks for the cause reads what the application said, on one line; no more than 200 bytes."""
+    _, notification_id = ended(at)
+    app.answers, app.error_body = [(500, {})], b"Traceback:\n  \x1b[1mKeyError\n" + b"x" * 500
+
+    assert tell(at, notification_id) == "waiting"
+
+    reason = at.row("notifications", notification_id)["reason"]
+    assert reason.startswith(r"the application returned 500: Traceback: \x1b[1mKeyError xxx")
+    assert len(reason) < 250
+
+
 def test_410_ends_it_at_once(at: World, app: Application) -> None:
     """The application says that it wants to hear no more; a person reads why."""
     job_id, notification_id = ended(at)

@@ -1,14 +1,20 @@
 """The page at `/` over HTTP: it shows an owner's jobs to that owner only."""
 
+import html
 import json
 import re
+from typing import get_args
 from urllib.parse import urlencode
 
+import pytest
+
 from db.connection import Connection
+from moorage.errors import Category
 from moorage.provider_types import OutputFile
 from moorage.retry_policy import DeadLetterDecision
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
+from web.http import visibility
 from web.page import cards
 
 SCRIPT = '<script>alert("ours")</script> & "co"'
@@ -128,8 +134,9 @@ def test_every_state_is_shown_and_found_by_its_filter(front: wp.Front, mine: Con
 
     assert shown(page) == made
     assert set(made.values()) == set(cards.JOB_STATES)
-    for told in ("Submitted to replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "Out of memory"):
+    for told in ("Submitted to replicate", "Partial: 1 of 2", "Keeping 1 of 3", "8 renders", "Expired", "Failed"):
         assert told in page
+    assert page.count('<p class="state">') == 7  # a kept one needs no badge: its picture is there
     assert '<progress max="3" value="1"' in page
     for job_id, name in made.items():
         assert f'<option value="{name}">{name.capitalize()}</option>' in page
@@ -160,7 +167,7 @@ def test_a_deleted_render_is_not_shown(front: wp.Front, mine: Connection) -> Non
     assert front.call("GET", f"/page/jobs/{job_id}", None, cookie(front, "deleting"))[0] == 404
 
 
-def test_paging_shows_each_job_once(front: wp.Front) -> None:
+def test_paging_shows_each_job_once(front: wp.Front, mine: Connection) -> None:
     """Newest first, with the filters retained."""
     for number in range(30):
         front.register(external_id=f"more_{number}", owner="many", prompt=f"number {number:02}", style="art & deco")
@@ -169,12 +176,17 @@ def test_paging_shows_each_job_once(front: wp.Front) -> None:
     first = read(front, "many", f"/?{query}")
     link = first.split("data-more")[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
     rest = read(front, "many", link, **{"x-fragment": "cards"})
+    mine.execute("UPDATE jobs SET created_at = created_at - interval '40 d' WHERE prompt < 'number 1'")
+    days = re.findall(r'<li class="day"><h2>(.*?)</h2>', read(front, "many", link))
 
-    titles = [text[:9] for text in (first + rest).split('<h2 title="')[1:]]
+    titles = [text[:9] for text in (first + rest).split('<h3 title="')[1:]]
     assert titles == [f"number {number:02}" for number in reversed(range(30))]
     assert "style=art%20%26%20deco" in link
     assert "<html" not in rest
     assert "data-more" not in rest
+    assert "30 renders" in first
+    assert len(days) == 1
+    assert len(re.findall('class="day"', read(front, "many"))) == 2
 
 
 def test_a_card_has_the_owners_actions(front: wp.Front, mine: Connection) -> None:
@@ -200,3 +212,83 @@ def test_a_card_has_the_owners_actions(front: wp.Front, mine: Connection) -> Non
     page = read(front, "acting", "/?result=cancel")
     assert "Cancelled. Files that the provider" in page
     assert "Keeping 1 of 2" in page
+
+
+def test_an_owner_reads_a_sentence_and_the_application_the_reason(front: wp.Front, mine: Connection) -> None:
+    """A bill of the operator, or the memory of a provider's machine, is nothing that an owner can mend."""
+    raw = "Exhausted balance. Top up at fal.ai"
+    for category in visibility.OWNER_SENTENCES:
+        made = front.register(external_id=f"why_{category}", owner="why")
+        hear(mine, made, OutputFile("output[0]", "https://replicate.delivery/0.png"))
+        decision = DeadLetterDecision(category.replace("FOREIGN_HOST", "INTERNAL"), "Error", raw, retryable=True)
+        end(mine, made, 0, decision)
+        mine.execute("UPDATE outputs SET category = %s WHERE job_id = %s", [category, made.fields["job_id"]])
+        assert raw in front.call("GET", made.headers["location"], None, wp.BEARER)[2].decode()
+        assert raw not in front.call("GET", made.headers["location"], None, cookie(front, "why"))[2].decode()
+
+    page = read(front, "why")
+
+    assert raw not in page
+    for sentence in visibility.OWNER_SENTENCES.values():
+        assert sentence[1:] in html.unescape(page)
+    assert set(get_args(Category)) < set(visibility.OWNER_SENTENCES)
+
+
+def act(front: wp.Front, session: dict[str, str], path: str) -> tuple[int, str]:
+    status, answered, _ = front.call("POST", f"/page/jobs/{path}", b"", {**session, "sec-fetch-site": "same-origin"})
+    return status, answered.get("location", "")
+
+
+def test_details_marks_and_deletion(front: wp.Front, mine: Connection) -> None:
+    """What is known of a render, and what its owner may do with it; a render without files has no mark."""
+    job_id = published(front, mine, "page_details", "details", prompt="a boat", model="acme/painter")
+    waiting = front.register(external_id="page_no_files", owner="details").fields["job_id"]
+    asked = json.dumps({"owner": "details", "scopes": ["jobs", "delete"]}).encode()
+    token = front.ask("POST", "/v1/owner-tokens", asked, {**wp.BEARER, "content-type": "application/json"})
+    headers = {"authorization": f"Bearer {token.fields['token']}"}
+    titled = json.dumps({"title": "The quay <1>"}).encode()
+    assert front.ask("PATCH", f"/v1/renders/{job_id}", titled, {**wp.BEARER, "content-type": "application/json"})
+
+    page, limited = front.call("GET", "/", None, headers)[2].decode(), read(front, "details")
+
+    assert '<h3 title="The quay &lt;1&gt;">' in page
+    details = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page.split(f"job-{job_id}")[1]))
+    assert details == {"Prompt": "a boat", "Model": "acme/painter", "Provider": "replicate", "Attempts": "1"}
+    assert re.search(r'PNG, \d+ . \d+, [\d.]+ [kM]?B</span>\s+<a href="[^"]+" download>', page)
+    assert f"/page/jobs/{job_id}/delete" in page
+    assert "/delete" not in limited
+    assert f"/page/jobs/{waiting}/mark" not in limited
+    assert act(front, cookie(front, "details"), f"{job_id}/delete") == (403, "")
+    assert {act(front, headers, f"{waiting}/{name}") for name in ("delete", "mark")} == {(303, "/?result=refused")}
+    for action, is_marked in (("mark", True), ("mark", True), ("unmark", False)):
+        assert act(front, headers, f"{job_id}/{action}?kind=image") == (303, f"/?kind=image&result={action}")
+        assert ("star on" in read(front, "details")) is is_marked
+    assert act(front, headers, f"{job_id}/delete") == (303, "/?result=delete")
+    assert f"job-{job_id}" not in read(front, "details")
+    assert act(front, headers, f"{job_id}/delete")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("GET", "/page/nonsense", 404, "Not found"),
+        ("GET", "/page/jobs/nonsense", 404, "Not found"),
+        ("GET", "/?before=nonsense", 404, "Not found"),
+        ("GET", "/page/jobs/0198a000-0000-7000-8000-000000000000", 401, "Your session has expired"),
+        ("GET", "/v1/assets/renders/0198a000-0000-7000-8000-000000000000/0", 404, "Not found"),
+        ("DELETE", "/", 405, "This did not work"),
+    ],
+)
+def test_a_browser_reads_a_page_and_a_program_a_problem(
+    front: wp.Front, method: str, path: str, status: int, text: str
+) -> None:
+    """Who follows an old link does not read JSON."""
+    session = {} if status == 401 else cookie(front, "lost")
+
+    answers = [front.call(method, path, None, {**session, "accept": kind}) for kind in ("text/html,*/*;q=0.8", "*/*")]
+
+    assert [answer[0] for answer in answers] == [status, status]
+    assert answers[0][1]["content-type"].startswith("text/html")
+    assert "'none'" in answers[0][1]["content-security-policy"]
+    assert f"<h1>{text}</h1>" in answers[0][2].decode()
+    assert json.loads(answers[1][2])["status"] == status

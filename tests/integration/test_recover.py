@@ -71,7 +71,7 @@ def test_what_is_missing_is_registered_and_polled(
     assert found["found"] == {"unknown": 1, "live": 1, "ended": 1, "lost": 0, "foreign": 1}
     assert (found["registered"], found["polled"], found["unsent_wakes"]) == (1, 2, 0)
     assert states(conn) == {unknown: ("running", True), live: ("running", True), ended: ("succeeded", False)}
-    owners = conn.execute("SELECT owner FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE external_id = %s",
+    owners = conn.execute("SELECT j.owner FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE external_id = %s",
                           (unknown,)).fetchall()  # fmt: skip
     assert owners == [{"owner": "ada"}]
     assert foreign not in states(conn)

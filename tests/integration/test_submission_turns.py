@@ -403,3 +403,24 @@ def test_parallel_claims_at_two_providers_take_no_place_of_an_owner_twice(at: Wo
     together(*[partial(submit_all, row_id) for row_id in (rows[0], rows[-1]) * 4])
 
     assert at.one("SELECT count(*) FROM predictions WHERE lease_token IS NOT NULL") == 3
+
+
+def test_a_provider_without_its_settings_is_woken_and_fails(at: World) -> None:
+    """Its predictions waited for ever after its key was removed, and their jobs never went on to another provider."""
+    queue = Queue(at)
+    rows = queue.plan("ann", 2, provider="gone")
+
+    assert dispatched(at) == [Wake("submit", rows[0])]
+    assert queue.submit(rows[0]) == rows[0]
+
+
+def test_many_providers_leave_room_for_the_other_steps(at: World) -> None:
+    """Each took a quarter of the queue's room: with four of them no webhook was ingested by dispatch."""
+    queue = Queue(at)
+    for n in range(9):
+        queue.plan("ann", provider=f"gone{n}")
+
+    sent = [dispatched(at, depth=60) for _ in range(9)]
+
+    assert [len(wakes) for wakes in sent] == [1] * 9
+    assert len({wake.row_id for wakes in sent for wake in wakes}) == 9

@@ -198,6 +198,7 @@ def test_doctor_names_a_queue_without_a_worker(at: World, monkeypatch: pytest.Mo
     consumers = {"a@here": ["quick"], "b@here": ["keep"]}
     monkeypatch.setattr(inspect_cluster, "list_consumers", lambda: consumers)
     monkeypatch.setattr(inspect_cluster, "read_queue_depths", lambda: {"quick": 0, "keep": 0, "sweeps": 0})
+    monkeypatch.setattr(inspect_cluster, "read_pool_sizes", dict)
     monkeypatch.setattr(boot, "get_deps", lambda: at.deps)
 
     failed = [result.what for result in doctor._check_processes(at.deps.settings) if result.level == "fail"]

@@ -155,7 +155,11 @@ def test_without_postgresql_the_response_is_503_and_the_api_recovers(tmp_path: P
         url = postgres.url("moorage")
         with wp.running(url) as front:
             before = front.register(external_id="outage")
+            asked = json.dumps({"owner": "ada"}).encode()
+            token = front.ask("POST", "/v1/owner-tokens", asked, {**wp.BEARER, "content-type": "application/json"})
+            browser = {"authorization": f"Bearer {token.fields['token']}", "accept": "text/html"}
             postgres.stop()
+            page = front.call("GET", "/", None, browser)
             away = front.get(before.headers["location"])
             unregistered = front.register(external_id="outage_2")
             postgres.start()
@@ -165,6 +169,8 @@ def test_without_postgresql_the_response_is_503_and_the_api_recovers(tmp_path: P
     assert away.headers["retry-after"] == "1"
     assert away.fields["detail"] == "database unavailable, retry"
     assert back.status == 200
+    assert (page[0], page[1]["retry-after"]) == (503, "1")
+    assert "<h1>Temporarily unavailable</h1>" in page[2].decode()  # and not that the link has expired
 
 
 def test_an_unresponsive_server_costs_five_seconds_and_not_the_process(tmp_path: Path) -> None:

@@ -137,5 +137,21 @@ def test_the_page_offers_what_its_token_may_do(front: wp.Front) -> None:
 
     assert f"/page/jobs/{job_id}/cancel" in pages["jobs"]
     assert f'id="job-{job_id}"' in pages["read"]
-    assert '<form class="act"' not in pages["read"]
+    assert 'action="/page/jobs' not in pages["read"]
     assert front.call("POST", f"/page/jobs/{job_id}/cancel", b"", sessions["read"])[0] == 403
+
+
+@pytest.mark.parametrize("project", ["session", "uploads", "delete"])
+def test_the_name_of_a_project_gives_no_scope(front: wp.Front, project: str) -> None:
+    """Scopes depend on the operation, not on what a path happens to end with."""
+    bearer = {**headers(front, scopes=["read", "upload"]), **JSON}
+    path = f"/v1/projects/{project}"
+
+    answers = [
+        front.ask("PUT", path, b'{"document": {}}', bearer),
+        front.ask("DELETE", path, None, bearer),
+        front.ask("DELETE", f"{path}/scenes/session", None, bearer),
+    ]
+
+    assert [(a.status, "scope" in a.fields["detail"]) for a in answers] == [(403, True)] * 3
+    assert front.ask("PUT", path, b'{"document": {}}', {**headers(front, scopes=["jobs"]), **JSON}).status == 201

@@ -34,6 +34,7 @@ from tests.integration import command_line as cli
 from tests.integration import kept_world
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
+from web.http import visibility
 from worker import failures
 
 NODE: Final = f"worker-{secrets.token_hex(6)}"
@@ -215,8 +216,9 @@ def test_an_owner_reads_why_its_file_was_refused(front: wp.Front, url: str) -> N
     headers = {"authorization": f"Bearer {token.fields['token']}"}
 
     job = front.ask("GET", f"/v1/jobs/{made.fields['job_id']}", None, headers).fields
+    sentence = visibility.OWNER_SENTENCES["VALIDATION_FAILED"]
 
-    assert job["outputs"][0]["message"] == job["errors"][0]["message"] == "not decodable"
+    assert job["outputs"][0]["message"] == job["errors"][0]["message"] == sentence
 
 
 ANSWERS: Final = {

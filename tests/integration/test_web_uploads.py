@@ -1,5 +1,6 @@
 """Input files over HTTP: stored privately, without metadata, and decoded in a separate process."""
 
+import asyncio
 import contextlib
 import hashlib
 import http.client
@@ -18,10 +19,14 @@ from embedded.stack import Stack
 from moorage import ids
 from storage import keys
 from storage.keys import UploadKey
+from tasks import erasure
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import web_process as wp
 from tests.integration.upload_front import PLACE, form, picture, read, send, stored
+from web.http.problems import Problem
+from web.services.database import DatabaseThreads
+from web.services.upload_spool import UploadSpool
 
 S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_PUBLIC_BUCKET", "S3_PRIVATE_BUCKET")
 MAX_BYTES = 200_000
@@ -288,3 +293,27 @@ def test_signed_urls_use_the_public_host_of_storage(url: str, environment: dict[
         answer = send(process, picture())
 
     assert urlsplit(answer.fields["url"]).netloc == "files.example"
+
+
+def test_an_upload_does_not_outlive_the_erasure_of_its_owner(deps: Deps, url: str, mine: Connection) -> None:
+    """It takes minutes on a slow line; recorded at its end, it was kept, with the name of the owner in its key."""
+    started, owner = ids.uuid7(), "gone for good"
+    finished = erasure.continue_erasure(deps, erasure.request_erasure(deps.database, owner), "tests")
+
+    async def store(upload_id: UUID) -> None:
+        threads = DatabaseThreads(url)
+        spool = UploadSpool(deps.settings, threads)
+        try:
+            file = spool.create_file()
+            await file.write(picture())
+            await spool.store(file, owner, upload_id)
+        finally:
+            spool.close()
+            await threads.close()
+
+    with pytest.raises(Problem, match="revoked"):
+        asyncio.run(store(started))
+    assert finished is not None
+    assert not [key for key in stored(deps) if "gone" in key]
+    assert not mine.execute("SELECT FROM uploads WHERE owner = %s", (owner,)).fetchall()
+    asyncio.run(store(ids.uuid7()))  # the name may be in use again

@@ -35,6 +35,7 @@ class Application:
     before_answer: Callable[[], None] = lambda: None
     drips: bool = False
     away: bool = False
+    error_body: bytes = b""
 
     def of(self, job_id: object) -> list[Heard]:
         return [one for one in self.heard if one.body["data"]["job_id"] == str(job_id)]
@@ -55,10 +56,12 @@ def listening() -> Iterator[Application]:
                 self._drip()
                 return
             status, more = application.answers.pop(0) if application.answers else (503 if application.away else 204, {})
+            body = application.error_body if status >= 400 else b""
             self.send_response(status)
-            for name, value in {"Content-Length": "0", **more}.items():
+            for name, value in {"Content-Length": str(len(body)), **more}.items():
                 self.send_header(name, value)
             self.end_headers()
+            self.wfile.write(body)
 
         do_GET = do_POST  # noqa: N815 (the base class's name)
 

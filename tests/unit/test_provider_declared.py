@@ -3,12 +3,16 @@
 import base64
 import hmac
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
 import providers
+from cli.commands import providers as command
+from moorage import settings as settings_module
 from moorage.errors import BadSignature, ConfigError, KeysStale, MalformedPayload, ProviderRefused, UnrelatedEvent
 from moorage.settings import Settings
 from providers import Provider
@@ -120,6 +124,21 @@ def test_a_provider_without_its_variables_is_loaded_and_shut(tmp_path, monkeypat
         acme.verify([], b"{}", 0)
 
 
+@pytest.mark.parametrize("webhook", ["hmac", "standard", "token", "digest"])
+def test_no_secret_is_recorded(tmp_path, webhook):
+    """Whatever the headers are called."""
+    names = {"standard": ["a-id", "a-time", "user-agent"], "digest": ["a-id", "a-user", "a-time", "user-agent"]}
+    headers = names.get(webhook, ["user-agent"])
+    more = 'jwks = ["https://a.example/k"]\nusers = ["u"]\n' if webhook == "digest" else ""
+    text = ACME.replace('"hmac"', f'"{webhook}"').replace('["X-Acme-Signature"]', json.dumps(headers) + "\n" + more)
+    encoding = 'encoding = "text"\nprefix' if webhook == "standard" else "prefix"
+    acme = load(tmp_path, text.replace("prefix", encoding))["acme"]
+
+    kept = acme.select_headers([(name.encode(), b"x") for name in (*headers, "webhook-id", "authorization")])
+
+    assert sorted(kept) == sorted(headers[:-1])
+
+
 def test_secrets_are_decoded_as_declared(tmp_path, monkeypatch):
     """Base64 for Standard Webhooks, text otherwise; a file may hold them."""
     key = b"k" * 32
@@ -187,10 +206,47 @@ def test_a_compatible_service_is_a_url_a_key_and_a_name(tmp_path, monkeypatch):
     assert (together.max_in_flight, loaded["openai"].max_in_flight, cog.max_in_flight) == (3, 10, 1)
     assert (together.models, loaded["openai"].models) == (("flux",), ("gpt-image-1",))
     assert (together.is_synchronous, cog.can_list, cog.has_secret, together.has_secret) == (True, True, True, False)
-    assert "output_hosts of together" in str(together.refusal_reason("https://evil.example/a"))
+    assert "together.output_hosts in line 7 of" in str(together.refusal_reason("https://evil.example/a"))
     assert together.refusal_reason("https://files.together.example/a") is None
     assert "OPENAI_OUTPUT_HOSTS" in str(loaded["openai"].refusal_reason("https://evil.example/a"))
     assert queue.verifier.key_set._urls == ("https://queue.example/jwks.json",)
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Call `moorage providers` with the declarations of this file; no server is there."""
+    (tmp_path / "providers.toml").write_text(ACME, encoding="utf-8")
+    given = Settings(_env_file=None, **BASE, providers_file=tmp_path / "providers.toml")
+    monkeypatch.setattr(settings_module, "get_settings", lambda: given)
+    return lambda *args, **more: CliRunner().invoke(command.providers, args, **more)
+
+
+def test_the_command_lists_what_is_configured(run):
+    """A misspelt variable shows here."""
+    listed = {row["name"]: row for row in json.loads(run("list", "--json").output)["providers"]}
+
+    assert set(listed) == {"acme", "fal", "openai", "replicate", "standard"}
+    assert listed["acme"] == {
+        "name": "acme", "webhooks": "verified", "can": "", "verified by": "ACME_OLD or ACME_SECRET"
+    }  # fmt: skip
+
+
+def test_the_command_shows_what_a_payload_would_do(run):
+    """With the reason why a file is not downloaded, or why nothing is."""
+    files = [{"url": "https://files.acme.example/a.png"}, {"url": "https://evil.example/b.png"}]
+
+    shown = run("test", "acme", "--body", "-", input=body(files=files)).output.splitlines()
+
+    assert shown[:3] == [
+        "id: x1", "status: succeeded (Ready)", "outputs[0]: downloaded https://files.acme.example/a.png"
+    ]  # fmt: skip
+    assert shown[3].startswith("outputs[1]: not downloaded https://evil.example/b.png host evil.example is not allowed")
+    assert "ignored: type == 'task'" in run("test", "acme", "--body", "-", input=b'{"type": "x"}').output
+    assert isinstance(run("test", "acme", "--body", "-", input=b"[]").exception, MalformedPayload)
+    assert "write acme or fal" in str(run("test", "acne", "--body", "-", input=b"{}").exception)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
@@ -210,12 +266,12 @@ WRONG = [
     (ACME.replace('["ACME_OLD", "ACME_SECRET"]', "[]"), "line 4: acme.webhook: there is nothing to verify with: write"),
     (ACME.replace("[acme", "[replicate"), "line 2: replicate is a name that is taken"),
     (ACME.replace("[acme", "[ACME"), "line 2: ACME is a name that is taken, or invalid"),
-    (ACME.replace("files.acme.example", "https://a/"), "output_hosts of acme in |providers.toml"),
+    (ACME.replace("files.acme.example", "https://a/"), "acme.output_hosts in line 3 of MOORAGE_PROVIDERS_FILE"),
     (ACME.replace('prefix = "sha256="', "is_hint = true"), "nothing confirms what it reports: write a table poll"),
     (ACME + POLL.replace("{id}", ""), "line 20: acme.poll: url has no {id}"),
     (ACME + POLL.replace("{id}", "{id}/{key}"), "line 20: acme.poll: url has no {id} in its path, or other braces"),
     (ACME + POLL.replace("api.acme.example/{id}", "{id}/"), "url has no {id}"),
-    (ACME + POLL.replace("https:", "http:"), "the URL of acme in | is not encrypted"),
+    (ACME + POLL.replace("https:", "http:"), "acme.poll.url in line 21 of MOORAGE_PROVIDERS_FILE is not encrypted"),
     (ACME + POLL.replace("ACME_TOKEN", "sk-AbC"), "line 22: acme.poll.token: is not the name"),
     (ACME + "[acme.poll]\n", 'acme.poll.url: is missing; write the status URL with {id}'),
     (ACME.replace("[acme.webhook]", 'api = "openai"\n[acme.webhook]'), "has its own fields, statuses and polls"),

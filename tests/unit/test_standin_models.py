@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from moorage import settings
 from simulation.provider import ledger, models, pictures, schemas, script
 from simulation.provider.http_types import Response
 from simulation.provider.predictions import Dialect
@@ -54,7 +55,8 @@ def test_a_model_is_found_by_a_name_with_version_or_path():
 
 def test_every_model_accepts_the_minimal_input_of_its_schema():
     """A schema that no input satisfies would only show as a rejected submission."""
-    smallest = {"prompt": "x", "image": "https://example.com/a.png"}
+    picture = "https://example.com/a.png"
+    smallest = {"prompt": "x", "image": picture, "input_image": picture, "start_image": picture}
 
     for model in models.MODELS.values():
         input_ = {name: smallest[name] for name in model.required}
@@ -102,3 +104,10 @@ def test_the_summary_counts_predictions_by_provider_and_key():
     assert summary["created_by_key"] == {"a": 2}
     assert summary["created_by_provider"] == {"fal": 2, "openai": 1}
     assert summary["submissions"] == {"lost": 1}
+
+
+def test_the_default_models_of_moorage_are_known():
+    """The README's example names one: it must not answer 404 after `make up`."""
+    assert models.REPLICATE_MODELS == settings.REPLICATE_MODELS
+    assert models.FAL_MODELS == settings.FAL_MODELS
+    assert [name for name in (*models.REPLICATE_MODELS, *models.FAL_MODELS) if models.find_by_name(name) is None] == []

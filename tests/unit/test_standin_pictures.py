@@ -5,7 +5,7 @@ import io
 import warnings
 
 import pytest
-from PIL import Image, ImageSequence
+from PIL import Image, ImageChops, ImageSequence, ImageStat
 
 from egress import download
 from media import validate
@@ -53,6 +53,20 @@ def test_files_are_equal_for_equal_seeds_only():
 
     assert len(hashes) == 40 * len(pictures.FORMATS)
     assert pictures.generate("png", 3) == pictures.generate("png", 3)
+
+
+def test_pictures_of_prompts_differ_visibly():
+    """On the page of the demo every render looked the same."""
+    names = [("a boat", 1), ("a boat", 5), ("a quay", 1), ("", 1)]
+    small = [io.BytesIO(pictures.generate("png", seed, (640, 480), prompt).data) for prompt, seed in names]
+
+    seen = [Image.open(data).convert("RGB").resize((8, 6)) for data in small]
+
+    for number, one in enumerate(seen):
+        for other in seen[:number]:
+            assert max(ImageStat.Stat(ImageChops.difference(one, other)).mean) > 10
+    assert pictures.generate("png", 1, None, "a boat") == pictures.generate("png", 1, None, "a boat")
+    assert pictures.generate("webp", 1, (16, 16), "\ud800 海 " * 500).data
 
 
 def test_a_rotated_jpeg_has_an_exif_orientation():

@@ -14,7 +14,8 @@ BASE = "https://cdn.example/files"
 
 def row(**fields: Any) -> dict[str, Any]:
     """Return a row as `db.reports.my_renders` does, of a job that failed without a reason."""
-    names = ("prompt", "style", "room_type", "mode", "project_id", "scene", "provider", "prediction", "why", "reason")
+    names = ("prompt", "style", "room_type", "mode", "project_id", "scene", "provider", "prediction", "why", "reason",
+             "model", "title", "render_id", "settled_at", "favourite")  # fmt: skip
     counts = {"files": 0, "kept": 0, "tries": 1}
     states = {"state": "failed", "shown": "failed"}
     known = {"id": JOB, "kind": "image", **states, "created_at": datetime(2026, 11, 21, tzinfo=UTC)}
@@ -24,6 +25,7 @@ def row(**fields: Any) -> dict[str, Any]:
 def variant(idx: int = 0, **fields: Any) -> dict[str, Any]:
     """Return a row of the view `variants`."""
     file = {"key": f"renders/{idx}.png", "thumb_key": None, "media": "image", "content_type": "image/png", "bytes": 9}
+    file |= {"format": "png", "duration_s": None}
     return {"idx": idx, "is_cover": False, "is_placeholder": False, "width_px": 3, "height_px": 2, "color": None} | (
         file | fields
     )

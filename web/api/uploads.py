@@ -34,6 +34,7 @@ async def create_upload(
     request: Request, response: Response, params: query.OwnerFilter, caller: AnyCaller, ctx: Context
 ) -> Upload:
     """Store an input file: the body is the file, or a form with one file and the field `owner`."""
+    upload_id = uuid7()  # of the time when the upload began
     with ctx.upload_spool.reserve(caller.owner):
         if multipart.is_form(request):
             file, owner = await _spool_form(request, caller, ctx, params.owner)
@@ -43,7 +44,7 @@ async def create_upload(
         try:
             if not file.bytes:
                 raise invalid_field("file", "is empty: send an image or a video")
-            upload, created_at = await ctx.upload_spool.store(file, owner, uuid7())
+            upload, created_at = await ctx.upload_spool.store(file, owner, upload_id)
         finally:
             file.file.close()
     log.info("upload.recorded", upload_id=upload.id, bytes=upload.bytes)

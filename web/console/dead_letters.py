@@ -7,14 +7,15 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Request
+from pydantic import NonNegativeInt
 from starlette.responses import Response
 
 from db import dead_letters
 from db.connection import Connection, Row, current_time
-from db.dead_letters import DeadLetterFilter
+from db.dead_letters import FIRST, DeadLetterFilter
 from moorage.errors import Category
 from tasks.dead_letters import Action, apply_page
-from web.console.session import Admin, Form, Operator, get_actor, parse_query, render, show_result
+from web.console.session import Admin, Form, Operator, get_actor, parse_form, parse_query, render, show_result
 from web.http import query
 from web.http.problems import Problem
 from web.page import views
@@ -43,6 +44,30 @@ class DeadLetterQuery(query.BaseQuery):
         return {name: getattr(self, name) for name in FILTERS if getattr(self, name)}
 
 
+class ActionForm(DeadLetterQuery):
+    """What is selected, the time of the plan, and how far it is."""
+
+    plan: str = ""  # the action, then `-all` or `-selected`
+    id: tuple[UUID, ...] = ()  # without any, all that match the filters
+    until: datetime | None = None
+    after: UUID = FIRST
+    note: str = ""
+    why: str = ""  # the reason of a refusal
+    total: NonNegativeInt = 0
+    done: NonNegativeInt = 0
+    refused: NonNegativeInt = 0
+
+    @property
+    def criteria(self) -> DeadLetterFilter:
+        is_by_id = bool(self.id) or self.plan.endswith("-selected")
+        return DeadLetterFilter(**({"ids": list(self.id)} if is_by_id else self.filters), until=self.until)
+
+    def list_fields(self, **changes: Any) -> list[tuple[str, str]]:
+        """Return the hidden fields of the next form."""
+        fields = self.model_copy(update=changes).model_dump(mode="json", exclude={"plan"}, exclude_defaults=True)
+        return [(name, str(x)) for name, value in fields.items() for x in (value if name == "id" else [value])]
+
+
 @router.get("")
 async def get_dead_letters(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show open dead letters grouped by cause, and the newest ones to select from."""
@@ -65,75 +90,42 @@ async def get_dead_letters(request: Request, caller: Operator, ctx: Context) -> 
 
 
 @router.post("/plan")
-async def plan_action(request: Request, form: Form, caller: Admin, ctx: Context) -> Response:
+async def plan_action(request: Request, fields: Form, caller: Admin, ctx: Context) -> Response:
     """Show what an action would apply to, before it is confirmed. A later dead letter is not part of it."""
-    action, _, scope = form.get("plan", [""])[0].partition("-")
+    form = parse_form(fields, ActionForm)
+    action, _, scope = form.plan.partition("-")
     if action not in get_args(Action):
         raise Problem(422, "choose an action in the list")
-    criteria = _parse_criteria(form, by_id=scope == "selected")
+    if scope == "all":
+        form = form.model_copy(update={"id": ()})
 
     def read(conn: Connection) -> tuple[list[Row], Row, datetime]:
-        groups = dead_letters.count_groups(conn, criteria)
-        return groups, dead_letters.count_expiring(conn, criteria), current_time(conn)
+        groups = dead_letters.count_groups(conn, form.criteria)
+        return groups, dead_letters.count_expiring(conn, form.criteria), current_time(conn)
 
     groups, counts, now = await ctx.database.read(read)
-    fields = {**form, "until": [now.isoformat()], "total": [str(counts["matched"])], "id": form.get("id", [])}
-    if scope != "selected":
-        del fields["id"]
     return await render(
         request, ctx, caller, "dead_plan.html", title=f"{action.capitalize()} dead letters", action=action,
-        groups=groups, counts=counts, fields=_list_fields(fields),
+        groups=groups, counts=counts, fields=form.list_fields(until=now, total=counts["matched"]),
     )  # fmt: skip
 
 
 @router.post("/{action}")
-async def apply_action(request: Request, action: Action, form: Form, caller: Admin, ctx: Context) -> Response:
+async def apply_action(request: Request, action: Action, fields: Form, caller: Admin, ctx: Context) -> Response:
     """Apply a confirmed action to the next rows of its plan; show how far it is, or redirect to the list."""
-    criteria, after = _parse_criteria(form, by_id="id" in form), _parse_uuid(form.get("after", [str(UUID(int=0))])[0])
-    note = form.get("note", [""])[0].strip()
-    apply = partial(apply_page, criteria=criteria, action=action, actor=get_actor(caller), after=after, note=note)
-    page = await ctx.database.run(partial(apply, limit=PER_REQUEST, seconds=PAGE_SECONDS))
+    form = parse_form(fields, ActionForm)
+    if form.until is None:
+        raise Problem(422, "an action needs a plan: open the list again")
+    apply = partial(apply_page, criteria=form.criteria, action=action, actor=get_actor(caller), after=form.after)
+    page = await ctx.database.run(partial(apply, note=form.note.strip(), limit=PER_REQUEST, seconds=PAGE_SECONDS))
     ctx.relay.enqueue(*page.wakes)
-    done, refused = (_parse_count(form, name) + n for name, n in (("done", page.done), ("refused", len(page.refused))))
-    why = page.refused[0]["reason"] if page.refused else form.get("why", [""])[0]
+    done, refused = form.done + page.done, form.refused + len(page.refused)
+    why = page.refused[0]["reason"] if page.refused else form.why
     if page.remaining:
-        state = {"after": [str(page.after)], "done": [str(done)], "refused": [str(refused)], "why": [why]}
         return await render(
             request, ctx, caller, "dead_progress.html", title=f"{action.capitalize()} dead letters", action=action,
-            verb=DONE[action], done=done, refused=refused, total=_parse_count(form, "total"),
-            fields=_list_fields({**form, **state}),
+            verb=DONE[action], done=done, refused=refused, total=form.total,
+            fields=form.list_fields(after=page.after, done=done, refused=refused, why=why),
         )  # fmt: skip
     result = f"{done} {DONE[action]}" + (f", {refused} refused: {why}" if refused else "")
     return show_result("/dead-letters", result)
-
-
-def _parse_criteria(form: dict[str, list[str]], *, by_id: bool) -> DeadLetterFilter:
-    """Return what a form selects: some by id, or all that match filters and were open at the time of the plan."""
-    try:
-        until = datetime.fromisoformat(form["until"][0]) if "until" in form else None
-    except ValueError as error:
-        raise _invalid_form() from error
-    filters: dict[str, Any] = {name: form[name][0] for name in FILTERS if name in form}
-    ids = [_parse_uuid(text) for text in form.get("id", ())] if by_id else None
-    return DeadLetterFilter(**({} if by_id else filters), until=until, ids=ids)
-
-
-def _list_fields(form: dict[str, list[str]]) -> list[tuple[str, str]]:
-    """Return the hidden fields of the next form."""
-    return [(name, value) for name, values in form.items() if name not in ("plan",) for value in values]
-
-
-def _parse_uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError as error:
-        raise _invalid_form() from error
-
-
-def _parse_count(form: dict[str, list[str]], name: str) -> int:
-    text = form.get(name, ["0"])[0]
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-
-
-def _invalid_form() -> Problem:
-    return Problem(422, "the form is invalid: open the list again")

@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from db.connection import Database, current_time
 from moorage.errors import DatabaseUnavailable, MoorageError, Refused
+from providers.base import Provider
 from tasks import pauses
 from tasks.jobs import replay
-from web.console.session import Admin, Form, Operator, get_actor, parse_query, render, show_result
+from web.console.session import Admin, Form, Operator, get_actor, parse_form, parse_query, render, show_result
 from web.http import query
 from web.http.ids import PathId
 from web.http.problems import Problem, unavailable
@@ -89,9 +90,14 @@ async def post_resend(notification_id: PathId, caller: Admin, ctx: Context) -> R
 async def get_recover(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show the form; with a number of hours also what a recovery would do, which changes nothing."""
     params, overview = parse_query(request, RecoverQuery), None
-    if params.provider and params.hours:
+    if params.provider in ctx.providers and params.hours:
         overview = await _with_deps(ctx, partial(_scan, name=params.provider, hours=params.hours))
-    names = sorted(name for name, provider in ctx.providers.items() if provider.can_poll)
+    names = sorted(
+        name
+        for name, provider in ctx.providers.items()
+        if provider.can_poll
+        and type(provider).list_predictions is not Provider.list_predictions  # the others have none
+    )
     return await render(
         request, ctx, caller, "recover.html", title="Recover", providers=names, chosen=params.provider,
         chosen_hours=params.hours or 2, overview=overview, texts=MATCHES,
@@ -101,18 +107,17 @@ async def get_recover(request: Request, caller: Operator, ctx: Context) -> Respo
 @router.post("/recover")
 async def post_recover(form: Form, caller: Admin, ctx: Context) -> Response:
     """Read the provider's list again, register and poll."""
-    name, hours = form.get("provider", [""])[0], form.get("hours", ["2"])[0]
+    params = parse_form(form, RecoverQuery)
+    if params.provider not in ctx.providers:
+        raise Problem(422, "choose a provider in the form")
 
     def register(deps: "Deps") -> Any:
         recover = _import_recover()
-        pages = recover.scan(deps, deps.providers[name], _get_start(deps, int(hours)), include_foreign=False)
+        provider, start = deps.providers[params.provider], _get_start(deps, params.hours)
+        pages = recover.scan(deps, provider, start, include_foreign=False)
         send = importlib.import_module("worker.publish").publish_wakes
-        return recover.register_pages(
-            deps, deps.providers[name], pages, owner=OWNER, actor=get_actor(caller), send_wakes=send
-        )
+        return recover.register_pages(deps, provider, pages, owner=OWNER, actor=get_actor(caller), send_wakes=send)
 
-    if name not in ctx.providers or not hours.isdecimal() or int(hours) > 720:
-        raise Problem(422, "the form is invalid: open the page again")
     result = await _with_deps(ctx, register)
     return show_result("/recover", f"{result['registered']} registered, {result['polled']} are polled now.")
 

@@ -19,7 +19,6 @@ from moorage import problems
 from web.api import events
 from web.console.session import Operator, render
 from web.http import query
-from web.http.problems import Problem
 from web.page import views
 from web.services.dependencies import Context
 
@@ -58,15 +57,14 @@ NO_ACTIVITY: Final = {name: [0.0] * SLOTS for name in ("webhooks", "files", "dea
 @router.get("/", name="overview")
 async def get_overview(request: Request, caller: Operator, ctx: Context) -> Response:
     status = await ctx.status_reader.read()
-    try:
+    charts = NO_ACTIVITY
+    if status["postgresql"] == "ok":
         charts = await ctx.database.read(lambda conn: count_activity(conn, sorted(ctx.providers)))
-    except Problem:
-        charts = NO_ACTIVITY  # the verdict says why
     due = status.get("oldest_due_seconds") or {}
     return await render(
         request, ctx, caller, "overview.html", title="Overview", status=status, charts=charts, tables=TABLES,
         links=[_choose_link(problem, ctx.providers) for problem in status["problems"]],
-        oldest_due=max(due.values(), default=0),
+        oldest_due=max(due.values(), default=0), paused=status.get("pauses", []),
     )  # fmt: skip
 
 
@@ -92,19 +90,22 @@ async def get_workers(request: Request, caller: Operator, ctx: Context) -> Respo
          "busy": busy[name], "size": status["pools"].get(name)}
         for name in sorted({*answers, *held})
     ]  # fmt: skip
-    title = "Queues and workers"
-    return await render(request, ctx, caller, "workers.html", title=title, status=status, workers=workers)
+    return await render(
+        request, ctx, caller, "workers.html", title="Queues and workers", status=status, workers=workers,
+        paused=status.get("pauses", []),
+    )  # fmt: skip
 
 
 @router.get("/sweeps")
 async def get_sweeps(request: Request, caller: Operator, ctx: Context) -> Response:
     status = await ctx.status_reader.read()
-    return await render(request, ctx, caller, "sweeps.html", title="Sweeps", sweeps=status.get("sweeps") or ())
+    sweeps, paused = status.get("sweeps", []), status.get("pauses", [])
+    return await render(request, ctx, caller, "sweeps.html", title="Sweeps", sweeps=sweeps, paused=paused)
 
 
 @router.get("/runbook")
 async def get_runbook(request: Request, caller: Operator, ctx: Context) -> Response:
-    return await render(request, ctx, caller, "runbook.html", title="Runbook", runbook=_render_runbook())
+    return await render(request, ctx, caller, "runbook.html", title="Runbook", runbook=_render_runbook(), paused=[])
 
 
 @router.get("/events")

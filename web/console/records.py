@@ -1,6 +1,7 @@
 """Lists of records with filters in the URL, one record with its history, and the search by id."""
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, get_args
@@ -9,11 +10,12 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from db import deliveries
+from db import deliveries, quarantine
 from db.connection import Connection, Row, current_time
 from db.reports import lists, show
 from db.reports.lists import ListKind
 from db.reports.records import RecordReport, build_report
+from moorage import quarantine_links
 from moorage.errors import Refused
 from moorage.transitions import TRANSITIONS
 from storage import urls
@@ -122,13 +124,13 @@ class SearchQuery(query.BaseQuery):
 async def get_record(request: Request, record_id: PathId, caller: Operator, ctx: Context) -> Response:
     """Show what `moorage show` does: what is next, the history, rows and facts; of a delivery its body."""
 
-    def read(conn: Connection) -> tuple[RecordReport, bytes | None]:
+    def read(conn: Connection) -> tuple[RecordReport, bytes | None, Row | None]:
         report = build_report(conn, str(record_id), [])
         body = deliveries.get_body(conn, report.id) if report.subject == "delivery" else None
-        return report, body
+        return report, body, quarantine.find(conn, report.id)
 
     try:
-        report, body = await ctx.database.read(read)
+        report, body, file = await ctx.database.read(read)
     except Refused as error:
         raise ids.not_found("record") from error
     job_id = report.id if report.subject == "job" else report.facts.get("job_id")
@@ -136,7 +138,8 @@ async def get_record(request: Request, record_id: PathId, caller: Operator, ctx:
         request, ctx, caller, "show.html", title=f"{report.subject.replace('_', ' ').capitalize()} {report.id}",
         report=report, job_id=job_id, timeline=_build_timeline(report), tables=_build_tables(report),
         facts=_build_facts(report.facts, ctx.asset_base), actions=_list_actions(report),
-        body=None if body is None else redaction.redact_body(body), asset_base=ctx.asset_base,
+        body=None if body is None else redaction.redact_body(body), asset_base=ctx.asset_base, file=file,
+        file_url=quarantine_links.build_link(ctx.settings, report.id, time.time()) if file else None,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import RedirectResponse, Response
 
 from db import pauses
+from db.connection import Row
 from moorage.text import is_storable
 from web.console import formats
 from web.http import ids, json_body, problems, query, session_cookie
@@ -22,7 +23,7 @@ from web.services.dependencies import Context
 Q = TypeVar("Q", bound=query.BaseQuery)
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 SESSION_SECONDS: Final = 12 * 3600  # a revoked token ends its sessions at once
-MAX_NOTE_CHARS: Final = 500
+MAX_FIELDS: Final = 1000
 NAVIGATION: Final = {
     "": "Overview",
     "/dead-letters": "Dead letters",
@@ -70,7 +71,10 @@ async def get_admin(caller: Operator) -> Caller:
 async def read_urlencoded_form(request: Request) -> dict[str, list[str]]:
     """Return the fields of a form; raises as `read_typed_bytes` does."""
     body = await json_body.read_typed_bytes(request, "application/x-www-form-urlencoded")
-    fields = parse_qs(body.decode("latin-1"), max_num_fields=1000)
+    try:
+        fields = parse_qs(body.decode("latin-1"), max_num_fields=MAX_FIELDS)
+    except ValueError as error:
+        raise Problem(422, f"the form has more than {MAX_FIELDS} fields") from error
     if not all(is_storable(value) for values in fields.values() for value in values):
         raise Problem(422, "the form contains characters that cannot be stored")
     return fields
@@ -85,6 +89,14 @@ def parse_query(request: Request, model: type[Q]) -> Q:
     except ValueError:
         pass
     raise ids.not_found("page")
+
+
+def parse_form(fields: dict[str, list[str]], model: type[Q]) -> Q:
+    """Return the fields of a form; `id` may be given several times. Raises Problem: 422."""
+    try:
+        return model.model_validate({name: value if name == "id" else value[0] for name, value in fields.items()})
+    except ValueError as error:
+        raise Problem(422, "the form is invalid: open the page again") from error
 
 
 def get_actor(caller: Caller) -> str:
@@ -140,16 +152,15 @@ def render_problem(request: Request, problem: Problem) -> Response:
     return response
 
 
-async def render(request: Request, ctx: AppContext, caller: Caller, template: str, **variables: Any) -> Response:
-    """Return a page of the console, with a banner for each pause."""
-    try:
-        paused = await ctx.database.read(pauses.list_pauses)
-    except Problem:
-        paused = []  # the page itself says what is unavailable
+async def render(
+    request: Request, ctx: AppContext, caller: Caller, template: str, paused: list[Row] | None = None, **variables: Any
+) -> Response:
+    """Return a page of the console, with a banner for each pause: `paused`, if the caller has read them."""
+    paused = await ctx.database.read(pauses.list_pauses) if paused is None else paused
     return views.html_response(ctx, f"console/{template}", **variables, **_frame(request, caller, paused))
 
 
-def _frame(request: Request, caller: Caller | None, paused: list[dict[str, Any]]) -> dict[str, Any]:
+def _frame(request: Request, caller: Caller | None, paused: list[Row]) -> dict[str, Any]:
     return {
         "navigation": {views.CONSOLE + path: label for path, label in NAVIGATION.items()},
         "path": request.url.path,

@@ -5,7 +5,7 @@ An owner's page is no place for the names of our servers and workers, nor for te
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import unquote
 
@@ -19,11 +19,15 @@ HIDDEN_SUBJECTS: Final = ("delivery", "notification", "dead_letter")
 HIDDEN_KINDS: Final = ("worker_died", "lease_expired", "worker_stopping", "storage_failed", "disk_failed")
 _LIVE_STATES: Final = ("waiting", "discarding", "planned", "submitting", "running", "abandoned", "open", "keeping")
 _PARTIAL: Final = "not every file could be generated or kept"
-# In place of a reason of ours, by category. The reasons of the other categories are about the request and its files.
-_SENTENCES: Final = {
+# In place of a reason, by category: its text is for operators ("Top up at fal.ai", "CUDA out of memory").
+OWNER_SENTENCES: Final[Mapping[str, str]] = {
+    "DOWNLOAD_FAILED": "a file could not be fetched from the provider",
+    "VALIDATION_FAILED": "a file is missing, damaged or of a kind that is not accepted",
     "STORAGE_FAILED": "the file could not be stored",
     "DATABASE_FAILED": "the work could not be recorded",
+    "PROVIDER_FAILED": "the provider could not create this",
     "BILLING_FAILED": "the provider did not accept the request",
+    "TIMED_OUT": "the provider did not respond in time",
     "FOREIGN_HOST": "the file is on a host that is not the provider's",
     "POISON": "the work failed repeatedly",
     "INTERNAL": "the work failed",
@@ -66,7 +70,7 @@ class VisibilityPolicy:
             return reason
         if state in _LIVE_STATES:
             return None
-        sentence = _PARTIAL if state == "partial" else _SENTENCES.get(category or "")
+        sentence = _PARTIAL if state == "partial" else OWNER_SENTENCES.get(category or "")
         return sentence or self.show_text(level, reason)
 
     def filter_reason(self, level: Level, row: Row) -> Row:

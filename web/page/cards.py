@@ -1,6 +1,7 @@
 """The card of a job on the page: its state, files, and available actions."""
 
 import math
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -50,7 +51,7 @@ class CardFile:
     color: str
     media: MediaKind
     content_type: str
-    label: str  # "WAV, 0:12, 1.1 MB"
+    label: str  # "WAV, 0:12, 1.1 MB", "PNG, 1024 x 768, 320 kB"
 
     @property
     def is_video(self) -> bool:
@@ -76,16 +77,21 @@ class Card:
     kept_count: int
     files: tuple[CardFile, ...]
     other_files: tuple[CardFile, ...]
+    details: Mapping[str, str]  # by name
+    is_favourite: bool
     can_retry: bool
     can_cancel: bool
+    can_mark: bool
+    can_delete: bool
 
     @property
     def cover(self) -> CardFile | None:
         return self.files[0] if self.files else None
 
 
-def build_card(row: Row, variants: list[Row], base: str, *, can_act: bool = True) -> Card:
+def build_card(row: Row, variants: list[Row], base: str, scopes: Container[str] = ("jobs", "delete")) -> Card:
     """Return the card of a row of `db.reports.my_renders`, with its published files. `reason`: as its owner sees it."""
+    is_published = row["render_id"] is not None
     cover_first = sorted(variants, key=lambda variant: (not variant["is_cover"], variant["idx"]))
     files = [_build_file(variant, base) for variant in cover_first]
     state = row["shown"]
@@ -101,8 +107,12 @@ def build_card(row: Row, variants: list[Row], base: str, *, can_act: bool = True
         kept_count=row["kept"],
         files=tuple(file for file in files if file.media != "file"),
         other_files=tuple(file for file in files if file.media == "file"),
-        can_retry=can_act and (bool(row["can_retry"]) or state == "placeholder"),
-        can_cancel=can_act and row["state"] in ("open", "keeping"),
+        details=_details(row),
+        is_favourite=bool(row["favourite"]),
+        can_retry="jobs" in scopes and (bool(row["can_retry"]) or state == "placeholder"),
+        can_cancel="jobs" in scopes and row["settled_at"] is None,
+        can_mark="jobs" in scopes and is_published,
+        can_delete="delete" in scopes and is_published and row["settled_at"] is not None,
     )
 
 
@@ -126,7 +136,7 @@ def _state_detail(state: CardState, row: Row) -> str | None:
 
 
 def _title(row: Row) -> str:
-    title = row["prompt"] or " ".join(part for part in (row["style"], row["room_type"]) if part)
+    title = row["title"] or row["prompt"] or " ".join(part for part in (row["style"], row["room_type"]) if part)
     return title or ("Untitled video" if row["kind"] == "video" else "Untitled image")
 
 
@@ -135,6 +145,12 @@ def _facts(row: Row) -> tuple[str, ...]:
     if project and row["scene"] is not None:
         project = f"{project}, scene {row['scene']}"
     return tuple(str(fact) for fact in (row["style"], row["room_type"], row["mode"], project) if fact)
+
+
+def _details(row: Row) -> dict[str, str]:
+    source = {} if row["provider"] == "placeholder" else {"Model": row["model"], "Provider": row["provider"]}
+    values = {"Prompt": row["prompt"], **source, "Attempts": row["tries"]}
+    return {name: str(value) for name, value in values.items() if value}
 
 
 def _build_file(row: Row, base: str) -> CardFile:
@@ -148,7 +164,7 @@ def _build_file(row: Row, base: str) -> CardFile:
         color=row["color"] or "#808080",
         media=row["media"],
         content_type=row["content_type"],
-        label=_label_file(row) if row["media"] == "file" else "",
+        label=_label_file(row),
     )
 
 
@@ -157,7 +173,8 @@ def _label_file(row: Row) -> str:
     unit, divisor = next((unit for unit in _UNITS if size >= unit[1]), _UNITS[-1])
     minutes, rest = divmod(math.ceil(seconds or 0), 60)
     length = f"{minutes}:{rest:02}" if seconds else None
-    return ", ".join(filter(None, (row["format"].upper(), length, f"{size / divisor:.3g} {unit}")))
+    shape = f"{row['width_px']} × {row['height_px']}" if row["width_px"] else None  # noqa: RUF001
+    return ", ".join(filter(None, (row["format"].upper(), shape, length, f"{size / divisor:.3g} {unit}")))
 
 
 def _to_sentence(text: str | None) -> str | None:

@@ -14,9 +14,11 @@ from starlette.responses import RedirectResponse, Response
 from db import renders
 from db.connection import Connection, Database, Row
 from db.reports import my_renders
+from moorage.errors import OwnerLimitReached
+from moorage.owner_tokens import Scope
 from moorage.text import is_storable
 from storage import urls
-from tasks.jobs import cancel, retry
+from tasks.jobs import cancel, delete_render, retry
 from web.http import ids, problems, query
 from web.http.ids import PathId
 from web.http.permissions import Caller
@@ -42,10 +44,20 @@ TEMPLATES: Final = jinja2.Environment(
 RESULT_MESSAGES: Final = {
     "cancel": "Cancelled. Files that the provider still creates are not stored.",
     "retry": "Retrying.",
+    "delete": "Deleted.",
+    "limited": "Not retried: a limit of your account is reached. Try again later.",
     "refused": "This action is no longer possible: the job has changed.",
 }
 ACTOR: Final = "page"
-_ACTIONS: Final = {"cancel": cancel.cancel_job, "retry": retry.retry_job}
+_MARKS: Final = {"mark": True, "unmark": False}
+_SCOPES: Final[dict[str, Scope]] = {
+    "cancel": "jobs", "retry": "jobs", "mark": "jobs", "unmark": "jobs", "delete": "delete"
+}  # fmt: skip
+_PROBLEMS: Final = {
+    401: ("Your session has expired", "Request a new link in your application."),
+    404: ("Not found", "This page does not exist, or what it showed was deleted."),
+    503: ("Temporarily unavailable", "Nothing is lost. Try again in a moment."),
+}
 
 
 class CardQuery(query.PageQuery):
@@ -75,12 +87,12 @@ def is_page_path(path: str) -> bool:
 
 
 async def get_viewer(request: Request, ctx: Context) -> Caller | None:
-    """Return the owner whose session it is, None without a valid session. Raises Problem: 403 from another origin."""
+    """Return the owner whose session it is, None without a valid one. Raises Problem: 403 from another origin, 503."""
     try:
         caller = await ctx.authenticator.authenticate(request.scope)
         return caller if caller.owner is not None else None
     except Problem as problem:
-        if problem.status == 403:
+        if problem.status != 401:
             raise
         return None
 
@@ -108,11 +120,15 @@ async def get_page(
         return html_response(ctx, "enter.html", public_url=ctx.settings.public_url)
     params = await parse_card_query(request)
 
-    def read_page(conn: Connection) -> tuple[list[Card], str, Row]:
+    def read_page(conn: Connection) -> tuple[list[Card], str, Row, int]:
         page, next_id = _list_cards(conn, viewer, params, ctx)
-        return page, next_id, my_renders.list_filter_choices(conn, str(viewer.owner))
+        if x_fragment == "cards":
+            return page, next_id, {}, 0
+        owner = str(viewer.owner)
+        count = my_renders.count_cards(conn, owner, _filter_values(params))
+        return page, next_id, my_renders.list_filter_choices(conn, owner), count
 
-    page, next_id, choices = await ctx.database.read(read_page)
+    page, next_id, choices, count = await ctx.database.read(read_page)
     more = cards.encode_filters(params.filters, before=next_id) if next_id else ""
     variables: dict[str, Any] = {"cards": page, "more": more, "query": cards.encode_filters(params.filters)}
     if x_fragment == "cards":
@@ -126,6 +142,8 @@ async def get_page(
         kinds=cards.KINDS,
         states=cards.JOB_STATES,
         **choices,
+        count=count,
+        max_count=my_renders.MAX_COUNT,
         message=RESULT_MESSAGES.get(params.result, ""),
     )
 
@@ -151,23 +169,41 @@ async def get_card(job_id: PathId, viewer: Viewer, params: Cards, ctx: Context) 
 
 @router.post(f"{PAGE_PREFIX}jobs/{{job_id}}/{{action}}")
 async def post_action(job_id: PathId, action: str, viewer: Viewer, params: Cards, ctx: Context) -> Response:
-    """Cancel or retry a job, then redirect (303) to the page, which shows the result."""
+    """Act on a job or its render, then redirect (303) to the page, which shows the result."""
     if viewer is None:
         return RedirectResponse(HOME, 303)
-    if action not in _ACTIONS:
+    if action not in _SCOPES:
         raise ids.not_found("action")
-    viewer.require_scope("jobs")
+    viewer.require_scope(_SCOPES[action])
 
     def apply(database: Database) -> str:
         if database.run(lambda conn: my_renders.get_card(conn, str(viewer.owner), job_id)) is None:
             raise ids.not_found("job")
-        outcome = _ACTIONS[action](database, ctx.settings, job_id, ACTOR)
-        ctx.relay.enqueue(*outcome.wakes)
-        return "refused" if outcome.refused else action
+        if action in ("cancel", "retry"):
+            args = database, ctx.settings, job_id, ACTOR
+            try:
+                limits = viewer.get_limits(ctx.settings)
+                outcome = retry.retry_job(*args, limits) if action == "retry" else cancel.cancel_job(*args)
+            except OwnerLimitReached:
+                return "limited"
+            ctx.relay.enqueue(*outcome.wakes)
+            return "refused" if outcome.refused else action
+        return action if database.run(lambda conn: _change_render(conn, job_id, action, ctx)) else "refused"
 
     # `params` are those of the page that the form is on
     query_text = cards.encode_filters(params.filters, result=await ctx.database.run(apply))
     return RedirectResponse(f"{HOME}?{query_text}", 303, problems.NO_STORE)
+
+
+def _change_render(conn: Connection, render_id: UUID, action: str, ctx: AppContext) -> bool:
+    if action in _MARKS:
+        return renders.update(conn, render_id, {"favourite": _MARKS[action]})
+    try:
+        return delete_render.delete_render(
+            conn, render_id, asset_base=ctx.asset_base, actor=ACTOR, reason="deleted on the page"
+        )
+    except delete_render.JobNotSettled:
+        return False
 
 
 @router.api_route(f"{PAGE_PREFIX}{{name}}", methods=["GET", "HEAD"])
@@ -207,7 +243,21 @@ def _build_card(row: Row, variants: list[Row], viewer: Caller, ctx: AppContext) 
     if reason is None:
         state, category, reason = row["state"], row["category"], row["reason"]
     why = ctx.visibility.show_reason(viewer.level, state, category, reason)
-    return cards.build_card({**row, "reason": why}, variants, ctx.asset_base, can_act=viewer.has_scope("jobs"))
+    scopes = [scope for scope in set(_SCOPES.values()) if viewer.has_scope(scope)]
+    return cards.build_card({**row, "reason": why}, variants, ctx.asset_base, scopes)
+
+
+def accepts_html(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
+
+
+def build_problem_page(request: Request, problem: Problem) -> Response:
+    """Return a problem as a page for people, who can do nothing about an operator's detail."""
+    ctx: AppContext = request.app.state.context
+    title, detail = _PROBLEMS.get(problem.status, ("This did not work", f"{problem.detail.capitalize()}."))
+    response = html_response(ctx, "problem.html", status_code=problem.status, title=title, detail=detail)
+    response.headers.update(problem.headers)
+    return response
 
 
 def render_template(name: str, **variables: Any) -> str:

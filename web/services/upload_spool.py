@@ -14,7 +14,7 @@ from uuid import UUID
 from starlette.requests import ClientDisconnect, Request
 
 import db.uploads
-from db import owner_use
+from db import owner_token_revocations, owner_use
 from db.connection import Connection
 from db.uploads import Upload
 from media.limits import Limits
@@ -22,6 +22,7 @@ from moorage import logs
 from moorage.errors import InvalidMedia, LocalFailure, MoorageError, StorageRefused
 from moorage.failpoints import failpoint
 from moorage.local_errors import open_temporary_file
+from moorage.owner_tokens import OwnerToken
 from moorage.settings import Settings
 from tasks import uploads
 from web.http.problems import Problem, unavailable
@@ -123,15 +124,27 @@ class UploadSpool:
             spooled.file.close,
         )
         created_at = await self._database.transaction(lambda conn: self._record(conn, stored))
+        if created_at is None:  # its key names the owner
+            await self.run_storage(lambda: self.storage.delete(self.storage.private_bucket, stored.upload.key))
+            raise Problem(403, "the tokens of this owner were revoked during the upload")
         failpoint("uploads.after_record")
         return stored.upload, created_at
 
     def _require_room(self, conn: Connection, owner: str, count: int) -> None:
         owner_use.require(conn, owner, self._settings.owner_limits, stored_bytes=count)
 
-    def _record(self, conn: Connection, stored: uploads.StoredUpload) -> datetime:
-        """Insert the row. Raises OwnerLimitReached if others were faster; the orphan sweep deletes the object then."""
-        self._require_room(conn, stored.upload.owner, stored.upload.bytes)
+    def _record(self, conn: Connection, stored: uploads.StoredUpload) -> datetime | None:
+        """
+        Insert the row; return None if the owner was erased since the upload began, as its id says.
+
+        Raises OwnerLimitReached if others were faster; the orphan sweep deletes the object then.
+        """
+        owner = stored.upload.owner
+        owner_use.lock(conn, owner)
+        upload = OwnerToken(owner, 0, token_id=stored.upload.id)
+        if upload.is_revoked(owner_token_revocations.find(conn, [upload])):
+            return None
+        self._require_room(conn, owner, stored.upload.bytes)
         return db.uploads.add(conn, uploads.require_recent(stored))
 
     async def run_storage(self, work: Callable[[], T], at_end: Callable[[], None] = lambda: None) -> T:

@@ -86,8 +86,10 @@ def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
         secret = provider.webhook_setting
         if name in settings.allow_unsigned:
             yield warn(f"{name}: accepts unsigned webhooks", f"set {secret}, unset MOORAGE_ALLOW_UNSIGNED")
-        elif provider.is_enabled:
+        elif provider.has_secret:
             yield ok(f"{name}: webhooks are verified ({secret})")
+        elif provider.is_enabled or not provider.sends_webhooks:
+            yield ok(f"{name}: is polled; what its webhooks say is not believed")
         elif not (provider.is_synchronous and provider.can_submit):  # then its responses contain the files
             yield warn(f"{name}: no webhook secret, its webhooks are refused", f"set {secret} if you use {name}")
         if provider.can_submit:

@@ -89,8 +89,9 @@ function listen(job) {
 // --- keys and forms ---
 
 function onKey(event) {
+  if (event.key === "Enter" && event.target.matches("input[type=checkbox]")) event.preventDefault(); // it would submit
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.matches("input, select, textarea")) return;
+  if (event.target.matches("input:not([type=checkbox]), select, textarea")) return;
   event.preventDefault();
   document.getElementById("search")?.select();
   document.getElementById("search")?.focus();

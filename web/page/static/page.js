@@ -1,7 +1,7 @@
 // My Renders: live updates of cards, a lightbox, and paging. Progressive enhancement: without this module links and
 // forms work as plain HTML.
 
-const grid = document.getElementById("grid");
+let grid = document.getElementById("grid");
 const live = document.getElementById("live");
 
 function announce(text) {
@@ -43,20 +43,51 @@ async function signIn() {
     return true;
   }
   const message = document.getElementById("message") ?? live;
-  if (message) message.textContent = "This link has expired: request a new link in the application.";
+  const isDown = !response || response.status >= 500;
+  if (message) message.textContent = isDown ? "The server is temporarily unavailable: open the link again in a moment." : "This link has expired: request a new link in the application.";
   return false;
 }
 
-// --- times in the local time zone ---
+// --- times, and headings of days, in the local time zone ---
 
 const dateFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const timeFormat = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+const dayFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "long" });
 
 function localise(root) {
   for (const time of root.querySelectorAll("time:not([data-local])")) {
-    time.textContent = dateFormat.format(new Date(time.dateTime));
-    time.title = time.dateTime;
+    time.textContent = timeFormat.format(new Date(time.dateTime));
+    time.title = dateFormat.format(new Date(time.dateTime));
     time.dataset.local = "";
   }
+}
+
+function nameDay(date) {
+  const midnight = (day) => new Date(day).setHours(0, 0, 0, 0);
+  const days = Math.round((midnight(Date.now()) - midnight(date)) / 86_400_000); // a day of 23 or 25 hours counts as one
+  return ["Today", "Yesterday"][days] ?? dayFormat.format(date);
+}
+
+function groupByDay() {
+  for (const heading of grid.querySelectorAll(".day")) heading.remove();
+  let previous = null;
+  for (const card of grid.querySelectorAll(".card")) {
+    const name = nameDay(new Date(card.querySelector("time").dateTime));
+    if (name !== previous) {
+      const item = document.createElement("li");
+      item.className = "day";
+      item.append(Object.assign(document.createElement("h2"), { textContent: name }));
+      card.before(item);
+    }
+    previous = name;
+  }
+}
+
+function changeCount(change) {
+  const element = document.getElementById("count");
+  const count = Number(element.dataset.count) + change;
+  element.dataset.count = count;
+  if (!element.textContent.startsWith("More")) element.textContent = `${count} render${count === 1 ? "" : "s"}`;
 }
 
 // --- new and changed cards ---
@@ -67,31 +98,45 @@ function parseCards(html) {
   return [...template.content.children];
 }
 
+const CONTROLS = "a, button, summary, audio";
+
 function showCard(card) {
   localise(card);
   const previous = document.getElementById(card.id);
-  if (previous?.outerHTML === card.outerHTML) return;
   if (previous) {
-    const focus = previous.contains(document.activeElement);
+    const folds = card.querySelectorAll("details");
+    [...previous.querySelectorAll("details")].forEach((fold, index) => folds[index]?.toggleAttribute("open", fold.open));
+    if (previous.outerHTML === card.outerHTML) return;
+    const focused = [...previous.querySelectorAll(CONTROLS)].indexOf(document.activeElement);
     previous.replaceWith(card);
-    if (focus) card.querySelector("a, button")?.focus();
+    if (focused >= 0) [...card.querySelectorAll(CONTROLS)].at(focused)?.focus();
     return;
   }
   const more = grid.querySelector(".more");
   const older = [...grid.querySelectorAll(".card")].find((other) => other.id < card.id); // ids are time-ordered
+  changeCount(1);
   if (!older && more) return; // belongs to a later page
   card.classList.add("fresh");
   grid.insertBefore(card, older ?? more);
+  groupByDay();
   document.getElementById("empty").hidden = true;
   announce("New render added.");
+}
+
+function removeCard(job) {
+  const card = document.getElementById(`job-${job}`);
+  if (!card) return;
+  card.remove();
+  changeCount(-1);
+  groupByDay();
+  document.getElementById("empty").hidden = Boolean(grid.querySelector(".card"));
 }
 
 async function refresh(job) {
   const response = await fetch(`/page/jobs/${job}?${grid.dataset.query}`).catch(() => null);
   if (response?.status === 404 || response?.status === 204) {
     // deleted, or no longer matched by the filter
-    document.getElementById(`job-${job}`)?.remove();
-    document.getElementById("empty").hidden = Boolean(grid.querySelector(".card"));
+    removeCard(job);
   } else if (response?.ok) {
     showCard(parseCards(await response.text())[0]);
   }
@@ -170,8 +215,57 @@ async function showMore(link) {
   const cards = parseCards(await response.text()).filter((card) => !card.id || !document.getElementById(card.id));
   link.closest("li").replaceWith(...cards);
   localise(grid);
-  cards[0]?.querySelector("a, button")?.focus({ preventScroll: true });
+  groupByDay();
+  cards.find((card) => card.id)?.querySelector("a, button, summary")?.focus({ preventScroll: true });
   announce(`${cards.filter((card) => card.id).length} more renders.`);
+}
+
+// --- filters: they act at once, and the focus stays where it is ---
+
+async function showFiltered(form) {
+  const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
+  const url = `/?${query}`;
+  const response = await fetch(url, { headers: { Accept: "text/html" } }).catch(() => null);
+  const page = response?.ok ? new DOMParser().parseFromString(await response.text(), "text/html") : null;
+  if (!page?.getElementById("grid")) {
+    location.assign(url); // the browser shows why
+    return;
+  }
+  for (const id of ["renders", "summary"]) document.getElementById(id).replaceWith(page.getElementById(id));
+  const count = document.getElementById("count"); // a live region is heard if its text changes
+  count.dataset.count = page.getElementById("count").dataset.count;
+  count.textContent = page.getElementById("count").textContent;
+  history.pushState(null, "", query.size ? url : "/");
+  showGrid();
+}
+
+function showGrid() {
+  grid = document.getElementById("grid");
+  localise(document);
+  groupByDay();
+  document.getElementById("renders").addEventListener("click", onClick);
+  document.getElementById("renders").addEventListener("submit", onSubmit);
+}
+
+function onClick(event) {
+  const copy = event.target.closest("[data-copy]");
+  if (copy) copyLink(copy, copy.dataset.copy);
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  const view = event.target.closest("a[data-view]");
+  const next = event.target.closest("a[data-more]");
+  if (!view && !next) return;
+  event.preventDefault();
+  if (view) showFile(view);
+  else showMore(next);
+}
+
+// The favourite mark changes nothing else on the page: no reload.
+async function onSubmit(event) {
+  const form = event.target;
+  if (!form.matches(".mark")) return;
+  event.preventDefault();
+  await fetch(form.action, { method: "POST", redirect: "manual" }).catch(() => null);
+  await refresh(form.closest(".card").dataset.job);
 }
 
 // --- the lightbox ---
@@ -186,7 +280,7 @@ function showFile(link) {
   const isVideo = "video" in link.dataset;
   const file = document.createElement(isVideo ? "video" : "img");
   file.src = link.href;
-  const title = link.closest(".card").querySelector("h2").textContent;
+  const title = link.closest(".card").querySelector("h3").textContent;
   if (isVideo) {
     Object.assign(file, { controls: true, autoplay: true, loop: true, playsInline: true });
     file.setAttribute("aria-label", title);
@@ -198,8 +292,8 @@ function showFile(link) {
   document.getElementById("stage").replaceChildren(file);
   const all = fileLinks();
   const position = `${all.indexOf(link) + 1} of ${all.length}`;
-  document.getElementById("caption").textContent = `${title} · ${link.dataset.width} × ${link.dataset.height} · ${position}`;
-  document.getElementById("original").href = link.href;
+  document.getElementById("caption").textContent = `${title} · ${link.dataset.label} · ${position}`;
+  for (const id of ["original", "download"]) document.getElementById(id).href = link.href;
   if (!box.open) box.showModal();
 }
 
@@ -209,10 +303,10 @@ function step(offset) {
   showFile(all[(Math.max(index, 0) + offset + all.length) % all.length]);
 }
 
-async function copyLink(button) {
+async function copyLink(button, url) {
   const label = button.textContent;
   try {
-    await navigator.clipboard.writeText(new URL(currentLink.href, location).href);
+    await navigator.clipboard.writeText(new URL(url, location).href);
     button.textContent = "Copied";
   } catch {
     button.textContent = "Copy failed: open Original";
@@ -223,25 +317,17 @@ async function copyLink(button) {
 const KEYS = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), Home: () => showFile(fileLinks()[0]), End: () => showFile(fileLinks().at(-1)) };
 
 function start() {
-  localise(document);
+  document.documentElement.classList.add("scripted");
+  showGrid();
   const url = new URL(location);
   url.searchParams.delete("result"); // show the message once, not after a reload
   history.replaceState(null, "", url);
-  grid.addEventListener("click", (event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-    const view = event.target.closest("a[data-view]");
-    const next = event.target.closest("a[data-more]");
-    if (!view && !next) return;
-    event.preventDefault();
-    if (view) showFile(view);
-    else showMore(next);
-  });
-  document.querySelector(".filters").addEventListener("formdata", (event) => {
-    for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
-  });
+  const filters = document.querySelector(".filters");
+  filters.addEventListener("change", () => showFiltered(filters));
+  addEventListener("popstate", () => location.reload());
   document.getElementById("previous").addEventListener("click", () => step(-1));
   document.getElementById("next").addEventListener("click", () => step(1));
-  document.getElementById("copy").addEventListener("click", (event) => copyLink(event.currentTarget));
+  document.getElementById("copy").addEventListener("click", (event) => copyLink(event.currentTarget, currentLink.href));
   document.getElementById("close").addEventListener("click", () => box.close());
   document.getElementById("stage").addEventListener("click", (event) => event.target.id === "stage" && box.close());
   box.addEventListener("close", () => {
