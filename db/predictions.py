@@ -125,15 +125,19 @@ def build_end(
 
 SCHEDULE_NEXT_POLL = f"""
 UPDATE predictions SET {CLEAR_LEASE}, polls = polls + %(polled)s, woken_at = NULL, attempt = crashes - 1,
+       reason = CASE WHEN state = 'running' THEN %(reason)s ELSE reason END,
        run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
                       greatest(CASE WHEN state = 'abandoned' THEN output_until ELSE deadline_at END, moment()))
  WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
 """
 
 
-def schedule_next_poll(conn: Connection, lease: Lease, *, wait_seconds: float, was_polled: bool) -> None:
+def schedule_next_poll(
+    conn: Connection, lease: Lease, *, wait_seconds: float, was_polled: bool, reason: str | None
+) -> None:
     """Release a polled prediction until its next poll, at the latest at its deadline. Raises LeaseLost."""
-    leases.execute(conn, lease, SCHEDULE_NEXT_POLL, wait_seconds=wait_seconds, polled=int(was_polled))
+    args = {"wait_seconds": wait_seconds, "polled": int(was_polled), "reason": reason}
+    leases.execute(conn, lease, SCHEDULE_NEXT_POLL, **args)
 
 
 ABANDON = f"""

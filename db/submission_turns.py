@@ -152,9 +152,11 @@ def claim(
 WAKE: Final = f"""
 WITH {_CAPACITY}, next AS MATERIALIZED ({_build_next("", "least(c.free, %(limit)s)")}
 )
-UPDATE predictions p SET woken_at = moment() FROM next
- WHERE p.id = next.id
-   AND (%(queue_is_empty)s OR p.woken_at IS NULL OR p.woken_at < moment() - interval '2 s') RETURNING p.id, p.provider
+UPDATE predictions p SET woken_at = moment() FROM (
+    SELECT id FROM next JOIN predictions w USING (id, provider)
+     WHERE %(queue_is_empty)s OR woken_at IS NULL OR woken_at < moment() - interval '2 s'
+     ORDER BY row_number() OVER (PARTITION BY provider), random() LIMIT %(limit)s) AS due
+ WHERE p.id = due.id RETURNING p.id, p.provider
 """
 
 
@@ -167,7 +169,7 @@ def wake(
     queue_is_empty: bool = False,
 ) -> list[Wake]:
     """
-    Mark as woken what each provider has capacity for, at most `limit` predictions of each; return their wakes.
+    Mark as woken what each provider has capacity for, at most `limit` predictions of all; return their wakes.
 
     None is returned twice within 2 s, unless the queue is empty. `steps`: the one that submits, by provider.
     """

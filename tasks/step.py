@@ -12,7 +12,7 @@ from db import jobs, leases, progress
 from db.connection import CommitUncertain, Connection, Database
 from media.limits import Limits
 from moorage import logs, time_limit
-from moorage.errors import DatabaseLocked, DatabaseUnavailable, StepInterrupted
+from moorage.errors import DatabaseLocked, DatabaseUnavailable, MoorageError, StepInterrupted
 from moorage.model import Job, Lease, Wake
 from moorage.retry_policy import RetryPolicy
 from moorage.settings import Settings
@@ -30,6 +30,8 @@ CHECK_EVERY: Final = 10  # attempts to commit
 
 class LeaseGuard(Protocol):
     """Reports whether the worker still holds its lease. Both methods raise LeaseLost or StepInterrupted."""
+
+    provider_error: MoorageError | None  # of a request; the step recorded itself what follows from it
 
     def check(self) -> None:
         """Return if the step may continue."""

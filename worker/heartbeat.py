@@ -45,6 +45,7 @@ class Heartbeat:
         self._lease_seconds = lease_seconds
         self._held_until = claimed_monotonic + lease_seconds
         self._lost = False
+        self.provider_error: MoorageError | None = None
         self._failure: MoorageError | None = None  # why the lease is not renewed
         self._to_hand_back: list[tuple[Lease, StepInterrupted | DatabaseLocked]] = []
         self._done = threading.Event()

@@ -12,6 +12,7 @@ from celery.exceptions import Retry
 
 from db.connection import Row
 from moorage import logs
+from moorage.errors import MoorageError
 from moorage.model import Lease, Step
 from moorage.text import to_storable
 
@@ -28,6 +29,7 @@ class StepResult:
     text: str = ""
     run_at: datetime | None = None
     category: str = ""
+    error: MoorageError | None = None  # of a request to the provider; the step recorded itself what follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def build_outcomes(
 
     Args:
         rows: as read after the step (db/reports/outcomes.py); none if they are unknown.
-        waits_in: the states in which a row waits for another attempt at this step.
+        waits_in: the states in which a row waits for another attempt at this step; of a poll, if it failed.
     """
     by_id = {row["id"]: row for row in rows if row["dead_letter_id"] is None}
     letters = {row["id"]: row for row in rows if row["dead_letter_id"] is not None}
@@ -95,8 +97,8 @@ def build_outcomes(
         if result.state == "done" and letter:
             result = StepResult("dead", letter["reason"])
         elif result.state == "done" and not result.text:
-            is_waiting = row is not None and row["state"] in waits_in
-            text, run_at = _describe(row, seconds), row["run_at"] if row and is_waiting else None
+            is_waiting = row is not None and row["state"] in waits_in and (step != "poll" or result.error is not None)
+            text, run_at = _describe(row, seconds, result.error), row["run_at"] if row and is_waiting else None
             result = StepResult("retry" if is_waiting else "done", text, run_at)
         outcomes.append(_build(lease.row_id, lease.token, f"{step} {name}", result))
     for letter in letters.values():
@@ -112,10 +114,10 @@ def _build(row_id: UUID, task_id: UUID, subject: str, result: StepResult) -> Row
     return RowOutcome(str(row_id), str(task_id), result.state, text, result.run_at)
 
 
-def _describe(row: Row | None, seconds: float) -> str:
+def _describe(row: Row | None, seconds: float, error: MoorageError | None) -> str:
     if row is None:
         return f"done in {seconds:.1f} s"
-    reason = f": {row['reason']}" if row["reason"] else ""
+    reason = f": {row['reason'] or error}" if row["reason"] or error else ""
     file = f" {row['file']}" if row["state"] == "kept" else ""
     return f"{row['state']}{file} in {seconds:.1f} s{reason}"
 

@@ -12,7 +12,15 @@ from db import deliveries, leases, output_claims, predictions, submissions
 from db.connection import Row
 from db.reports.outcomes import read_outcomes
 from moorage import local_errors, logs, metrics, time_limit
-from moorage.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
+from moorage.errors import (
+    DatabaseLocked,
+    DatabaseUnavailable,
+    LeaseLost,
+    MoorageError,
+    Permanent,
+    StepInterrupted,
+    Transient,
+)
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry
@@ -105,8 +113,7 @@ def _describe(
     if is_watched and results:
         with contextlib.suppress(DatabaseUnavailable, DatabaseLocked), time_limit.suspend_limit():
             rows = read_outcomes(deps.database, [lease for lease, _ in results])
-    waits_in = () if step == "poll" else STEPS[step].states  # a poll of what still runs is complete
-    return build_outcomes(step, results, rows, waits_in=waits_in, seconds=seconds)
+    return build_outcomes(step, results, rows, waits_in=STEPS[step].states, seconds=seconds)
 
 
 def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> ClaimResult:
@@ -139,8 +146,7 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> Clai
         claim.wakes += wakes
         claim.results.append((lease, _build_result(decision, decision.category)))
     for _, result in claim.results:
-        is_interrupted = result.state == "done" and result.text
-        metrics.ATTEMPTS.labels(step, "interrupted" if is_interrupted else result.state, result.category).inc()
+        metrics.ATTEMPTS.labels(step, _name_outcome(step, result), result.category).inc()
     return claim
 
 
@@ -189,8 +195,18 @@ def _run_claimed(
         failure = local_errors.find_local_failure(error) or _describe_bug(error)
         log.error("step.unexpected", exc_info=True, error=str(failure))
         return _record_failure(deps, lease, step, failure, guard)
-    log.info("step.done", attempt=lease.attempt, seconds=round(time.monotonic() - started, 3))
-    return wakes, StepResult()
+    answer = guard.provider_error
+    facts = {"error": str(answer)} if answer else {}
+    log.info("step.done", attempt=lease.attempt, seconds=round(time.monotonic() - started, 3), **facts)
+    return wakes, StepResult(category=answer.category if answer else "", error=answer)
+
+
+def _name_outcome(step: Step, result: StepResult) -> str:
+    if result.state != "done" or not (result.text or result.error):
+        return result.state
+    if result.text or isinstance(result.error, StepInterrupted):
+        return "interrupted"
+    return "dead" if step != "poll" and isinstance(result.error, Permanent) else "retry"
 
 
 def _describe_bug(error: Exception) -> UnexpectedError:

@@ -7,10 +7,10 @@ from db.connection import Database, Row
 from moorage.model import Lease, WorkTable
 
 _NAMES: Final[Mapping[WorkTable, str]] = {
-    "deliveries": "'delivery ' || left(id::text, 8) || ' of ' || provider",
-    "predictions": "'prediction ' || left(id::text, 8) || ' at ' || provider",
-    "outputs": "'output ' || idx || ' of job ' || left(job_id::text, 8)",
-    "notifications": "'job ' || left(job_id::text, 8)",
+    "deliveries": "'delivery ' || left(id::text, 18) || ' of ' || provider",
+    "predictions": "'prediction ' || left(id::text, 18) || ' at ' || provider",
+    "outputs": "'output ' || idx || ' of job ' || left(job_id::text, 18)",
+    "notifications": "'job ' || left(job_id::text, 18)",
 }
 _JOB: Final = {"deliveries": "(SELECT job_id FROM predictions p WHERE p.id = prediction_id)"}
 _FILE: Final = "format || ' ' || pg_size_pretty(bytes)"
@@ -26,7 +26,7 @@ SELECT id, state, run_at, reason, name, file, NULL::uuid AS dead_letter_id FROM 
 UNION ALL
 SELECT subject_id, 'dead', NULL, category || ': ' || reason,
        coalesce((SELECT 'output ' || idx FROM outputs o WHERE o.id = subject_id),
-                subject || ' ' || left(subject_id::text, 8)) || ' of job ' || left(job_id::text, 8), NULL, d.id
+                subject || ' ' || left(subject_id::text, 18)) || ' of job ' || left(job_id::text, 18), NULL, d.id
   FROM dead_letters d WHERE job_id = ANY (ARRAY(SELECT job_id FROM claimed)) AND created_at >= %(since)s
    AND EXISTS (SELECT FROM events e WHERE e.subject = 'dead_letter' AND e.subject_id = d.id AND e.to_state = 'open'
                                       AND e.actor = %(actor)s)

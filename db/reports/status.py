@@ -37,18 +37,21 @@ SELECT '{subject}' AS subject, id, {JOB_ID[table]} AS job_id, leased_by, attempt
 JOBS: Final = "SELECT state, count(*) AS value FROM jobs WHERE state IN ('open', 'keeping') GROUP BY state"
 OUTPUTS: Final = "SELECT state, count(*) AS value FROM outputs WHERE state IN ('waiting', 'discarding') GROUP BY state"
 
-# After two failed attempts one more is likely to fail. A prediction's attempts are polls or submissions.
+# After two failed attempts one more is likely to fail. Failed polls, and submissions that may have arrived, cost no
+# attempt: one of them alone is no problem yet.
 _LIVE_PREDICTION: Final = "state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL"
+_FAILS_AT_PROVIDER: Final = "polls >= 1 AND (state = 'running' OR state = 'submitting' AND submit_uncertain)"
 FAILING: Final = f"""
 SELECT subject, provider, count(*) AS value, (array_agg(reason ORDER BY run_at DESC))[1] AS example
-  FROM (SELECT 'prediction' AS subject, provider, reason, run_at FROM predictions
-         WHERE {_LIVE_PREDICTION} AND attempt >= 2
+  FROM (SELECT 'prediction' AS subject, provider, reason, run_at, attempt FROM predictions
+         WHERE {_LIVE_PREDICTION} AND (attempt >= 2 OR {_FAILS_AT_PROVIDER})
         UNION ALL
-        SELECT 'file', p.provider, o.reason, o.run_at FROM outputs o JOIN predictions p ON p.id = o.prediction_id
+        SELECT 'file', p.provider, o.reason, o.run_at, o.attempt
+          FROM outputs o JOIN predictions p ON p.id = o.prediction_id
          WHERE o.state = 'waiting' AND o.lease_token IS NULL AND o.attempt >= 2
-        UNION ALL SELECT 'notification', '', reason, run_at FROM notifications
+        UNION ALL SELECT 'notification', '', reason, run_at, attempt FROM notifications
          WHERE state = 'waiting' AND lease_token IS NULL AND attempt >= 2) failing
- WHERE reason IS NOT NULL GROUP BY subject, provider ORDER BY subject, provider
+ WHERE reason IS NOT NULL GROUP BY subject, provider HAVING count(*) > 1 OR max(attempt) >= 2 ORDER BY subject, provider
 """
 
 # An acknowledged one is no problem any more.

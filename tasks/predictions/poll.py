@@ -49,6 +49,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     result = _poll(provider, prediction)
     failpoint("poll.after_answer")
     api = breakers.name_api(prediction.provider)
+    guard.provider_error = result.error
     if result.error is not None:
         breakers.note_failure(deps, api, prediction.job_id, result.error)
     if result.report is not None:
@@ -128,7 +129,8 @@ def _schedule_next_poll(
         seconds = max(seconds, error.retry_after)
     if prediction.cancel_reason != result.cancel_reason:  # cancellation was requested meanwhile
         seconds = 0.0
-    predictions.schedule_next_poll(leased.conn, leased.lease, wait_seconds=seconds, was_polled=can_poll)
+    reason = to_storable(str(error)) if error else None
+    predictions.schedule_next_poll(leased.conn, leased.lease, wait_seconds=seconds, was_polled=can_poll, reason=reason)
 
 
 def _time_out(leased: LeasedPrediction, result: PollResult) -> list[Wake]:

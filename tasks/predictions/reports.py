@@ -190,7 +190,8 @@ def _ask_again(received: ReceivedReport) -> ReportOutcome:
 def choose(chosen: Sequence[ReceivedReport]) -> list[ReportOutcome]:
     """Choose predictions of several jobs and insert their outputs: one statement for each table."""
     conn, source = chosen[0].conn, chosen[0].source
-    reasons = [f"{len(received.report.outputs)} files" for received in chosen]
+    counts = [len(received.report.outputs) for received in chosen]
+    reasons = [f"{count} file{'' if count == 1 else 's'}" for count in counts]
     ended = [(received.prediction, received.raw_status) for received in chosen]
     args = predictions.build_end(ended, "succeeded", ended_by=source.channel)
     conn.queue(predictions.END, {**args, "actor": source.actor})

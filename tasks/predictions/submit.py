@@ -107,6 +107,7 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     )
     failpoint("submit.after_commit")
     if isinstance(result, MoorageError):
+        guard.provider_error = result
         breakers.note_failure(deps, breakers.name_api(provider.name), job.id, result)
     wakes = recorded or []
     if isinstance(result, SubmitResult):

@@ -78,7 +78,7 @@ def assert_readable(flower):
     texts = [task["result"] or task["exception"] for task in tasks]
     assert {task["name"] for task in tasks} <= {*queues.TASK_BY_STEP.values()}
     assert [text for text in texts if len(text) > 400 or "\n" in text or "?" in text] == []
-    assert any(re.fullmatch(r"keep output \d+ of job [0-9a-f]{8}: kept png \d+ \w+ in \d+\.\d s", t) for t in texts)
+    assert any(re.fullmatch(r"keep output \d+ of job [0-9a-f-]{18}: kept png \d+ \w+ in \d+\.\d s", t) for t in texts)
     assert [task["traceback"] for task in tasks if task["traceback"]] == []
 
 

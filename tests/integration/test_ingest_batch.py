@@ -150,8 +150,8 @@ def test_the_outcomes_of_a_step(at: World, sent: list[list[Wake]]) -> None:
     ((kept,), (dead,), (retry,), (empty,), (poisoned,)) = shown
     assert [UUID(o.row_id) for (o,) in shown] == [urgent, gone, never, never, poison]
     assert [o.state for (o,) in shown] == ["done", "dead", "retry", "done", "dead"]
-    assert re.search(rf"^keep output {idx[urgent]} of job [0-9a-f]{{8}}: kept png \d+ \w+ in ", kept.text)
-    assert re.search(rf"^keep output {idx[gone]} of job [0-9a-f]{{8}}: DOWNLOAD_FAILED: .*404", dead.text)
+    assert re.search(rf"^keep output {idx[urgent]} of job [0-9a-f-]{{18}}: kept png \d+ \w+ in ", kept.text)
+    assert re.search(rf"^keep output {idx[gone]} of job [0-9a-f-]{{18}}: DOWNLOAD_FAILED: .*404", dead.text)
     assert re.search(r"DOWNLOAD_FAILED: .*503.*; next attempt at \d\d:\d\d:\d\d$", retry.text)
     assert empty.text == "keep: nothing to claim"
     assert poisoned.text.endswith("POISON: 5 workers died while processing this row")
@@ -182,7 +182,7 @@ def test_deliveries_about_one_prediction_are_applied_in_order(at: World, sent: l
 
     assert [at.row("deliveries", id_)["reason"] for id_ in ids] == [
         "still starting",
-        "chosen: 1 files",
+        "chosen: 1 file",
         "backwards: processing after succeeded",
         "duplicate: the prediction had succeeded",
     ]

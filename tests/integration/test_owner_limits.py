@@ -105,6 +105,20 @@ def test_keep_and_retry_are_limited_and_a_registration_is_not(front: wp.Front, u
     assert front.register(owner="kinds", external_id="elsewhere").status == 201
 
 
+def test_retries_on_the_page_are_limited(front: wp.Front, url: str) -> None:
+    """A button is the easiest way to spend money."""
+    add_jobs(url, "clicker", 30, state="open")
+    add_jobs(url, "clicker", 1, state="failed")
+    (failed,) = rp.rows(url, "SELECT id FROM jobs WHERE owner = 'clicker' AND state = 'failed'")
+    begun = front.ask("POST", "/v1/session", None, owner_token(front, "clicker", scopes=["jobs"]))
+    session = {"cookie": begun.headers["set-cookie"].split(";")[0], "sec-fetch-site": "same-origin"}
+
+    status, headers, _ = front.call("POST", f"/page/jobs/{failed['id']}/retry", b"", session)
+
+    assert (status, headers["location"]) == (303, "/?result=limited")
+    assert b"a limit of your account" in front.call("GET", headers["location"], None, session)[2]
+
+
 def test_uploads_at_once_store_no_more_than_is_allowed(url: str) -> None:
     """Each row is compared with what the others have added."""
 

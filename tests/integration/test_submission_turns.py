@@ -412,3 +412,15 @@ def test_a_provider_without_its_settings_is_woken_and_fails(at: World) -> None:
 
     assert dispatched(at) == [Wake("submit", rows[0])]
     assert queue.submit(rows[0]) == rows[0]
+
+
+def test_many_providers_leave_room_for_the_other_steps(at: World) -> None:
+    """Each took a quarter of the queue's room: with four of them no webhook was ingested by dispatch."""
+    queue = Queue(at)
+    for n in range(9):
+        queue.plan("ann", provider=f"gone{n}")
+
+    sent = [dispatched(at, depth=60) for _ in range(9)]
+
+    assert [len(wakes) for wakes in sent] == [1] * 9
+    assert len({wake.row_id for wakes in sent for wake in wakes}) == 9

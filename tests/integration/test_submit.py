@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from embedded.stack import Stack
+from moorage import metrics
 from moorage.model import Step
 from tasks.predictions import recover
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
@@ -289,7 +290,10 @@ def test_looks_come_after_5_15_and_60_seconds(at: World, studio: Studio) -> None
     """A list lags behind: one look too early must not pass for an answer."""
     made = ordered(at)
     studio.script, studio.is_listed = [(500, {})], False
+    labels = {"step": "submit", "outcome": "retry", "category": "PROVIDER_FAILED"}
+    counted = metrics.WORK.get_sample_value("moorage_attempts_total", labels) or 0.0
     at.step("submit", made.prediction_id)
+    assert metrics.WORK.get_sample_value("moorage_attempts_total", labels) == counted + 1
 
     looks = []
     for age in (3, 5, 15):

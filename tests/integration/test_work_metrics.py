@@ -9,10 +9,11 @@ from pydantic import SecretStr
 from db import work_totals
 from db.connection import connect
 from db.reports import metrics as metrics_report
+from db.reports.status import read_overview
 from embedded.stack import Stack
 from moorage import metrics
 from moorage import settings as settings_module
-from tests.integration.core import LEASED_BY, World, database_of, world
+from tests.integration.core import LEASED_BY, World, database_of, prediction, world
 from tests.support.exposition import render_metrics
 from worker import boot, publish, step_runner, work_metrics
 
@@ -72,6 +73,27 @@ def test_each_part_of_the_work_is_counted(at: World) -> None:
         "download_bytes_total 127.0.0.1": float(row["bytes"]),
         "stored_bytes_total": float(row["bytes"] + row["thumb_bytes"]),
     }
+
+
+def test_a_failed_poll_is_a_retry(at: World) -> None:
+    """It ends nothing and costs no attempt, but an API that fails must be seen in Flower, metrics and the verdict."""
+    made = [at.registered(name).prediction_id for name in ("p1", "p2")]
+    shown = []
+    for answer in (503, prediction("p1", "processing")):
+        for name, one in zip(("p1", "p2"), made, strict=True):
+            at.source.predictions[name] = answer if answer == 503 else {**answer, "id": name}
+            at.conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s", (one,))
+            shown += step_runner.run_step("poll", one, LEASED_BY)
+        failing = at.deps.database.run(lambda conn: read_overview(conn, []).failing)
+        assert [row["value"] for row in failing] == ([2] if answer == 503 else [])
+        assert all("503" in row["example"] for row in failing)
+
+    work_metrics.flush()
+
+    assert [outcome.state for outcome in shown] == ["retry", "retry", "done", "done"]
+    assert "503" in shown[0].text
+    counted = totals(at)
+    assert (counted["attempts_total PROVIDER_FAILED poll retry"], counted["attempts_total done poll"]) == (2.0, 2.0)
 
 
 def test_totals_only_grow_by_what_is_new(at: World) -> None:

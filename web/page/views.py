@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from db import renders
 from db.connection import Connection, Database, Row
 from db.reports import my_renders
+from moorage.errors import OwnerLimitReached
 from moorage.owner_tokens import Scope
 from moorage.text import is_storable
 from storage import urls
@@ -44,10 +45,10 @@ RESULT_MESSAGES: Final = {
     "cancel": "Cancelled. Files that the provider still creates are not stored.",
     "retry": "Retrying.",
     "delete": "Deleted.",
+    "limited": "Not retried: a limit of your account is reached. Try again later.",
     "refused": "This action is no longer possible: the job has changed.",
 }
 ACTOR: Final = "page"
-_JOB_ACTIONS: Final = {"cancel": cancel.cancel_job, "retry": retry.retry_job}
 _MARKS: Final = {"mark": True, "unmark": False}
 _SCOPES: Final[dict[str, Scope]] = {
     "cancel": "jobs", "retry": "jobs", "mark": "jobs", "unmark": "jobs", "delete": "delete"
@@ -178,8 +179,13 @@ async def post_action(job_id: PathId, action: str, viewer: Viewer, params: Cards
     def apply(database: Database) -> str:
         if database.run(lambda conn: my_renders.get_card(conn, str(viewer.owner), job_id)) is None:
             raise ids.not_found("job")
-        if action in _JOB_ACTIONS:
-            outcome = _JOB_ACTIONS[action](database, ctx.settings, job_id, ACTOR)
+        if action in ("cancel", "retry"):
+            args = database, ctx.settings, job_id, ACTOR
+            try:
+                limits = viewer.get_limits(ctx.settings)
+                outcome = retry.retry_job(*args, limits) if action == "retry" else cancel.cancel_job(*args)
+            except OwnerLimitReached:
+                return "limited"
             ctx.relay.enqueue(*outcome.wakes)
             return "refused" if outcome.refused else action
         return action if database.run(lambda conn: _change_render(conn, job_id, action, ctx)) else "refused"
