@@ -19,7 +19,7 @@ from moorage.provider_types import PredictionStatus
 from moorage.setting_types import HttpUrl, suggest
 
 _HEADERS: Final = {"standard": 3, "digest": 4, "hmac": 1, "token": 1, "none": 0}
-_PROBLEMS: Final = {"missing": "is missing", "extra_forbidden": "is not known"}
+_PROBLEMS: Final = {"missing": "is missing", "extra_forbidden": "is not known", "model_type": "is not a table"}
 
 
 def _match(pattern: str, problem: str) -> AfterValidator:

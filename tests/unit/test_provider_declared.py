@@ -297,7 +297,7 @@ WRONG = [
     ("[acme]\n", "write the tables fields"),
     (COMPATIBLE.replace('users = ["me"]\n', ""), "one set of keys signs for all users: write"),
     (COMPATIBLE.partition("[queue.webhook]")[0], 'write a table webhook with signature = "digest"'),
-    ("acme = 1\n", "line 1: acme: "),
+    ("acme = 1\n", "line 1: acme: is not a table"),
 ]  # fmt: skip
 
 
