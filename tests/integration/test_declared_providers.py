@@ -13,11 +13,14 @@ import pytest
 import providers
 from embedded.stack import Stack
 from moorage.asgi import Message
+from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.model import Registration
+from moorage.settings import Settings
 from receiver.app import Receiver
 from tasks.audit import run
 from tasks.jobs import create
 from tests.integration.core import World, database_of, world
+from tests.integration.provider_server import answer, running
 
 SECRET = "a secret of the signed one, 32 bytes"
 FILE = """
@@ -197,3 +200,30 @@ def test_a_body_that_anybody_could_have_sent_changes_nothing_by_itself(at: World
     assert (prediction["state"], prediction["raw_status"]) == ("running", "dreaming")
     assert at.outputs(job.job_id) == []
     assert {path for path in at.source.asked if path.startswith("/v1")} == {"/v1/predictions/t9"}
+
+
+def test_a_poll_sends_what_is_declared_and_refuses_another_prediction(tmp_path, monkeypatch) -> None:
+    """The id and the model are input of an application: they must not lead the token to another path."""
+    monkeypatch.setenv("SIGNED_TOKEN", "t1")
+    with running() as server:
+        base, address = f"http://127.0.0.1:{server.server_port}", f"127.0.0.1:{server.server_port}"
+        text = FILE.partition("[thin]")[0].replace("BASE/v1/predictions", f"{base}/{{model}}/tasks")
+        path = tmp_path / "providers.toml"
+        path.write_text(text + 'headers = { "X-Version" = "2" }\nfields = { id = "id" }\n', encoding="utf-8")
+        servers = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
+        given = Settings(_env_file=None, **servers, providers_file=path, egress_allow=address)
+        provider = providers.load(given)["signed"]
+        server.answer = answer(200, b'{"id": "a/b?c", "task": {"state": "working"}}')
+
+        report = provider.poll("a/b?c", "../me")
+        with pytest.raises(ProviderUnavailable, match="which was not requested"):
+            provider.poll("other", "me")
+        server.answer = answer(404)
+        with pytest.raises(ProviderRefused) as raised:
+            provider.poll("gone", "me")
+
+    asked = server.asked[0]
+    assert (report.status, raised.value.facts) == ("running", {"status": 404})
+    assert (asked.method, asked.path) == ("GET", "/..%2Fme/tasks/a%2Fb%3Fc")
+    assert (asked.headers["x-key"], asked.headers["X-Version"]) == ("t1", "2")
+    assert "Authorization" not in asked.headers
