@@ -7,16 +7,14 @@ readers see neither from the first step on; docs/design.md has the order, and wh
 
 import math
 import time
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from db import erasures, owner_token_revocations, owner_use
-from db.connection import Connection, Database, Row
+from db import erasures
+from db.connection import Connection, Row
 from moorage import logs
 from moorage.failpoints import failpoint
-from moorage.owner_tokens import owner_subject
 from storage import keys
 from tasks.jobs import cancel, delete_render
 from tasks.step import Deps, run_unless_locked
@@ -26,20 +24,6 @@ log = logs.get_logger(__name__)
 SECONDS: Final = 8.0  # of a run by beat, every ten seconds
 PAGE: Final = 20  # jobs
 REASON: Final = "owner erased"
-
-
-def request_erasure(database: Database, owner: str) -> Row:
-    """Record that an owner is to be erased and revoke its tokens; return the erasure. Repeating is safe."""
-
-    def record(conn: Connection) -> Row:
-        owner_use.lock(conn, owner)  # an upload is recorded before, and erased, or refused
-        owner_token_revocations.add(conn, owner_subject(owner), datetime.now(UTC))
-        return erasures.request(conn, owner)
-
-    erasure = database.run(record)
-    failpoint("erase.after_request")
-    log.info("erasure.requested", erasure_id=erasure["id"])
-    return erasure
 
 
 def continue_erasures(deps: Deps, actor: str, *, seconds: float = SECONDS) -> dict[str, Any]:

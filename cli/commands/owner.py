@@ -9,7 +9,7 @@ from cli import console
 from db import erasures
 from moorage.errors import ConfigError
 from moorage.text import is_storable
-from tasks import erasure
+from tasks import erasure, erasure_request
 from worker import boot
 
 ACTOR: Final = "cli"
@@ -37,7 +37,7 @@ def erase_owner(name: str, yes: bool, as_json: bool) -> None:
     if not yes:
         click.confirm(f"Remove everything of {console.escape_control_chars(name)}? This cannot be undone", abort=True)
     deps = boot.get_deps()
-    requested = erasure.request_erasure(deps.database, name)
+    requested = erasure_request.request_erasure(deps.database, name)
     while (finished := erasure.continue_erasure(deps, requested, ACTOR)) is None:
         present = deps.database.run(lambda conn: erasures.get(conn, requested["id"]))
         if present is not None and present["finished_at"] is not None:  # by the workers

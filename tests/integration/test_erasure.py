@@ -14,7 +14,7 @@ from embedded.stack import Stack
 from moorage.ids import uuid7
 from moorage.owner_tokens import OwnerToken
 from storage import keys
-from tasks import erasure
+from tasks import erasure, erasure_request
 from tasks.outputs import discard
 from tasks.step import Deps
 from tasks.sweeps import retention
@@ -145,7 +145,7 @@ def test_nothing_of_an_erased_owner_remains(deps: Deps, conn: Connection, jobs: 
     before, theirs = set(find_traces(deps, conn)), list_objects(deps, others)
     token = OwnerToken(OWNER, 2_000_000_000)
 
-    requested = erasure.request_erasure(deps.database, OWNER)
+    requested = erasure_request.request_erasure(deps.database, OWNER)
     finished = erasure.continue_erasure(deps, requested, "tests")
 
     assert {"jobs.owner", "jobs.prompt", "deliveries.body", "events.reason", "cursors.after_key"} <= before
@@ -167,7 +167,7 @@ def test_an_erasure_waits_for_its_predictions_and_then_no_longer(
 ) -> None:
     """A run at the provider is cancelled, as it costs money; but a provider that is away does not keep the data."""
     register(deps, "runs")
-    requested = erasure.request_erasure(deps.database, OWNER)
+    requested = erasure_request.request_erasure(deps.database, OWNER)
 
     due = ticks.claim_slot(deps.database, "discard", 1e9)
     assert due is not None
@@ -175,7 +175,7 @@ def test_an_erasure_waits_for_its_predictions_and_then_no_longer(
     assert erasure.continue_erasures(deps, "tests") == {"erased": 0}
     assert values(conn, "SELECT state FROM jobs") == ["cancelled"]
     assert values(conn, "SELECT cancel_reason IS NOT NULL FROM predictions") == [True]
-    assert erasure.request_erasure(deps.database, OWNER)["id"] == requested["id"]
+    assert erasure_request.request_erasure(deps.database, OWNER)["id"] == requested["id"]
     monkeypatch.setattr(erasures, "WAIT_SECONDS", 0.0)
     assert erasure.continue_erasures(deps, "tests") == {"erased": 1}
     assert erasure.continue_erasures(deps, "tests") == {}
@@ -189,7 +189,7 @@ def test_a_webhook_about_an_erased_prediction_leaves_no_trace(
     """The provider reports the cancellation afterwards, with the prompt."""
     monkeypatch.setattr(erasures, "WAIT_SECONDS", 0.0)
     register(deps, "runs")
-    erasure.request_erasure(deps.database, OWNER)
+    erasure_request.request_erasure(deps.database, OWNER)
     erasure.continue_erasures(deps, "tests")
     lease = world.claim(deps, deliver(deps, "runs", output=[world.picture()]))
 

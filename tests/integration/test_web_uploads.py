@@ -19,7 +19,7 @@ from embedded.stack import Stack
 from moorage import ids
 from storage import keys
 from storage.keys import UploadKey
-from tasks import erasure
+from tasks import erasure, erasure_request
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import web_process as wp
@@ -298,7 +298,7 @@ def test_signed_urls_use_the_public_host_of_storage(url: str, environment: dict[
 def test_an_upload_does_not_outlive_the_erasure_of_its_owner(deps: Deps, url: str, mine: Connection) -> None:
     """It takes minutes on a slow line; recorded at its end, it was kept, with the name of the owner in its key."""
     started, owner = ids.uuid7(), "gone for good"
-    finished = erasure.continue_erasure(deps, erasure.request_erasure(deps.database, owner), "tests")
+    finished = erasure.continue_erasure(deps, erasure_request.request_erasure(deps.database, owner), "tests")
 
     async def store(upload_id: UUID) -> None:
         threads = DatabaseThreads(url)

@@ -7,7 +7,7 @@ from fastapi import Depends
 
 from db import erasures
 from db.connection import Row
-from tasks import erasure
+from tasks import erasure_request
 from web.api.responses import Timestamp, View
 from web.http import ids
 from web.http.ids import PathId
@@ -38,7 +38,9 @@ class ErasureCreate(Body):
 @router.post("", status_code=202, response_description="recorded, now or before", dependencies=[AdminOnly])
 async def create_erasure(ctx: Context, body: Annotated[ErasureCreate, Depends(JsonBody(ErasureCreate))]) -> Erasure:
     """Remove an owner: its tokens are revoked at once, the rest is deleted by the workers; this cannot be undone."""
-    return _build_erasure(await ctx.database.run(lambda database: erasure.request_erasure(database, body.owner)))
+    return _build_erasure(
+        await ctx.database.run(lambda database: erasure_request.request_erasure(database, body.owner))
+    )
 
 
 @router.get("/{erasure_id}", response_description="the erasure", dependencies=[ViewerOnly])
