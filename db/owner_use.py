@@ -13,6 +13,7 @@ from moorage.errors import OwnerLimitReached
 LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('moorage.owner ' || %(owner)s, 0))"
 
 # Bytes as last counted by the sweep `usage`, and of files stored since then; ids begin with the time of their row.
+# The bounds are subqueries and the files are summed by job: joined, the planner may read all of an owner's jobs.
 READ: Final = f"""
 WITH counted AS (
     SELECT coalesce(sum(bytes), 0) AS bytes,
@@ -27,11 +28,13 @@ SELECT (SELECT count(*) FROM predictions WHERE owner = %(owner)s AND {IN_FLIGHT}
        (SELECT count(*) FROM jobs WHERE owner = %(owner)s AND id > %(first_id)s
            AND created_at > moment() - interval '1 h') AS jobs_per_hour,
        (SELECT bytes FROM counted)::bigint
-       + (SELECT coalesce(sum(u.bytes), 0) FROM uploads u, since s
-           WHERE u.owner = %(owner)s AND u.id > s.id AND u.created_at > s.at AND u.deleted_at IS NULL)::bigint
-       + (SELECT coalesce(sum(o.bytes + coalesce(o.thumb_bytes, 0)), 0)
-            FROM since s JOIN jobs j ON j.owner = %(owner)s AND j.id > s.id JOIN outputs o ON o.job_id = j.id
-           WHERE o.state = 'kept' AND o.ended_at > s.at)::bigint AS stored_bytes
+       + (SELECT coalesce(sum(bytes), 0) FROM uploads
+           WHERE owner = %(owner)s AND id > (SELECT id FROM since) AND created_at > (SELECT at FROM since)
+             AND deleted_at IS NULL)::bigint
+       + (SELECT coalesce(sum(kept.bytes), 0) FROM jobs j, LATERAL (
+             SELECT sum(bytes + coalesce(thumb_bytes, 0)) AS bytes FROM outputs
+              WHERE job_id = j.id AND state = 'kept' AND ended_at > (SELECT at FROM since)) kept
+           WHERE j.owner = %(owner)s AND j.id > (SELECT id FROM since))::bigint AS stored_bytes
 """
 SECONDS_UNTIL_FEWER_JOBS: Final = """
 SELECT extract(epoch FROM created_at + interval '1 h' - moment()) AS seconds FROM jobs

@@ -20,10 +20,12 @@ def check_messages(
     keepers = [name for name in world.local.processes if name.startswith("keep")]
     with world.without("beat1", "sweeps"):  # nothing else sends wakes
         with world.without(*keepers):
+            purge()
             asked = world.ask({"outputs": 3, "faults": {"1": "404_always", "2": "500_always"}})
             rows = until(lambda: len(rows := world.rows(LIVE, id=asked.job_id)) == 3 and rows, "three files wait")
-            until(depth, "their wakes")
+            until(lambda: depth() == 3, "their wakes")  # published after the commit: one purged too early comes later
             purge()
+        until(lambda: enable_events(world) >= len(keepers), "events are on: else no task ends as RETRY or FAILURE")
         for row in rows:
             push(str(row["id"]))
         until(lambda: world.one(TRIED, id=asked.job_id)["ended"] == ["kept1", "dead1", "waiting1"], "each was tried")
@@ -38,6 +40,13 @@ def check_messages(
 
     assert counted == {"moorage.keep": 4}, counted
     assert left == 0
+
+
+def enable_events(world: World) -> int:
+    """Have the workers send events, as Flower does; return how many of the queue `keep` do."""
+    with Celery(broker=world.local.environment()["CELERY_BROKER_URL"], set_as_current=False) as asker:
+        replies = asker.control.broadcast("enable_events", reply=True, timeout=2)
+    return sum(node.startswith("keep") for reply in replies or () for node in reply)
 
 
 def count_idle(world: World) -> Counter[str] | None:

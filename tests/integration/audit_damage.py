@@ -127,6 +127,8 @@ UNAUDITED: Final[Mapping[str, str]] = {
     "breakers": "a lost one is a closed one, which opens again while its target fails",
     "work_totals": "counts for /metrics, which restart from zero",
     "target_attempts": "of the last minute; without them a breaker opens later",
+    "erasures": "a person requested it, and only a person knows it",
+    "erased_predictions": "a lost one lets a late webhook of an erased owner end unmatched",
     "webhook_refusals": "counted for the status only",
     "storage_use": "counted anew each hour",
     "ended_counts": "counted anew within two hours",

@@ -158,7 +158,7 @@ def test_the_command_repairs_only_when_told_to(deps: Deps, conn: Connection, sta
 
     assert (refused.returncode, left) == (1, [{"n": 0}])
     assert (done.returncode, clean.returncode) == (0, 0), done.stdout + done.stderr
-    assert "1 of 1 repaired" in done.stdout
+    assert "2 of 2 repaired" in done.stdout  # the placement, and the document that showed it
 
 
 def test_a_stopped_command_did_not_finish(deps: Deps, conn: Connection, stack: Stack, database_url: str) -> None:

@@ -36,7 +36,8 @@ def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, 
 
     status, told = found(env)
 
-    assert told["fail"] == ["no worker answered in 3 s; 0 wakes in the queues"]
+    (silent,) = told["fail"]
+    assert silent.startswith("no worker answered in 3 s; ")  # other tests leave wakes in the queues
     assert status == 1
     assert told["warn"] == [
         "fal: no webhook secret, its webhooks are refused",

@@ -141,19 +141,22 @@ def test_a_notification_is_verified_in_any_case_of_its_headers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "body", "secret", "message"),
+    ("changes", "body", "secret", "age", "message"),
     [
-        (signed(BODY), BODY + b" ", SECRET, "no signature fits"),
-        (signed(BODY), BODY, OTHER, "no signature fits"),
-        ({}, BODY, SECRET, "webhook-id is missing"),
-        ({**signed(BODY), "webhook-signature": "v1,"}, BODY, SECRET, "no signature fits"),
-        ({**signed(BODY), "webhook-timestamp": "soon"}, BODY, SECRET, "not a number"),
-        ({**signed(BODY), "webhook-signature": "v1,\u00e4"}, BODY, SECRET, "no signature fits"),
-        (signed(BODY, age=1_000_000), BODY, SECRET, "more than 300 s"),
+        ({}, BODY + b" ", SECRET, 0, "no signature fits"),
+        ({}, BODY, OTHER, 0, "no signature fits"),
+        ({"webhook-id": None}, BODY, SECRET, 0, "webhook-id is missing"),
+        ({"webhook-signature": "v1,"}, BODY, SECRET, 0, "no signature fits"),
+        ({"webhook-timestamp": "soon"}, BODY, SECRET, 0, "not a number"),
+        ({"webhook-signature": "v1,\u00e4"}, BODY, SECRET, 0, "no signature fits"),
+        ({}, BODY, SECRET, 1_000_000, "more than 300 s"),
     ],
 )
-def test_a_forged_notification_is_refused(headers: dict[str, str], body: bytes, secret: str, message: str) -> None:
+def test_a_forged_notification_is_refused(
+    changes: dict[str, str | None], body: bytes, secret: str, age: int, message: str
+) -> None:
     """Every one with its reason; a bad secret is an error of the application."""
+    headers = {name: value for name, value in {**signed(BODY, age), **changes}.items() if value is not None}
     with pytest.raises(InvalidSignature, match=message):
         verify_webhook(headers, body, secret)
     with pytest.raises(ValueError, match=r"base64|padding|decode"):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 from fastapi import Depends
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from db import dead_letters, pauses
@@ -26,7 +26,7 @@ from tasks import pauses as pausing
 from tasks.dead_letters import Action, BulkResult
 from tasks.jobs import replay
 from web.api.operator_views import BulkView, PauseView, RecoveryView, ResentView, ResumedView
-from web.http import problems
+from web.http import problems, query
 from web.http.ids import PathId
 from web.http.json_body import JsonBody
 from web.http.permissions import Caller
@@ -38,7 +38,6 @@ from web.services.dependencies import AdminOnly, AnyCaller, Context
 
 T = TypeVar("T")
 Id = Annotated[UUID, Field(strict=False)]
-Time = Annotated[AwareDatetime, Field(strict=False)]
 
 log = logs.get_logger(__name__)
 
@@ -60,8 +59,8 @@ class DeadLetterFilterBody(Body):
     job_id: Id | None = None
     owner: Name | None = None
     project_id: Name | None = None
-    since: Time | None = None
-    until: Time | None = None
+    since: query.Time | None = None
+    until: query.Time | None = None
 
 
 class DeadLettersBody(Body):

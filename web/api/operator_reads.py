@@ -5,7 +5,6 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import Path, Query
-from pydantic import AwareDatetime
 
 from db.reports import lists, records
 from db.reports.lists import ListKind
@@ -39,8 +38,8 @@ class _ListQuery(query.PageQuery):
     owner: Name | None = None
     project_id: Name | None = None
     job_id: UUID | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: query.Time | None = None
+    until: query.Time | None = None
 
 
 class DeliveryQuery(_ListQuery):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
 from web.http import validation
@@ -16,6 +16,15 @@ MAX_EVENTS: Final = 1000
 MAX_WAIT_SECONDS: Final = 60.0
 MAX_EVENT_ID: Final = 2**63 - 1
 
+
+def _require_date(value: Any) -> Any:
+    """Refuse a number, which pydantic reads as Unix seconds or milliseconds."""
+    if isinstance(value, str) and "-" not in value[1:]:
+        raise ValueError("is not a time with a date and an offset, such as 2026-03-01T12:00:00Z")
+    return value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_require_date), Field(strict=False)]
 EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
 JobStateFilter = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 
