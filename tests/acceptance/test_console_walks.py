@@ -105,7 +105,7 @@ def add_letters(world: World, count: int, external_id: str, body: bytes, **cause
     return made
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("count", [pytest.param(200, marks=pytest.mark.prove)])
 def test_dead_letters_of_two_causes(world: World, page: Any, count: int) -> None:
     """One cause can be repaired, and its rows replayed; the other is acknowledged, with a note."""
     asked = world.ask({})
