@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.projects import build_key_columns
 from moorage.model import ProjectKey
 
 # Failed jobs are settled, too. A project without jobs keeps its status: retention may have deleted them.
@@ -37,7 +38,7 @@ STATUSES_PER_RUN: Final = 500  # projects whose status is compared with their jo
 _PAGE: Final = f"""
 SELECT p.owner, p.id, p.status IS DISTINCT FROM {STATUS} AS differs
   FROM projects p, LATERAL (SELECT coalesce((SELECT after_key FROM cursors WHERE sweep = 'progress'), '/') AS key) c
- WHERE (p.owner, p.id) > (regexp_replace(key, '/[^/]*$', ''), regexp_replace(key, '^.*/', ''))
+ WHERE (p.owner, p.id) > ({build_key_columns("key")})
  ORDER BY p.owner, p.id LIMIT %(limit)s"""
 # A full page is due without a wrong status, too: the cursor moves on.
 _IS_PAGE_DUE: Final = f"(SELECT count(*) = %(limit)s OR bool_or(differs) IS TRUE FROM ({_PAGE}) AS page)"

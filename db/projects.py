@@ -10,6 +10,12 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import scene_documents
 from moorage.model import ProjectKey, SceneRef
 
+
+def build_key_columns(key: str) -> str:
+    """Return SQL for the owner and the id in a key as text, "owner/id" (`ProjectKey`); `key` is an expression."""
+    return f"regexp_replace({key}, '/[^/]*$', ''), regexp_replace({key}, '^.*/', '')"
+
+
 # CASE, because another program may have written a document of any shape.
 _IS_SCENE_MISSING = """(p.is_implicit AND %(scenes)s::jsonb <> '[]' AND p.document - 'scenes' = '{}'
        AND CASE jsonb_typeof(p.document -> 'scenes')

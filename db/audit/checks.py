@@ -12,6 +12,7 @@ from db.audit.history_checks import EVENTS_OF, GONE, HISTORY
 from db.audit.row_checks import ROWS
 from db.audit.work_checks import WORK
 from db.connection import Connection, Row, fetch_all
+from db.projects import build_key_columns
 
 LONG_TIMEOUTS: Final = "SET LOCAL statement_timeout = '15min'; SET LOCAL idle_in_transaction_session_timeout = '1min'"
 
@@ -28,9 +29,9 @@ PAGES: Final[Mapping[str, str]] = (
         for table in TABLES
     }
     | {
-        "projects": """
+        "projects": f"""
 SELECT owner || '/' || id AS key FROM projects
- WHERE (owner, id) > (regexp_replace(%(after)s, '/[^/]*$', ''), regexp_replace(%(after)s, '^.*/', ''))
+ WHERE (owner, id) > ({build_key_columns("%(after)s")})
  ORDER BY owner, id LIMIT %(limit)s"""
     }
     | {

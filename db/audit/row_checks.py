@@ -5,6 +5,7 @@ from typing import Final
 
 from db.audit.check import Check
 from db.progress import STATUS
+from db.projects import build_key_columns
 
 _THESE: Final = "= ANY(%(ids)s::uuid[])"
 
@@ -176,8 +177,7 @@ SELECT 'dead_letter' AS subject, d.id::text AS id, 'another open dead letter exi
                                            AND o.state = 'open' AND o.id <> d.id)""",
 }  # fmt: skip
 
-_THESE_PROJECTS: Final = """IN (SELECT regexp_replace(key, '/[^/]*$', ''), regexp_replace(key, '^.*/', '')
-                                 FROM unnest(%(ids)s::text[]) AS key)"""
+_THESE_PROJECTS: Final = f"IN (SELECT {build_key_columns('key')} FROM unnest(%(ids)s::text[]) AS key)"
 
 _PLACEMENTS: Final = {
     Check(9, "renders", "unplaced"): f"""
