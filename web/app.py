@@ -1,6 +1,7 @@
 """The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.asgi`."""
 
 import contextlib
+import math
 import re
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
@@ -16,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from moorage import local_errors, logs
 from moorage import settings as settings_module
 from moorage.asgi import LazyApp
+from moorage.errors import OwnerLimitReached, Refused
 from moorage.ids import uuid7
 from moorage.settings import Settings
 from web import openapi, reference, routes, shutdown
@@ -107,6 +109,12 @@ async def _on_problem(request: Request, error: Exception) -> Response:
     return problem.response()
 
 
+async def _on_refused(request: Request, error: Exception) -> Response:
+    refused = cast(Refused, error)
+    headers = {"Retry-After": str(math.ceil(refused.retry_after))} if isinstance(refused, OwnerLimitReached) else {}
+    return await _on_problem(request, Problem(refused.status, str(refused), headers=headers))
+
+
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     """Return 404 for an invalid id in the path, 422 with every invalid name in the query or header."""
     errors: list[Any] = list(cast(RequestValidationError, error).errors())
@@ -143,6 +151,7 @@ async def _on_unexpected_error(request: Request | None, error: Exception) -> Res
 
 _HANDLERS: Final = {
     Problem: _on_problem,
+    Refused: _on_refused,
     RequestValidationError: _on_invalid_request,
     HTTPException: _on_http_exception,
     Exception: _on_unexpected_error,

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from db import events, jobs, outputs, predictions, renders
 from db.connection import Connection, Row
-from web.api.job_responses import EventPage, Job, JobPage
+from web.api.job_responses import EventPage, Job, ListedJob
 from web.api.renders import build_variant
+from web.api.responses import page_model
 from web.http import query, visibility
 from web.http.ids import PathId
 from web.http.permissions import Caller
@@ -22,14 +23,14 @@ POLL_SECONDS: Final = 0.5  # while a request waits for a job
 router: Final = Router(prefix="/jobs", tags=["jobs"])
 
 
-@router.get("", response_description="a page of jobs")
-async def list_jobs(params: query.JobFilters, caller: AnyCaller, ctx: Context) -> JobPage:
+@router.get("", response_model=page_model("JobPage", jobs=ListedJob), response_description="a page of jobs")
+async def list_jobs(params: query.JobFilters, caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of jobs, newest first."""
     filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
     rows = await ctx.database.transaction(lambda conn: jobs.list_page(conn, filters, params.limit + 1))
     page, next_id = query.split_page(rows, params.limit)
     jobs_shown = [{"job_id": row["id"], **ctx.visibility.filter_reason(caller.level, row)} for row in page]
-    return JobPage.model_validate({"jobs": jobs_shown, "next": next_id})
+    return {"jobs": jobs_shown, "next": next_id}
 
 
 @router.get("/{job_id}/events", response_description="a page of events")

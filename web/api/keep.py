@@ -14,12 +14,11 @@ from moorage.model import JobDescription
 from moorage.provider_types import OutputFile
 from moorage.urls import HostAllowlist
 from tasks.jobs import keep_job
-from tasks.jobs.create import CreatedJob, IdempotencyConflict
+from tasks.jobs.create import CreatedJob
 from web.api.job_responses import AcceptedJob
 from web.api.job_schema import IdempotencyKey, ResultFields
 from web.http import validation
 from web.http.json_body import JsonBody
-from web.http.problems import Problem
 from web.http.router import Router
 from web.http.validation import Storable, field_error
 from web.services.context import AppContext
@@ -86,18 +85,9 @@ def _store_job(
     database: Database, ctx: AppContext, description: JobDescription, files: Sequence[OutputFile]
 ) -> CreatedJob:
     notify = bool(ctx.settings.notify_urls)
-    try:
-        job = keep_job.create_keep_job(
-            database,
-            ctx.settings,
-            ctx.providers,
-            description,
-            files,
-            actor="api",
-            notify=notify,
-            limits=ctx.settings.owner_limits,
-        )
-    except IdempotencyConflict as error:
-        raise Problem(409, str(error)) from error
+    job = keep_job.create_keep_job(
+        database, ctx.settings, ctx.providers, description, files, actor="api", notify=notify,
+        limits=ctx.settings.owner_limits,
+    )  # fmt: skip
     ctx.relay.enqueue(*job.wakes)
     return job

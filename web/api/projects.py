@@ -14,7 +14,7 @@ from moorage.model import ProjectKey
 from storage import urls
 from web.api import project_schema
 from web.api.project_schema import ProjectBody, ProjectId
-from web.api.responses import Project, ProjectPage
+from web.api.responses import ListedProject, Project, page_model
 from web.http import ids, problems, query, validation
 from web.http.json_body import BodyBytes, JsonBody
 from web.http.permissions import Caller
@@ -32,15 +32,19 @@ IfMatch = Annotated[
 router: Final = Router(prefix="/projects", tags=["projects"])
 
 
-@router.get("", response_description="a page of an owner's projects")
-async def list_projects(params: query.ProjectFilters, caller: AnyCaller, ctx: Context) -> ProjectPage:
+@router.get(
+    "",
+    response_model=page_model("ProjectPage", str, projects=ListedProject),
+    response_description="a page of an owner's projects",
+)
+async def list_projects(params: query.ProjectFilters, caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of an owner's projects, by id."""
     owner = caller.resolve_owner(params.owner)
     if owner is None:
         raise validation.invalid_field("owner", "is required")
     rows = await ctx.database.transaction(lambda conn: projects.list_page(conn, owner, params.after, params.limit + 1))
     page, next_id = query.split_page(rows, params.limit)
-    return ProjectPage.model_validate({"projects": [{"project_id": row["id"], **row} for row in page], "next": next_id})
+    return {"projects": [{"project_id": row["id"], **row} for row in page], "next": next_id}
 
 
 @router.get("/{project_id}", response_description="the project")

@@ -13,14 +13,12 @@ from db import jobs, renders
 from db.connection import Connection, Row
 from moorage import logs
 from storage import urls
-from tasks.jobs.delete_render import JobNotSettled
 from web.api.bulk import MAX_IDS, RowId, apply_to_each
-from web.api.responses import BulkResult, Render, RenderPage, Variant
+from web.api.responses import BulkResult, Render, Variant, page_model
 from web.http import ids, problems, query, validation
 from web.http.ids import PathId
 from web.http.json_body import JsonBody
 from web.http.permissions import Caller
-from web.http.problems import Problem
 from web.http.router import Router
 from web.http.validation import Body, Name
 from web.services.context import AppContext
@@ -31,14 +29,14 @@ log = logs.get_logger(__name__)
 router: Final = Router(prefix="/renders", tags=["renders"])
 
 
-@router.get("", response_description="a page of renders")
-async def list_renders(params: query.RenderFilters, caller: AnyCaller, ctx: Context) -> RenderPage:
+@router.get("", response_model=page_model("RenderPage", renders=Render), response_description="a page of renders")
+async def list_renders(params: query.RenderFilters, caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of renders with their variants, newest first."""
     filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
 
-    def read_page(conn: Connection) -> RenderPage:
+    def read_page(conn: Connection) -> Row:
         page, next_id = query.split_page(renders.list_page(conn, filters, params.limit + 1), params.limit)
-        return RenderPage(renders=_build_renders(conn, page, ctx, caller), next=next_id)
+        return {"renders": _build_renders(conn, page, ctx, caller), "next": next_id}
 
     return await ctx.database.read(read_page)
 
@@ -99,11 +97,7 @@ async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> R
             conn, render_id, asset_base=ctx.asset_base, actor="api", reason="deleted by the application"
         )
 
-    try:
-        is_deleted = await ctx.database.transaction(delete)
-    except JobNotSettled as error:
-        raise Problem(409, "the job was reopened: delete the render once the job is settled") from error
-    if not is_deleted:
+    if not await ctx.database.transaction(delete):
         raise ids.not_found("render")
     log.info("render.deleted", render_id=render_id)
     return problems.no_content()

@@ -11,7 +11,7 @@ from db.connection import Connection, Row
 from moorage import logs
 from moorage.ids import uuid7
 from tasks.uploads import USER_URL_SECONDS
-from web.api.responses import Upload, UploadPage
+from web.api.responses import Upload, page_model
 from web.http import ids, problems, query, validation
 from web.http.ids import PathId
 from web.http.permissions import Caller
@@ -52,13 +52,13 @@ async def create_upload(
     return _build_upload(ctx, {**asdict(upload), **asdict(upload.media), "created_at": created_at})
 
 
-@router.get("", response_description="a page of uploads")
-async def list_uploads(params: query.UploadFilters, caller: AnyCaller, ctx: Context) -> UploadPage:
+@router.get("", response_model=page_model("UploadPage", uploads=Upload), response_description="a page of uploads")
+async def list_uploads(params: query.UploadFilters, caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of uploads, newest first, each with a new signed URL."""
     owner = caller.resolve_owner(params.owner)
     rows = await ctx.database.transaction(lambda conn: uploads.list_page(conn, owner, params.before, params.limit + 1))
     page, next_id = query.split_page(rows, params.limit)
-    return UploadPage(uploads=[_build_upload(ctx, row) for row in page], next=next_id)
+    return {"uploads": [_build_upload(ctx, row) for row in page], "next": next_id}
 
 
 @router.get("/{upload_id}", response_description="the upload with a signed URL")

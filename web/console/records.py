@@ -16,13 +16,12 @@ from db.reports import lists, show
 from db.reports.lists import ListKind
 from db.reports.records import RecordReport, build_report
 from moorage import quarantine_links
-from moorage.errors import Refused
 from moorage.transitions import TRANSITIONS
 from storage import urls
 from tasks.dead_letters import Action
 from web.console import redaction
 from web.console.session import Operator, parse_query, redirect, render
-from web.http import ids, query
+from web.http import query
 from web.http.ids import PathId
 from web.page import cards, views
 from web.services.dependencies import Context
@@ -129,10 +128,7 @@ async def get_record(request: Request, record_id: PathId, caller: Operator, ctx:
         body = deliveries.get_body(conn, report.id) if report.subject == "delivery" else None
         return report, body, quarantine.find(conn, report.id)
 
-    try:
-        report, body, file = await ctx.database.read(read)
-    except Refused as error:
-        raise ids.not_found("record") from error
+    report, body, file = await ctx.database.read(read)
     job_id = report.id if report.subject == "job" else report.facts.get("job_id")
     return await render(
         request, ctx, caller, "show.html", title=f"{report.subject.replace('_', ' ').capitalize()} {report.id}",

@@ -16,8 +16,8 @@ from web.services.database import DatabaseThreads
 from web.services.event_feed import EventFeed, limit_to_files
 from web.services.model_cache import ModelCache
 from web.services.quarantine_reader import QuarantineReader
-from web.services.status_reader import StatusReader
 from web.services.upload_spool import UploadSpool
+from web.services.worker_access import StatusReader
 from worker.publish import WakeRelay
 
 if TYPE_CHECKING:
