@@ -22,8 +22,8 @@ from moorage.ids import uuid7
 from moorage.settings import Settings
 from web import openapi, reference, routes, shutdown
 from web.api import assets
-from web.console import pages as console
-from web.http import ids, validation
+from web.console import dead_letters, operations, overview, records, session
+from web.http import problems, validation
 from web.http.problems import REQUEST_ID, Problem, unavailable
 from web.page import views as page
 from web.services.context import AppContext
@@ -80,7 +80,8 @@ def build_api(context: AppContext) -> FastAPI:
     api = FastAPI(openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run)
     api.state.context = context
     api.openapi = openapi.build_document  # type: ignore[method-assign]
-    api.router.routes.extend((*page.router.routes, *console.build_routes()))
+    for module in (page, session, overview, dead_letters, operations, records):
+        api.router.routes.extend(module.router.routes)
     api.add_api_route(reference.PATH, reference.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
     for kind, handler in _HANDLERS.items():
@@ -99,8 +100,8 @@ async def _run(api: FastAPI) -> AsyncIterator[None]:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     problem = cast(Problem, error)
-    if console.is_console_path(request.url.path):
-        return console.render_problem(request, problem)
+    if session.is_console_path(request.url.path):
+        return session.render_problem(request, problem)
     is_file = any(request.url.path.startswith(prefix + assets.PREFIX) for prefix in routes.PREFIXES)
     if is_file:
         problem.headers.update(assets.CORS_HEADERS)
@@ -120,7 +121,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     errors: list[Any] = list(cast(RequestValidationError, error).errors())
     for item in errors:
         if item["loc"][0] == "path":
-            return await _on_problem(request, ids.invalid_parameter(item["loc"][1]))
+            return await _on_problem(request, problems.invalid_parameter(item["loc"][1]))
     queries = [field.field_info.annotation for field in request.scope["route"].dependant.query_params]
     return validation.invalid_fields(validation.explain_errors(errors, next(iter(queries), None), skip=1)).response()
 

@@ -26,9 +26,8 @@ from web.http import json_body, problems, validation
 from web.http.permissions import Caller, Level
 from web.http.router import Router
 from web.services import multipart
-from web.services.context import AppContext
+from web.services.context import AnyCaller, AppContext, Context
 from web.services.database import ANSWER_SECONDS
-from web.services.dependencies import AnyCaller, Context
 
 log = logs.get_logger(__name__)
 

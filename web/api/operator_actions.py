@@ -23,14 +23,12 @@ from tasks.jobs import replay
 from web.api.bulk import RowId
 from web.api.operator_views import BulkView, PauseView, RecoveryView, ResentView, ResumedView
 from web.http import query
-from web.http.ids import PathId
 from web.http.json_body import JsonBody
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.router import Router
-from web.http.validation import Body, Name, invalid_field
-from web.services.context import AppContext
-from web.services.dependencies import AdminOnly, AnyCaller, Context
+from web.http.validation import Body, Name, PathId, invalid_field
+from web.services.context import AdminOnly, AnyCaller, AppContext, Context
 from web.services.worker_access import run_with_deps
 
 if TYPE_CHECKING:

@@ -1,26 +1,42 @@
-"""What operators and viewers read: the status, lists of rows, and everything about one record."""
+"""What operators and viewers read: the status, lists of rows, one record, and files in quarantine."""
 
+import time
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import Path, Query
 from pydantic import create_model
+from starlette.requests import Request
+from starlette.responses import Response
 
-from db.connection import Row
+from db import dead_letters, quarantine
+from db.connection import Connection, Row
 from db.reports import lists, records
 from db.reports.lists import ListKind
-from moorage.model import DeliveryState, OutputState, PredictionState
+from moorage import quarantine_links
+from moorage.model import DeadLetter, DeliveryState, OutputState, PredictionState
 from moorage.text import is_storable
 from web.api import operator_views as views
 from web.api.operator_views import RecordReportView, StatusView
-from web.api.responses import View, page_model
-from web.http import ids, query
+from web.api.responses import DeadLetterView, View, page_model
+from web.http import problems, query
+from web.http.permissions import Level
+from web.http.problems import Problem
 from web.http.router import Router
-from web.http.validation import Name
-from web.services.dependencies import Context, ViewerOnly
+from web.http.validation import Name, PathId
+from web.services.context import AnyCaller, Context, ViewerOnly
 
 router: Final = Router(tags=["operations"], dependencies=[ViewerOnly])
+public_router: Final = Router(tags=["dead letters"])
+_FILE: Final = {"schema": {"type": "string", "format": "binary"}}
+_QUARANTINE_HEADERS: Final = {  # never shown in a browser: the file was refused
+    "Content-Type": "application/octet-stream",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 
 
 @router.get("/status", response_description="the status")
@@ -74,8 +90,49 @@ _add_list("notifications", "notification", views.ListedNotificationView, views.N
 async def show_record(record: Annotated[str, Path(max_length=500)], ctx: Context) -> RecordReportView:
     """Return everything about the record that an id, its first 8 characters or a provider's id names."""
     if not is_storable(record):
-        raise ids.not_found("record")
+        raise problems.not_found("record")
     report = await ctx.database.read(
         lambda conn: records.build_report(conn, record, sorted({*ctx.providers, "direct"}))
     )
     return RecordReportView.model_validate(asdict(report))
+
+
+@router.get("/dead-letters/{dead_letter_id}", tags=["dead letters"], response_description="the dead letter")
+async def get_dead_letter(dead_letter_id: PathId, caller: AnyCaller, ctx: Context) -> DeadLetterView:
+    """Return a dead letter; if its file is in quarantine, with a link that is valid for five minutes, for admins."""
+
+    def read(conn: Connection) -> tuple[DeadLetter | None, Row | None]:
+        letter = dead_letters.get(conn, dead_letter_id)
+        return letter, quarantine.find(conn, letter.subject_id) if letter else None
+
+    letter, file = await ctx.database.transaction(read)
+    if letter is None:
+        raise problems.not_found("dead letter")
+    fields: dict[str, Any] = {"dead_letter_id": letter.id, **asdict(letter), "quarantine": None}
+    if file is not None:
+        is_admin = caller.level >= Level.ADMIN
+        url = quarantine_links.build_link(ctx.settings, letter.subject_id, time.time()) if is_admin else None
+        fields["quarantine"] = {**file, "url": url, "url_seconds": quarantine_links.LINK_SECONDS}
+    return DeadLetterView.model_validate(fields)
+
+
+@public_router.get(
+    "/assets/quarantine/{output_id}",
+    response_class=Response,
+    responses={200: {"description": "the file, as an attachment", "content": {"application/octet-stream": _FILE}}},
+)
+async def get_quarantined_file(request: Request, output_id: PathId, link: query.Link, ctx: Context) -> Response:
+    """Download a file from quarantine, by a signed link only."""
+    if not quarantine_links.is_valid(ctx.settings, output_id, link.until, link.signature, time.time()):
+        raise Problem(403, "the link is invalid or expired: request the dead letter again")
+    file = await ctx.database.transaction(lambda conn: quarantine.find(conn, output_id))
+    if file is None:
+        raise problems.not_found("file")
+    headers = {
+        **_QUARANTINE_HEADERS,
+        "Content-Disposition": f'attachment; filename="{output_id}.bin"',
+        "Content-Length": str(file["bytes"]),
+    }
+    if request.method == "HEAD":
+        return Response(headers=headers)
+    return await ctx.quarantine_streamer.build_response(file["key"], None, 200, headers)

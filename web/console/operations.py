@@ -15,10 +15,10 @@ from tasks import pauses
 from tasks.jobs import replay
 from web.console.session import Admin, Form, Operator, get_actor, parse_form, parse_query, render, show_result
 from web.http import query
-from web.http.ids import PathId
 from web.http.problems import Problem
+from web.http.validation import PathId
 from web.page import views
-from web.services.dependencies import Context
+from web.services.context import Context
 from web.services.worker_access import run_with_deps
 
 if TYPE_CHECKING:  # they load what a worker needs

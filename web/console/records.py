@@ -19,12 +19,12 @@ from moorage import quarantine_links
 from moorage.transitions import TRANSITIONS
 from storage import urls
 from tasks.dead_letters import Action
-from web.console import redaction
+from web.console.formats import redact_body
 from web.console.session import Operator, parse_query, redirect, render
 from web.http import query
-from web.http.ids import PathId
+from web.http.validation import PathId
 from web.page import cards, views
-from web.services.dependencies import Context
+from web.services.context import Context
 
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 ROWS: Final = 50
@@ -134,7 +134,7 @@ async def get_record(request: Request, record_id: PathId, caller: Operator, ctx:
         request, ctx, caller, "show.html", title=f"{report.subject.replace('_', ' ').capitalize()} {report.id}",
         report=report, job_id=job_id, timeline=_build_timeline(report), tables=_build_tables(report),
         facts=_build_facts(report.facts, ctx.asset_base), actions=_list_actions(report),
-        body=None if body is None else redaction.redact_body(body), asset_base=ctx.asset_base, file=file,
+        body=None if body is None else redact_body(body), asset_base=ctx.asset_base, file=file,
         file_url=quarantine_links.build_link(ctx.settings, report.id, time.time()) if file else None,
     )  # fmt: skip
 
