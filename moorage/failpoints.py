@@ -14,7 +14,7 @@ _SPEC: Final = os.environ.get("MOORAGE_FAILPOINT", "")
 
 
 def failpoint(name: str) -> None:
-    if _SPEC == name or (_SPEC.startswith("@") and _disarm(Path(_SPEC[1:], name))):
+    if name == _SPEC or (_SPEC.startswith("@") and _disarm(Path(_SPEC[1:], name))):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
