@@ -13,8 +13,8 @@ from moorage.model import Registration
 from moorage.settings import Settings
 from web import asgi
 from web.api.job_schema import JobCreate
-from web.api.predictions import PredictionCreate
-from web.api.project_schema import ProjectBody
+from web.api.projects import ProjectBody
+from web.api.registrations import PredictionCreate
 from web.api.responses import ModelSchema, SceneUrls
 from web.asgi import AppLifespan
 from web.http import json_body, query, validation

@@ -12,19 +12,20 @@ from starlette.responses import Response
 from db import renders
 from db.connection import Connection, Row
 from storage import urls
-from web.http import ids, ranges
-from web.http.ids import PathId
+from web.http import problems
 from web.http.problems import Problem
-from web.http.ranges import ByteRange, RangeHeader
 from web.http.router import Router
-from web.services.context import AppContext
-from web.services.dependencies import Context
+from web.http.validation import PathId
+from web.services.context import AppContext, Context
 
 PREFIX: Final = "/assets/renders"
 router: Final = Router(prefix=PREFIX, tags=["assets"])
+RangeHeader = Annotated[str | None, Header(alias="Range", description="one range of bytes", examples=["bytes=0-99"])]
+ByteRange = tuple[int, int] | None  # the first and the last byte; None: the whole file
 
 # As in the API's description, or as at the end of an object's key: then ASSET_BASE_URL may be that of this endpoint.
 _NAME: Final = re.compile(r"(0|[1-9][0-9]{0,8})(-[0-9a-f]{16}-[0-9a-f]{8})?(?:(_thumb\.webp)|\.([a-z0-9]{1,8}))?")
+_SINGLE_RANGE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 _CACHE_ORIGINAL: Final = "public, max-age=31536000, immutable"  # the bytes of a published idx never change
 _CACHE_THUMBNAIL: Final = "public, max-age=86400"
 _CACHE_FIRST: Final = "public, max-age=300"  # of 0 if it is not variant 0: an image may be published later
@@ -91,7 +92,7 @@ async def get_asset(
         return Response(status_code=302, headers={**CORS_HEADERS, **redirect})
     etag = f'"{file.sha256}"'
     headers = {**CORS_HEADERS, "ETag": etag, "Cache-Control": file.cache_control}
-    if ranges.matches_etag(if_none_match, etag):
+    if matches_etag(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     is_of_file = request.method == "GET" and if_range in (None, etag)
     byte_range = _parse_range(range_header, file.bytes) if is_of_file else None
@@ -111,17 +112,17 @@ async def get_asset(
 async def _find_file(render_id: UUID, name: str, ctx: AppContext) -> AssetFile:
     match = _NAME.fullmatch(name)
     if match is None:
-        raise ids.not_found("file")
+        raise problems.not_found("file")
     idx, from_key, thumb, extension = match.groups()
     is_first = idx == "0" and not from_key and not extension
     row = await ctx.database.transaction(lambda conn: _read_row(conn, render_id, int(idx), is_first=is_first))
     if row is None or (thumb and row["thumb_key"] is None):
-        raise ids.not_found("file")
+        raise problems.not_found("file")
     if extension and not row["key"].endswith(f".{extension}"):
-        raise ids.not_found("file")
+        raise problems.not_found("file")
     key: str = row["thumb_key"] if thumb else row["key"]
     if from_key and key != f"renders/{render_id}/{match[0]}":
-        raise ids.not_found("file")
+        raise problems.not_found("file")
     if thumb:
         return AssetFile(row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"], "image/webp", _CACHE_THUMBNAIL)
     cache_control = _CACHE_ORIGINAL if row["idx"] == int(idx) else _CACHE_FIRST
@@ -139,7 +140,36 @@ def _read_row(conn: Connection, render_id: UUID, idx: int, *, is_first: bool) ->
 def _parse_range(range_header: str | None, size: int) -> ByteRange:
     """Return the first and the last byte of a range; None without one. Raises Problem: 416."""
     try:
-        return ranges.parse_range(range_header, size)
-    except ranges.RangeNotSatisfiable as error:
+        return parse_range(range_header, size)
+    except RangeNotSatisfiable as error:
         headers = {"Content-Range": f"bytes */{size}"}
         raise Problem(416, f"the range starts after the end of the file ({size} bytes)", headers=headers) from error
+
+
+class RangeNotSatisfiable(Exception):
+    """The range starts after the end of the file."""
+
+
+def parse_range(header: str | None, size: int) -> ByteRange:
+    """Return the first and last byte of a Range header; None for the whole file, also if malformed (RFC 9110 14.2)."""
+    match = _SINGLE_RANGE.fullmatch(header) if header is not None else None
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        if int(last) == 0:
+            raise RangeNotSatisfiable
+        return max(0, size - int(last)), size - 1
+    if last and int(last) < int(first):
+        return None
+    if int(first) >= size:
+        raise RangeNotSatisfiable
+    return int(first), min(int(last), size - 1) if last else size - 1
+
+
+def matches_etag(header: str | None, etag: str) -> bool:
+    """Return True if an If-None-Match header contains the entity tag (weak comparison)."""
+    if header is None:
+        return False
+    tags = [tag.strip() for tag in header.split(",")]
+    return "*" in tags or etag in [tag.removeprefix("W/") for tag in tags]

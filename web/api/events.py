@@ -18,8 +18,7 @@ from db.connection import Connection, Row
 from web.http import query, visibility
 from web.http.permissions import Level
 from web.http.router import Router
-from web.services.context import AppContext
-from web.services.dependencies import AnyCaller, Context
+from web.services.context import AnyCaller, AppContext, Context
 from web.services.event_feed import Subscription
 
 router: Final = Router(prefix="/events", tags=["events"])

@@ -16,7 +16,7 @@ from moorage.model import JobRequest
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import create
-from tasks.jobs.create import CreatedJob, IdempotencyConflict
+from tasks.jobs.create import CreatedJob
 from tasks.predictions import references
 from web.api import job_files, job_inputs
 from web.api.job_files import JobBody
@@ -24,12 +24,10 @@ from web.api.job_responses import NewJob
 from web.api.job_schema import AUTO_MODEL, IdempotencyKey, JobCreate, ParsedEntry
 from web.http import json_body, problems, validation
 from web.http.permissions import Caller, Level
-from web.http.problems import Problem
 from web.http.router import Router
 from web.services import multipart
-from web.services.context import AppContext
+from web.services.context import AnyCaller, AppContext, Context
 from web.services.database import ANSWER_SECONDS
-from web.services.dependencies import AnyCaller, Context
 
 log = logs.get_logger(__name__)
 
@@ -99,8 +97,6 @@ async def _check_and_store(
                 limit.reschedule(loop.time() + ANSWER_SECONDS)
             complete = dataclasses.replace(job_request, fallback_chain=chain)
             return await ctx.database.run(lambda database: _store_job(database, ctx, complete, limits)), unchecked
-    except IdempotencyConflict as error:
-        raise Problem(409, str(error)) from error
     except TimeoutError as error:
         raise problems.unavailable(f"no response within {ANSWER_SECONDS:g} s: retry") from error
 

@@ -24,6 +24,7 @@ MAX_KEY_CHARS: Final = 255
 MAX_METADATA: Final = 16
 MAX_METADATA_CHARS: Final = 500
 AUTO_MODEL: Final = "auto"  # the model is chosen by what it accepts
+MAX_PROMPT_CHARS: Final = 20_000
 MAPPABLE_FIELDS: Final = ("prompt", "style", "room_type", "mode", "variants")  # for `map`, beside the job's input
 
 
@@ -93,7 +94,9 @@ class ResultFields(Body):
     mode: Name | None = None
     room_type: Name | None = None
     style: Name | None = None
-    prompt: Annotated[str, Field(max_length=20_000), Storable] | None = None
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS), Storable] | None = Field(
+        None, description="if omitted, `prompt` of the first input"
+    )
     project_id: ProjectId | None = None
     scene: SceneName = None
     policy: Literal["keep", "discard"] | None = None  # of partial results
@@ -144,6 +147,9 @@ class JobCreate(ResultFields):
     ) -> JobRequest:
         """Return the request to store; `sha256`, the hash of the HTTP request, is stored only with a key."""
         fields = self.model_dump(exclude={"policy", "chain", "input", "deadline_seconds"})
+        prompt = chain[0].input.get("prompt")
+        if self.prompt is None and isinstance(prompt, str):
+            fields["prompt"] = prompt[:MAX_PROMPT_CHARS]
         return JobRequest(
             **fields,
             fallback_chain=tuple(chain),

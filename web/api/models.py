@@ -7,12 +7,11 @@ from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.text import is_storable, to_storable
 from providers.base import Provider
 from web.api.responses import ModelPage, ModelSchema
-from web.http import ids, problems, query
+from web.http import problems, query
 from web.http.problems import Problem
 from web.http.router import Router
 from web.services import model_cache
-from web.services.context import AppContext
-from web.services.dependencies import Context
+from web.services.context import AppContext, Context
 
 router: Final = Router(prefix="/models", tags=["models"])
 
@@ -49,7 +48,7 @@ async def get_model_schema(owner: str, name: str, params: query.SchemaFilters, c
     """Return the JSON Schema of a model's input."""
     provider, model = ctx.get_provider(params.provider), f"{owner}/{name}"
     if not is_storable(model):
-        raise ids.not_found("model")
+        raise problems.not_found("model")
     try:
         schema = await ctx.model_cache.get_schema(provider, model)
     except ProviderUnavailable as error:

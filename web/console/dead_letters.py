@@ -19,7 +19,7 @@ from web.console.session import Admin, Form, Operator, get_actor, parse_form, pa
 from web.http import query
 from web.http.problems import Problem
 from web.page import views
-from web.services.dependencies import Context
+from web.services.context import Context
 
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=f"{views.CONSOLE}/dead-letters")
 SHOWN: Final = 100

@@ -20,7 +20,7 @@ from web.api import events
 from web.console.session import Operator, render
 from web.http import query
 from web.page import views
-from web.services.dependencies import Context
+from web.services.context import Context
 
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 RUNBOOK: Final = Path(__file__).with_name("runbook.md")  # a link to docs/runbook.md

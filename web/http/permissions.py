@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from moorage.owner_tokens import OwnerToken, Scope
 from moorage.settings import Settings
-from web.http.ids import not_found
-from web.http.problems import Problem
+from web.http.problems import Problem, not_found
 from web.http.validation import invalid_field
 
 OWNER_TOKEN_LIMITS: Final = {"jobs_per_hour": 120}  # where MOORAGE_OWNER_LIMITS names no other

@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeVar, get_args
+from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -58,6 +59,14 @@ def _check_scene_name(value: Any) -> Any:
     return _check_text(value)
 
 
+def _check_canonical(text: Any) -> Any:
+    """Accept a UUID in its canonical form only: otherwise a row had several URLs."""
+    if str(UUID(text)) != text.lower():
+        raise ValueError("is not in the canonical form")
+    return text
+
+
+PathId = Annotated[UUID, BeforeValidator(_check_canonical)]
 Storable = BeforeValidator(_check_text)
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS), Storable]
 ProjectId = Annotated[Name, AfterValidator(_check_path_segment)]
