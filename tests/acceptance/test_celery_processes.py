@@ -163,7 +163,7 @@ def test_two_beats_tick_each_slot_once(world, tmp_path):
         assert world.one(count)["n"] <= world.one(count)["slots"]
         assert second.is_running
         assert world.local.processes["beat1"].is_running
-        assert [json.loads(line)["event"] for line in second.read_log().splitlines()][0] == "beat.ready"
+        assert "beat.ready" in [json.loads(line)["event"] for line in second.read_log().splitlines()]
     finally:
         second.stop()
 
