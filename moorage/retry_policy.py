@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Final, Literal, get_args
 
 from moorage import local_errors
-from moorage.errors import Category, MoorageError, Permanent, Transient
+from moorage.errors import Category, MoorageError, Permanent
 from moorage.transitions import EventKind, SourceEventKind
 
 SOURCE_KINDS: Final[tuple[EventKind, ...]] = get_args(SourceEventKind)
@@ -122,7 +122,7 @@ def _is_exhausted(error: MoorageError, ctx: RetryContext, now: datetime, policy:
 
 
 def _compute_wait(error: MoorageError, ctx: RetryContext, jitter: float, policy: RetryPolicy) -> float:
-    requested = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
+    requested = error.retry_after or 0.0
     if error.is_internal:
         return max(policy.internal_wait_seconds * (0.5 + jitter), requested)
     if ctx.work == "notification":

@@ -40,7 +40,7 @@ _OTHER_SCANS: Final = {
               help="Delay before findings are rechecked; default: a lease. Use 0 for a stopped system.")  # fmt: skip
 @click.option("--repair", is_flag=True, help="Repair findings: wake rows, fetch missing objects. Deletes nothing.")
 @click.option("--yes", is_flag=True, help="Repair without confirmation.")
-@console.json_option
+@console.json_flag
 def audit(deep: bool, sample: int, second_look_seconds: float | None, repair: bool, yes: bool, as_json: bool) -> None:
     """
     Check the rules of docs/design.md over PostgreSQL and storage.

@@ -25,7 +25,7 @@ def owner() -> None:
 @click.argument("name", metavar="OWNER")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @console.json_option
-def erase_owner(name: str, yes: bool, as_json: bool) -> None:
+def erase_owner(name: str, yes: bool) -> console.Output:
     """
     Remove all rows, files, uploads, projects and tokens of an owner, and print what was removed.
 
@@ -46,7 +46,5 @@ def erase_owner(name: str, yes: bool, as_json: bool) -> None:
         click.echo("waiting for locked rows, or for predictions to end at their providers", err=True)
         time.sleep(PAUSE_SECONDS)
     removed = finished["removed"]
-    if as_json:
-        console.print_json({"erasure_id": requested["id"], "removed": removed})
-        return
-    click.echo("removed: " + (", ".join(f"{count} {name}" for name, count in sorted(removed.items())) or "nothing"))
+    line = ", ".join(f"{count} {name}" for name, count in sorted(removed.items())) or "nothing"
+    return {"erasure_id": requested["id"], "removed": removed}, [f"removed: {line}"]

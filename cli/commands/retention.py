@@ -28,17 +28,15 @@ _DAY: Final = 86400.0
 @click.command()
 @click.option("--apply", is_flag=True, help="Delete.")
 @console.json_option
-def retention(apply: bool, as_json: bool) -> None:
+def retention(apply: bool) -> console.Output:
     """Count what exceeds the retention periods of the settings; delete it with --apply."""
     deps = boot.get_deps()
     counts = delete_expired(deps, "cli") if apply else count_expired(deps)
-    if as_json:
-        console.print_json({"applied": apply, "counts": counts})
-        return
     limits = retention_seconds(deps.settings)
     rows = [
         (text, f"{limits[kind] / _DAY:g} days" if kind in limits else "forever", counts.get(kind), setting)
         for kind, (text, setting) in _KINDS.items()
     ]
     title = "Deleted" if apply else "Would be deleted (dry run; use --apply)"
-    console.print_parts(console.build_table(title, ("kind", "retained", "count", "setting"), rows))
+    table = console.build_table(title, ("kind", "retained", "count", "setting"), rows)
+    return {"applied": apply, "counts": counts}, [table]

@@ -1,14 +1,15 @@
-"""Checks of PostgreSQL, providers and settings."""
+"""Checks of PostgreSQL, the broker, providers and settings."""
 
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import psycopg
+import redis
 import requests
 
 import providers
@@ -16,6 +17,8 @@ from db import migrate, write_probe
 from db.connection import Connection, connect, current_time
 from moorage.errors import ConfigError, MoorageError
 from moorage.settings import Settings
+from worker import broker_probe, redis_transport
+from worker.broker_errors import BROKER_ERRORS, explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ ok, warn, fail = (partial(CheckResult, level) for level in ("ok", "warn", "fail"
 
 CLOCK_SECONDS: Final = 5.0  # signatures tolerate 300; synchronised clocks differ by less than one
 API_SECONDS: Final = 5.0
+BROKER_SECONDS: Final = 3
 TOKEN_CHARS: Final = 32
 
 
@@ -74,6 +78,40 @@ def _check_writes(conn: Connection) -> CheckResult:
         problem, _, advice = write_probe.describe_refusal(error).partition(": ")
         return fail(f"webhooks cannot be recorded: {problem}", advice)
     return ok("webhooks can be recorded (written and rolled back)")
+
+
+def check_broker(settings: Settings) -> Iterator[CheckResult]:
+    """Check Redis or Valkey, and write to it as a worker does. Of RabbitMQ only the connection."""
+    url = settings.broker_url.get_secret_value()
+    if url.startswith("memory://"):
+        return
+    try:
+        if url.startswith(("amqp://", "amqps://")):
+            with redis_transport.open_connection(url, seconds=BROKER_SECONDS):
+                yield ok("the broker answers")
+            return
+        with redis_transport.open_client(url, seconds=BROKER_SECONDS) as client:
+            yield from _check_server(client)
+            broker_probe.write_probe(client)
+            yield ok("the broker accepts messages")
+    except BROKER_ERRORS as error:
+        finding = explain(error)
+        yield fail(finding.what, finding.advice)
+
+
+def _check_server(client: redis.Redis) -> Iterator[CheckResult]:
+    info: Any = client.info("server")
+    yield ok(f"broker {info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}")
+    memory: Any = client.info("memory")
+    persistence: Any = client.info("persistence")
+    if (policy := memory.get("maxmemory_policy", "noeviction")) == "noeviction":
+        yield ok("the broker evicts no messages (noeviction)")
+    else:
+        yield fail(f"the broker may evict messages ({policy})", "set maxmemory-policy noeviction")
+    if persistence.get("aof_enabled"):
+        yield ok("the broker's messages survive a restart (appendonly)")
+    else:
+        yield warn("the broker loses its messages in a restart", "set appendonly yes, or accept a delay of seconds")
 
 
 def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
