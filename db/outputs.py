@@ -36,8 +36,9 @@ WITH moved AS (
      WHERE NOT EXISTS (SELECT FROM outputs o WHERE o.prediction_id = n.prediction_id AND o.path = n.path)
      ORDER BY place
     ON CONFLICT (prediction_id, path) DO NOTHING
-    RETURNING id, job_id, state, coalesce(reason, path) AS reason, deferred_at
-) {build_event_insert("output", "NULL", "state", "reason", kind="CASE WHEN deferred_at IS NOT NULL THEN 'deferred' END")}
+    RETURNING id, job_id, state, coalesce(reason, path) AS reason,
+              CASE WHEN deferred_at IS NOT NULL THEN 'deferred' END AS kind
+) {build_event_insert("output", "NULL", "state", "reason", kind="kind")}
 """
 
 
