@@ -20,7 +20,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
     "Try it": {
         "demo": ("demo", "Run the main scenarios on embedded servers and verify the results.", "demo"),
         "up": ("up", "Run the complete stack locally until Ctrl-C.", "up --pictures my-pictures/"),
-        "env": ("env", "Print the settings of the running stack for a shell.", "env"),
+        "env": ("init", "Print the settings of the running stack for a shell.", "env"),
         "keep": ("keep", "Store URLs, files or folders as one job.", "keep my-pictures/ --owner me"),
         "simulate": ("simulate", "Print or send a correctly signed webhook.", "simulate replicate --send"),
     },
@@ -37,9 +37,9 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "pause": ("pause", "Pause a provider or all downloads; webhooks are still recorded.", "pause fal"),
         "resume": ("pause", "End a pause.", "resume fal"),
         "recover": ("recover", "Register and poll predictions from a provider's list.", "recover replicate --dry-run"),
-        "orphans": ("orphans", "List or delete objects that no row names.", "orphans --delete"),
-        "retention": ("retention", "Count or delete what exceeds its retention period.", "retention --apply"),
-        "owner": ("owner", "Remove everything of an owner.", "owner erase ada"),
+        "orphans": ("cleanup", "List or delete objects that no row names.", "orphans --delete"),
+        "retention": ("cleanup", "Count or delete what exceeds its retention period.", "retention --apply"),
+        "owner": ("cleanup", "Remove everything of an owner.", "owner erase ada"),
         "drill": ("drill", "Inject faults under load and verify that nothing is lost.", "drill --minutes 2"),
     },
     "Set up and run": {
