@@ -46,7 +46,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "providers": ("providers", "List providers, or show what a payload would do.", "providers list"),
         "init": ("init", "Write .env with generated secrets.", "init"),
         "token": ("token", "Create, list and revoke API tokens.", "token create website"),
-        "openapi": ("openapi", "Print the OpenAPI document.", "openapi > openapi.json"),
+        "openapi": ("init", "Print the OpenAPI document.", "openapi > openapi.json"),
         "migrate": ("processes", "Migrate the database to the current schema.", "migrate"),
         "receiver": ("processes", "Serve webhooks and the API.", "receiver --port 8000"),
         "worker": ("processes", "Run a Celery worker.", "worker -Q keep -c 4"),

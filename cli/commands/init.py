@@ -1,5 +1,6 @@
-"""`moorage init`: write .env with generated secrets. `moorage env`: the settings of the stack that runs here."""
+"""`moorage init`: write .env with generated secrets. `moorage env`: the settings of a stack. `moorage openapi`."""
 
+import importlib
 import os
 import re
 import secrets
@@ -58,3 +59,10 @@ def env() -> None:
         raise ConfigError(f"no `moorage up` runs here: {path} does not exist")
     for name, value in dotenv_values(path).items():
         click.echo(f"export {name}={shlex.quote(value or '')}")
+
+
+@click.command()
+def openapi() -> None:
+    """Print the OpenAPI 3.1 document that GET /openapi.json returns."""
+    # Imported by name: it loads the whole API.
+    click.echo(importlib.import_module("web.openapi").document_json())
