@@ -67,7 +67,7 @@ class Proxy:
         self._started.set()
         await self._stopped.wait()
         self._flowing.set()
-        # Accept no more. `close` at once would leak connections that asyncio is accepting: it drops them without closing.
+        # Accept no more. `close` at once would leak the connections that asyncio is accepting: it drops them.
         self._loop.remove_reader(server.sockets[0].fileno())
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             self._reset()
