@@ -67,26 +67,26 @@ def send_wakes(wakes: Iterable[Wake]) -> int:
             if len(wakes) > 1 and producer.supports_batch_publish:  # Redis: in one round trip
                 with suppress(BatchPublishError):  # then one by one: a repeated wake costs an empty claim
                     with producer.batch():
-                        for wake in wakes:
-                            _publish(app, producer, wake)
+                        for item in wakes:
+                            _publish(app, producer, item)
                     sent = len(wakes)
-            for wake in wakes[sent:]:
-                _publish(app, producer, wake)
+            for item in wakes[sent:]:
+                _publish(app, producer, item)
                 sent += 1
     except BROKER_ERRORS as error:
         log.warning("wake.dropped", error=type(error).__name__, what=explain(error).what, sent=sent)
-    for wake in wakes[:sent]:
-        failpoint(f"publish.after_{wake.step}")
+    for item in wakes[:sent]:
+        failpoint(f"publish.after_{item.step}")
     return sent
 
 
-def _publish(app: Any, producer: Any, wake: Wake) -> None:
+def _publish(app: Any, producer: Any, item: Wake) -> None:
     """Publish Celery's message without its `send_task`, which takes four times as long."""
-    failpoint(f"publish.before_{wake.step}")
-    row_id, queue = str(wake.row_id), app.amqp.queues[queues.QUEUE_BY_STEP[wake.step]]
+    failpoint(f"publish.before_{item.step}")
+    row_id, queue = str(item.row_id), app.amqp.queues[queues.QUEUE_BY_STEP[item.step]]
     headers, properties, body, _ = app.amqp.create_task_message(
         uuid(),
-        queues.TASK_BY_STEP[wake.step],
+        queues.TASK_BY_STEP[item.step],
         args=[row_id],
         argsrepr=f"['{row_id}']",
         kwargsrepr="{}",

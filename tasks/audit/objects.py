@@ -24,7 +24,7 @@ PAGE: Final = 500
 SWEPT_WITHIN: Final = timedelta(hours=26)  # the orphan sweep runs each night
 
 
-class Listing(NamedTuple):
+class ObjectPrefix(NamedTuple):
     """A part of a bucket; `subject`: what names its objects (db/objects.py), "" if only outputs that wait do."""
 
     subject: str
@@ -36,11 +36,11 @@ def _is_quarantined(key: str) -> bool:
     return keys.parse_key(key.removeprefix(keys.QUARANTINE_PREFIX)) is not None  # the sweep leaves others
 
 
-LISTINGS: Final[Mapping[str, Listing]] = {
-    "objects": Listing("output", keys.RENDER_PREFIX),
-    "inputs": Listing("", keys.INPUT_PREFIX),
-    "uploads": Listing("upload", "", lambda key: isinstance(keys.parse_key(key), UploadKey)),
-    "quarantine": Listing("output", keys.QUARANTINE_PREFIX, _is_quarantined),
+LISTINGS: Final[Mapping[str, ObjectPrefix]] = {
+    "objects": ObjectPrefix("output", keys.RENDER_PREFIX),
+    "inputs": ObjectPrefix("", keys.INPUT_PREFIX),
+    "uploads": ObjectPrefix("upload", "", lambda key: isinstance(keys.parse_key(key), UploadKey)),
+    "quarantine": ObjectPrefix("output", keys.QUARANTINE_PREFIX, _is_quarantined),
 }
 
 
