@@ -13,7 +13,7 @@ from moorage.errors import MoorageError
 from moorage.problems import find_problems
 from moorage.settings import Settings
 from tasks.step import Deps
-from worker import broker_probe, inspect_cluster, schedule
+from worker import inspect_cluster, schedule
 
 ANSWER_SECONDS: Final = 3.0  # for the servers and the workers, all at once
 LATE_AFTER_PERIODS: Final = 3.0
@@ -37,7 +37,7 @@ def collect_status(deps: Deps, database: Database) -> dict[str, Any]:
         "overview": lambda: _read_overview(deps, database),
         "storage": lambda: _check_storage(deps),
         "queues": inspect_cluster.read_queue_depths,
-        "refusal": lambda: broker_probe.find_refusal(deps.settings.broker_url.get_secret_value()),
+        "refusal": lambda: inspect_cluster.find_refusal(deps.settings.broker_url.get_secret_value()),
         "consumers": inspect_cluster.list_consumers,
         "pools": inspect_cluster.read_pool_sizes,
     }
