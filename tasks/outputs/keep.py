@@ -205,21 +205,28 @@ def _postpone(conn: Connection, lease: Lease) -> list[Wake]:
     return []
 
 
+def poll_fresh_url(deps: Deps, output: Output) -> tuple[PredictionReport, str] | None:
+    """Poll the provider for a new URL of a file it no longer serves; None if it has none."""
+    provider = deps.providers.get(output.provider)
+    if output.source_kind != "url" or provider is None or not provider.can_poll:
+        return None
+    try:
+        report = provider.poll(output.external_id, output.model)
+    except Permanent:  # the error of the download is more specific; a Transient error leaves the refresh for later
+        return None
+    urls = [file.url for file in report.outputs if file.path == output.path and not file.problem]
+    return (report, urls[0]) if urls and urls[0] and urls[0] != output.source else None
+
+
 def _refresh_url(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> Output | None:
-    """Poll the provider once for a new URL of a file it no longer serves; None if it has none."""
+    """Record a new URL of a file, or that there is none; the provider is polled once."""
     provider = deps.providers.get(output.provider)
     if output.refreshed_at is not None or output.source_kind != "url" or provider is None or not provider.can_poll:
         return None
-    try:
-        report: PredictionReport | None = provider.poll(output.external_id, output.model)
-    except Permanent:
-        report = None  # the error of the download is more specific; a Transient error leaves the refresh for later
+    fresh = poll_fresh_url(deps, output)
     guard.check()
-    file = next((f for f in report.outputs if f.path == output.path), None) if report else None
-    url = file.url if file and not file.problem and file.url != output.source else None
-    expires_at = None
-    if report and url:
-        expires_at = reports.compute_expiry(report, lease.claimed_at, provider.output_lifetime_seconds)
+    url, life_seconds = fresh[1] if fresh else None, provider.output_lifetime_seconds
+    expires_at = reports.compute_expiry(fresh[0], lease.claimed_at, life_seconds) if fresh else None
     deps.database.run(lambda conn: outputs.record_refresh(conn, lease, url, expires_at))
     return deps.database.run(lambda conn: outputs.get(conn, output.id)) if url else None
 

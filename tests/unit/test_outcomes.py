@@ -13,8 +13,7 @@ from celery.exceptions import Retry, WorkerLostError
 
 from moorage.model import Lease
 from worker import outcomes
-from worker.outcomes import RowFailed, RowOutcome, StepReport, StepResult
-from worker.step_request import StepRequest
+from worker.outcomes import RowFailed, RowOutcome, StepReport, StepRequest, StepResult
 
 AT = datetime(2026, 11, 29, 10, 22, 31, tzinfo=UTC)
 ROW, TOKEN = UUID(int=7), UUID(int=8)

@@ -17,7 +17,7 @@ from db import migrate, write_probe
 from db.connection import Connection, connect, current_time
 from moorage.errors import ConfigError, MoorageError
 from moorage.settings import Settings
-from worker import broker_probe, redis_transport
+from worker import inspect_cluster, redis_transport
 from worker.broker_errors import BROKER_ERRORS, explain
 
 
@@ -92,7 +92,7 @@ def check_broker(settings: Settings) -> Iterator[CheckResult]:
             return
         with redis_transport.open_client(url, seconds=BROKER_SECONDS) as client:
             yield from _check_server(client)
-            broker_probe.write_probe(client)
+            inspect_cluster.write_probe(client)
             yield ok("the broker accepts messages")
     except BROKER_ERRORS as error:
         finding = explain(error)
