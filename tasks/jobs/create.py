@@ -63,12 +63,8 @@ def insert_job(
     request: JobRequest,
     limits: Mapping[str, int],
 ) -> CreatedJob:
-    if limits:
-        owner_use.lock(conn, request.owner)  # an equal request may have the last place: then its job is found
-    existing = find_existing_job(conn, request)
-    if existing is not None:
+    if existing := find_or_require(conn, request, limits):
         return existing
-    owner_use.require(conn, request.owner, limits, **NEW_JOB)
     job_id = ids.uuid7()
     ensure_project(conn, request)
     jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
@@ -79,6 +75,16 @@ def insert_job(
         return insert_job(conn, settings, providers, request, limits)
     wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity
     return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
+
+
+def find_or_require(conn: Connection, request: JobDescription, limits: Mapping[str, int]) -> CreatedJob | None:
+    """Return the job of an equal request with the same key; without one require that its owner may have one more."""
+    if limits:
+        owner_use.lock(conn, request.owner)  # an equal request may have the last place: then its job is found
+    existing = find_existing_job(conn, request)
+    if existing is None:
+        owner_use.require(conn, request.owner, limits, **NEW_JOB)
+    return existing
 
 
 def find_existing_job(conn: Connection, request: JobDescription) -> CreatedJob | None:

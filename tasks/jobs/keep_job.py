@@ -7,7 +7,7 @@ from typing import Final
 
 from psycopg import errors as pg
 
-from db import jobs, outputs, owner_use, registrations
+from db import jobs, outputs, registrations
 from db.connection import Connection, Database
 from db.outputs import NewOutput
 from moorage import ids
@@ -42,11 +42,7 @@ def create_keep_job(
     """
 
     def insert(conn: Connection) -> CreatedJob:
-        if limits:
-            owner_use.lock(conn, description.owner)
-        existing = create.find_existing_job(conn, description)
-        if existing is None:
-            owner_use.require(conn, description.owner, limits, **create.NEW_JOB)
+        existing = create.find_or_require(conn, description, limits)
         return existing or _insert_job(conn, settings, providers, description, files, actor=actor, notify=notify)
 
     try:

@@ -7,7 +7,8 @@ Dead letters that failed again after a replay are not replayed if the chain can 
 deleted its files would prevent every restart.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Mapping
 from datetime import timedelta
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from db.connection import Connection, Database
 from db.dead_letters import DeadLetterFilter
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
-from moorage.model import DeadLetter, Job, Wake
+from moorage.model import Job, Wake
 from moorage.settings import Settings
 from tasks.jobs import create, replay
 from tasks.jobs.cancel import ActionOutcome
@@ -80,20 +81,10 @@ def _replay_dead_letters(conn: Connection, job_id: UUID, actor: str, *, include_
     outputs = [letter for letter in letters if letter.subject == "output"]
     files = [letter for letter in outputs if letter.provider != placeholders.PROVIDER]
     predictions = [letter for letter in letters if letter.subject == "prediction"]
-    for group in (files, outputs, predictions):
-        if wakes := _replay_each(conn, group, actor):
-            return wakes
-    return []
-
-
-def _replay_each(conn: Connection, letters: Sequence[DeadLetter], actor: str) -> list[Wake]:
-    wakes = []
-    for letter in letters:
-        try:
-            with conn.transaction():  # a refusal rolls back its changes
-                wake = replay.replay_dead_letter(conn, letter.id, actor)
-        except Refused:
-            continue  # its source is gone, or a later prediction was chosen: the dead letter stays open
-        if wake is not None:
-            wakes.append(wake)
+    wakes: list[Wake] = []
+    for letter in (letter for group in (files, outputs, predictions) if not wakes for letter in group):
+        # A refusal rolls back: its source is gone, or a later prediction was chosen. The dead letter stays open.
+        with contextlib.suppress(Refused), conn.transaction():
+            wake = replay.replay_dead_letter(conn, letter.id, actor)
+            wakes += [wake] if wake else []
     return wakes
