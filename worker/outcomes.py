@@ -110,10 +110,13 @@ def build_outcomes(
 
 
 def _build(row_id: UUID, task_id: UUID, subject: str, result: StepResult) -> RowOutcome:
-    text = _URL.sub(lambda match: logs.redact_url(match[0]), result.text)
     when = f"; next attempt at {result.run_at:%X}" if result.run_at else ""
-    text = to_storable(f"{subject}: {text}{when}", MAX_CHARS)
+    text = to_storable(f"{subject}: {_redact(result.text)}{when}", MAX_CHARS)
     return RowOutcome(str(row_id), str(task_id), result.state, text, result.run_at)
+
+
+def _redact(text: str) -> str:
+    return _URL.sub(lambda match: logs.redact_url(match[0]), text)
 
 
 def _describe(row: Row | None, seconds: float, error: MoorageError | None) -> str:
@@ -175,7 +178,7 @@ class StepRequest(Request):
             known = parse_report(str(fields.get("result")))
             if type == "task-failed":
                 type = "task-retried"  # noqa: A001
-                fields["exception"] += "; the row is tried again"
+                fields["exception"] = f"{_redact(fields['exception'])[:MAX_CHARS]}; the row is tried again"
         if known:
             fields |= _build_fields(known[0])
         super().send_event(type, **fields)

@@ -186,6 +186,15 @@ def test_a_task_without_a_recorded_failure_is_no_failure(error: Exception, monke
     assert [(kind, fields["uuid"]) for kind, fields in eventer.sent] == [("task-retried", "task")]
 
 
+def test_an_unrecorded_failure_shows_no_secret() -> None:
+    """Flower shows the text of an exception that nothing of ours has built."""
+    eventer = Eventer("task")
+
+    request(eventer).send_event("task-failed", exception=f"KeyError('{URL}?X-Amz-Signature=abc')", traceback="t")
+
+    assert events(eventer) == [("task-retried", "task", None, f"KeyError('{URL}'); the row is tried again")]
+
+
 def test_events_are_sent_only_while_someone_listens() -> None:
     """Without Flower the rows are not read again."""
     assert not request(Eventer("worker"))._is_watched()
