@@ -135,7 +135,8 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> Clai
     if may_be_poison and (poisoned := failures.dead_letter_poison(deps, step, row_id, leased_by)):
         lease, decision, wakes = poisoned
         claim.wakes += wakes
-        claim.results.append((lease, _build_result(decision, decision.category)))
+        dead = StepResult("dead", f"{decision.category}: {decision.reason}", category=decision.category)
+        claim.results.append((lease, dead))
     for _, result in claim.results:
         metrics.ATTEMPTS.labels(step, _name_outcome(step, result), result.category).inc()
     return claim
@@ -236,28 +237,22 @@ def _record_failure(
     except Exception as bug:  # border: the step runner
         log.error("step.failure_not_recorded", exc_info=True)
         if isinstance(error, FailureUnrecorded):
-            raise  # the lease expires, which counts a crash: the row ends as POISON
+            raise error from None  # the lease expires, which counts a crash: the row ends as POISON
         unrecorded = FailureUnrecorded(f"its failure could not be recorded: {type(bug).__name__}")
         return _record_failure(deps, lease, step, unrecorded, guard)
-    _log_decision(lease, decision, error)
-    return wakes, _build_result(decision, error.category)
+    return wakes, _report_decision(lease, decision, error)
 
 
-def _build_result(decision: Retry | DeadLetterDecision | None, category: str) -> StepResult:
-    """Return the result of a recorded failure. After an uncertain commit that took place the row alone knows it."""
+def _report_decision(
+    lease: Lease, decision: Retry | DeadLetterDecision | None, error: errors.MoorageError
+) -> StepResult:
+    """Log what was recorded. After an uncertain commit that took place the row alone knows it."""
     if decision is None:
         return StepResult()
-    text = f"{category}: {decision.reason}"
+    facts = {"attempt": lease.attempt, "error": type(error).__name__, "reason": decision.reason}
+    text = f"{error.category}: {decision.reason}"
     if isinstance(decision, Retry):
-        return StepResult("retry", text, decision.run_at, category)
-    return StepResult("dead", text, category=category)
-
-
-def _log_decision(lease: Lease, decision: Retry | DeadLetterDecision | None, error: errors.MoorageError) -> None:
-    name = type(error).__name__
-    if isinstance(decision, Retry):
-        run_at, reason = decision.run_at.isoformat(), decision.reason
-        log.warning("step.retry", attempt=lease.attempt, run_at=run_at, error=name, reason=reason)
-    elif isinstance(decision, DeadLetterDecision):
-        category, reason = decision.category, decision.reason
-        log.error("step.dead_letter", attempt=lease.attempt, category=category, error=name, reason=reason)
+        log.warning("step.retry", run_at=decision.run_at.isoformat(), **facts)
+        return StepResult("retry", text, decision.run_at, error.category)
+    log.error("step.dead_letter", category=decision.category, **facts)
+    return StepResult("dead", text, category=error.category)
