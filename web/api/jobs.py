@@ -15,7 +15,7 @@ from db import events, jobs, outputs, predictions, renders
 from db.connection import Connection, Database, Row
 from moorage import logs
 from moorage.settings import Settings
-from tasks.jobs import cancel, retry
+from tasks.jobs import cancel, replay
 from tasks.jobs.cancel import ActionOutcome
 from web.api.bulk import MAX_IDS, RowId, apply_to_each
 from web.api.job_responses import EventPage, Job, JobStateView, ListedJob, RetryView
@@ -132,7 +132,7 @@ async def cancel_jobs(
 @router.post("/{job_id}/retry", status_code=202, response_description="retried")
 async def retry_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> RetryView:
     """Retry a failed or partial job."""
-    action = functools.partial(retry.retry_job, limits=caller.get_limits(ctx.settings))
+    action = functools.partial(replay.retry_job, limits=caller.get_limits(ctx.settings))
     outcome = await _apply_action(job_id, caller, ctx, action)
     log.info("job.retried", job_id=job_id, from_state=outcome.before, to_state=outcome.after)
     fields = {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}

@@ -13,7 +13,7 @@ from moorage import logs
 from moorage.model import JobDescription, Registration
 from moorage.provider_types import OutputFile
 from moorage.urls import HostAllowlist
-from tasks.jobs import create, keep_job
+from tasks.jobs import create
 from tasks.jobs.create import CreatedJob
 from web.api.job_responses import AcceptedJob, RegisteredPrediction
 from web.api.job_schema import IdempotencyKey, ResultFields, Seconds
@@ -137,7 +137,7 @@ def _store_job(
     database: Database, ctx: AppContext, description: JobDescription, files: Sequence[OutputFile]
 ) -> CreatedJob:
     notify = bool(ctx.settings.notify_urls)
-    job = keep_job.create_keep_job(
+    job = create.create_keep_job(
         database, ctx.settings, ctx.providers, description, files, actor="api", notify=notify,
         limits=ctx.settings.owner_limits,
     )  # fmt: skip
