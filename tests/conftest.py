@@ -12,9 +12,11 @@ from xdist.scheduler import LoadFileScheduling
 
 from db import migrate
 from db.connection import Connection, Database, connect
+from embedded.process import Process
 from embedded.stack import Stack
 from storage import clients
 from storage.clients import S3Clients
+from tests.support import fork_server
 from tests.support.databases import Databases, cheapen_logins
 
 os.environ["MOORAGE_DOTENV"] = ""  # a developer's .env is not the tests'
@@ -140,6 +142,14 @@ def databases(stack: Stack, template_database: str) -> Iterator[Databases]:
     made = Databases(stack, template_database)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_our_processes() -> Iterator[None]:
+    """Fork what a stack or a test runs as `python -m`, such as the stand-in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Process, "spawn", staticmethod(fork_server.spawn))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from embedded.process import Process
 from simulation.provider import declared, models
 from simulation.provider.http_types import FAL_USER, fal_key, openai_key
 
@@ -96,8 +98,9 @@ class Standin:
         if self._pictures:
             command += ["--pictures", str(self._pictures.resolve())]
         with log.open("ab") as sink:
-            self._process = subprocess.Popen(
+            self._process = Process.spawn(
                 command,
+                env=os.environ,
                 cwd=_ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
