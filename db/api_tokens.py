@@ -5,7 +5,8 @@ import secrets
 from typing import Final, Literal, cast
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row, fetch_one
+from db.statements import statement
 from moorage import ids
 
 Role = Literal["application", "viewer", "admin"]
@@ -33,22 +34,16 @@ def get_active(conn: Connection, token: str) -> Row | None:
     return fetch_one(conn, GET_ACTIVE, {"token_sha256": _sha256(token)})
 
 
-LIST_TOKENS = "SELECT id, name, role, created_at, revoked_at FROM api_tokens ORDER BY id LIMIT 1000"
+@statement("SELECT id, name, role, created_at, revoked_at FROM api_tokens ORDER BY id LIMIT 1000")
+def list_tokens(conn: Connection) -> list[Row]: ...
 
 
-def list_tokens(conn: Connection) -> list[Row]:
-    return fetch_all(conn, LIST_TOKENS)
-
-
-REVOKE = """
-UPDATE api_tokens SET revoked_at = moment() WHERE id = %(id)s AND revoked_at IS NULL
+@statement("""
+UPDATE api_tokens SET revoked_at = moment() WHERE id = %(token_id)s AND revoked_at IS NULL
 RETURNING id, name, role, created_at, revoked_at
-"""
-
-
+""")
 def revoke(conn: Connection, token_id: UUID) -> Row | None:
     """Revoke a token; return its row, or None if there is no active token with this id."""
-    return fetch_one(conn, REVOKE, {"id": token_id})
 
 
 def _sha256(token: str) -> str:

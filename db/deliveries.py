@@ -5,9 +5,10 @@ from typing import Final
 from uuid import UUID
 
 from db import dead_letters, leases
-from db.connection import Connection, Database, QueuedQuery, Row, fetch_all, fetch_one
+from db.connection import Connection, Database, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
+from db.statements import statement
 from moorage.model import Delivery, Lease, Step
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
@@ -145,24 +146,15 @@ def dead_letter(
     )
 
 
-REPLAY = f"""
+@statement(f"""
 WITH moved AS (
     UPDATE deliveries SET state = 'new', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            unmatched_until = NULL
-     WHERE id = %(id)s AND state = 'dead' AND body IS NOT NULL RETURNING id
+     WHERE id = %(delivery_id)s AND state = 'dead' AND body IS NOT NULL RETURNING id
 ) {build_event_insert("delivery", "'dead'", "'new'", "'replayed'", job_id="NULL")}
-"""
-
-
+""")
 def replay(conn: Connection, delivery_id: UUID, actor: str) -> bool:
     """Reset a dead delivery to `new`; return False if its body was purged or it is not dead."""
-    return fetch_one(conn, REPLAY, {"id": delivery_id, "actor": actor}) is not None
-
-
-LIST_BY_PREDICTION = """
-SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) AS bytes
-  FROM deliveries WHERE prediction_id = %(prediction_id)s ORDER BY received_at LIMIT 200
-"""
 
 
 GET_BODY = "SELECT body FROM deliveries WHERE id = %(id)s"
@@ -174,5 +166,8 @@ def get_body(conn: Connection, delivery_id: UUID) -> bytes | None:
     return bytes(row["body"]) if row and row["body"] is not None else None
 
 
-def list_by_prediction(conn: Connection, prediction_id: UUID) -> list[Row]:
-    return fetch_all(conn, LIST_BY_PREDICTION, {"prediction_id": prediction_id})
+@statement("""
+SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) AS bytes
+  FROM deliveries WHERE prediction_id = %(prediction_id)s ORDER BY received_at LIMIT 200
+""")
+def list_by_prediction(conn: Connection, prediction_id: UUID) -> list[Row]: ...

@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 from db import quarantine, retention
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.objects import LONG_TIMEOUT
+from db.statements import statement
 from moorage import ids
 
 WAIT_SECONDS: Final = 600.0  # for predictions to end at their providers
@@ -18,9 +19,7 @@ REQUEST: Final = f"""
 INSERT INTO erasures (id, owner) VALUES (%(id)s, %(owner)s)
 ON CONFLICT (owner) DO UPDATE SET owner = excluded.owner RETURNING {_COLUMNS}
 """
-GET: Final = f"SELECT {_COLUMNS} FROM erasures WHERE id = %(id)s"
 IS_OPEN: Final = "EXISTS (SELECT FROM erasures WHERE finished_at IS NULL)"
-LIST_UNFINISHED: Final = f"SELECT {_COLUMNS} FROM erasures WHERE finished_at IS NULL ORDER BY requested_at LIMIT 100"
 
 
 def request(conn: Connection, owner: str) -> Row:
@@ -29,19 +28,13 @@ def request(conn: Connection, owner: str) -> Row:
     return row or {}
 
 
-def get(conn: Connection, erasure_id: UUID) -> Row | None:
-    return fetch_one(conn, GET, {"id": erasure_id})
+@statement(f"SELECT {_COLUMNS} FROM erasures WHERE id = %(erasure_id)s")
+def get(conn: Connection, erasure_id: UUID) -> Row | None: ...
 
 
-def list_unfinished(conn: Connection) -> list[Row]:
-    return fetch_all(conn, LIST_UNFINISHED)
+@statement(f"SELECT {_COLUMNS} FROM erasures WHERE finished_at IS NULL ORDER BY requested_at LIMIT 100")
+def list_unfinished(conn: Connection) -> list[Row]: ...
 
-
-LIST_JOBS: Final = """
-SELECT id FROM jobs WHERE owner = %(owner)s AND id > %(after)s ORDER BY owner, id LIMIT %(limit)s
-"""
-# Only while the erasure is not finished: afterwards the name may be in use again.
-LOCK_JOB: Final = "SELECT id FROM jobs WHERE id = %(id)s AND owner IN (SELECT owner FROM erasures) FOR UPDATE"
 
 # A live job was created or reopened since it was listed.
 LIST_ERASABLE: Final = """
@@ -55,13 +48,16 @@ SELECT j.id, ARRAY(SELECT source FROM outputs o WHERE o.job_id = j.id AND o.sour
 """
 
 
-def list_job_ids(conn: Connection, owner: str, after: UUID, limit: int) -> list[UUID]:
-    return [row["id"] for row in fetch_all(conn, LIST_JOBS, {"owner": owner, "after": after, "limit": limit})]
+@statement("""
+SELECT id FROM jobs WHERE owner = %(owner)s AND id > %(after)s ORDER BY owner, id LIMIT %(limit)s
+""")
+def list_job_ids(conn: Connection, owner: str, after: UUID, limit: int) -> list[UUID]: ...
 
 
+# Only while the erasure is not finished: afterwards the name may be in use again.
+@statement("SELECT id FROM jobs WHERE id = %(job_id)s AND owner IN (SELECT owner FROM erasures) FOR UPDATE")
 def lock_job(conn: Connection, job_id: UUID) -> bool:
     """Lock a job; return False if another process has erased it, or finished the erasure."""
-    return fetch_one(conn, LOCK_JOB, {"id": job_id}) is not None
 
 
 def list_erasable(conn: Connection, job_ids: Sequence[UUID]) -> list[Row]:
@@ -69,14 +65,11 @@ def list_erasable(conn: Connection, job_ids: Sequence[UUID]) -> list[Row]:
     return fetch_all(conn, LIST_ERASABLE, {"ids": job_ids, "wait_seconds": WAIT_SECONDS})
 
 
-RELEASE_QUARANTINED: Final = f"""
+@statement(f"""
 UPDATE outputs SET {quarantine.RELEASE} WHERE job_id = %(job_id)s AND quarantine_key IS NOT NULL
-"""
-
-
+""")
 def release_quarantined(conn: Connection, job_id: UUID) -> None:
     """Forget the refused files of a job, before their objects are deleted."""
-    conn.execute(RELEASE_QUARANTINED, {"job_id": job_id})
 
 
 LOCK_DELIVERIES: Final = f"{retention.DELIVERIES} ORDER BY id FOR UPDATE"
@@ -136,15 +129,14 @@ def add_counts(conn: Connection, erasure: Row, counts: Mapping[str, int]) -> Non
     conn.execute(ADD_COUNTS, {"id": erasure["id"], "counts": Jsonb(changed)})
 
 
-MARK_UPLOADS: Final = """
-UPDATE uploads SET deleted_at = moment()
- WHERE owner = %(owner)s AND deleted_at IS NULL AND owner IN (SELECT owner FROM erasures)
-"""
 DROP_UPLOADS: Final = "DELETE FROM uploads WHERE owner = %(owner)s AND deleted_at IS NOT NULL"
 
 
-def mark_uploads(conn: Connection, owner: str) -> None:
-    conn.execute(MARK_UPLOADS, {"owner": owner})
+@statement("""
+UPDATE uploads SET deleted_at = moment()
+ WHERE owner = %(owner)s AND deleted_at IS NULL AND owner IN (SELECT owner FROM erasures)
+""")
+def mark_uploads(conn: Connection, owner: str) -> None: ...
 
 
 def drop_uploads(conn: Connection, erasure: Row, objects: int) -> None:
@@ -188,7 +180,6 @@ def finish(conn: Connection, erasure: Row, upload_prefix: str) -> Row | None:
 IS_ERASED: Final = """
 SELECT name FROM erased_predictions WHERE provider = %(provider)s AND name = ANY(%(names)s::text[]) LIMIT 1
 """
-PURGE_BODY: Final = "UPDATE deliveries SET body = NULL WHERE id = %(id)s"
 
 
 def is_erased(conn: Connection, provider: str, external_id: str, key_sha256: str | None) -> bool:
@@ -197,5 +188,5 @@ def is_erased(conn: Connection, provider: str, external_id: str, key_sha256: str
     return fetch_one(conn, IS_ERASED, {"provider": provider, "names": names}) is not None
 
 
-def purge_body(conn: Connection, delivery_id: UUID) -> None:
-    conn.execute(PURGE_BODY, {"id": delivery_id})
+@statement("UPDATE deliveries SET body = NULL WHERE id = %(delivery_id)s")
+def purge_body(conn: Connection, delivery_id: UUID) -> None: ...

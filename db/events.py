@@ -6,6 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.statements import statement
 
 
 def build_event_insert(subject: str, from_state: str, to_state: str, reason: str = "NULL", **columns: str) -> str:
@@ -32,19 +33,16 @@ SELECT virtualtransaction AS writer FROM pg_locks
 """
 
 
-LIST_PAGE_BY_JOB = """
+@statement("""
 SELECT id, subject, subject_id, from_state, to_state, kind, reason, actor, at
   FROM events WHERE job_id = %(job_id)s AND id > %(after)s
    AND subject <> ALL(%(subjects)s::text[]) AND (kind IS NULL OR kind <> ALL(%(kinds)s::text[]))
  ORDER BY id LIMIT %(limit)s
-"""
-
-
+""")
 def list_page_by_job(
     conn: Connection, job_id: UUID, after: int, limit: int, hidden: Mapping[str, Sequence[str]]
 ) -> list[Row]:
     """Return events of a job without those of the hidden `subjects` and `kinds`."""
-    return fetch_all(conn, LIST_PAGE_BY_JOB, {"job_id": job_id, "after": after, "limit": limit, **hidden})
 
 
 # Reading all events without missing one: a reader that continues after the last id it saw could skip a lower one.
@@ -80,27 +78,20 @@ def get_last_id(conn: Connection) -> int:
     return int(row["id"]) if row else 0
 
 
-GET_OLDEST_ID = "SELECT min(id) AS id FROM events"
+@statement("SELECT min(id) AS id FROM events")
+def get_oldest_id(conn: Connection) -> int | None: ...
 
 
-def get_oldest_id(conn: Connection) -> int | None:
-    row = fetch_one(conn, GET_OLDEST_ID, {})
-    return row["id"] if row else None
-
-
-LIST_BETWEEN = """
+@statement("""
 SELECT e.id, e.subject, e.subject_id, e.job_id, j.owner, e.from_state, e.to_state, e.kind, e.reason, e.at
   FROM events e LEFT JOIN jobs j ON j.id = e.job_id WHERE e.id > %(after)s AND e.id <= %(until)s
    AND (%(job_id)s::uuid IS NULL OR e.job_id = %(job_id)s)
    AND (%(owner)s::text IS NULL OR j.owner = %(owner)s) ORDER BY e.id
-"""
-
-
+""")
 def list_between(
     conn: Connection, after: int, until: int, *, job_id: UUID | None = None, owner: str | None = None
 ) -> list[Row]:
     """Return events with after < id <= until, by id. `until`: final, and at most MAX_ID_SPAN above `after`."""
-    return fetch_all(conn, LIST_BETWEEN, {"after": after, "until": until, "job_id": job_id, "owner": owner})
 
 
 def _list_writers(conn: Connection) -> frozenset[str]:

@@ -6,8 +6,9 @@ from datetime import datetime
 from uuid import UUID
 
 from db import dead_letters, leases
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row, fetch_one
 from db.events import build_event_insert
+from db.statements import statement
 from moorage.model import Lease, Step
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
@@ -49,15 +50,12 @@ def get(conn: Connection, notification_id: UUID) -> Notification | None:
     return Notification(**row) if row else None
 
 
-LIST_BY_JOB = """
+@statement("""
 SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, attempt, crashes, leased_by,
        leased_until, ended_at
   FROM notifications WHERE job_id = %(job_id)s ORDER BY event_id
-"""
-
-
-def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
-    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})
+""")
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 
 END_SENT = leases.build_end_statement("notifications", "waiting", "sent", "category = NULL, reason = NULL")
@@ -83,9 +81,9 @@ def dead_letter(
     dead_letters.add(conn, "notification", lease.row_id, decision, step=step, job_id=job_id, facts=facts, actor=actor)
 
 
-REPLAY = f"""
+@statement(f"""
 WITH ended AS MATERIALIZED (
-    SELECT id, state FROM notifications WHERE id = %(id)s AND state = ANY(%(states)s::text[]) FOR UPDATE
+    SELECT id, state FROM notifications WHERE id = %(notification_id)s AND state = ANY(%(states)s::text[]) FOR UPDATE
 ), moved AS (
     UPDATE notifications n
        SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
@@ -93,9 +91,6 @@ WITH ended AS MATERIALIZED (
       FROM ended WHERE n.id = ended.id
     RETURNING n.id, n.job_id, ended.state AS was
 ) {build_event_insert("notification", "was", "'waiting'", "'replayed'")}
-"""
-
-
+""")
 def replay(conn: Connection, notification_id: UUID, actor: str, states: Sequence[str] = ("dead",)) -> bool:
     """Reset a notification that ended to `waiting`; return False if it is in none of the states."""
-    return fetch_one(conn, REPLAY, {"id": notification_id, "actor": actor, "states": list(states)}) is not None

@@ -6,8 +6,9 @@ from datetime import datetime
 from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases, quarantine
-from db.connection import Connection, QueuedQuery, Row, fetch_all, fetch_one
+from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert
+from db.statements import statement
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
 from moorage.retry_policy import SOURCE_KINDS, DeadLetterDecision, RetryContext
@@ -92,20 +93,18 @@ def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: 
 
 
 COLUMNS = [f.name for f in fields(Output) if f.name not in ("provider", "external_id", "model", "is_awaited")]
-GET = f"""
+
+
+@statement(f"""
 SELECT {", ".join(f"o.{column}" for column in COLUMNS)}, p.provider, p.external_id, p.model
-  FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
-"""
-
-
+  FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(output_id)s
+""")
 def get(conn: Connection, output_id: UUID) -> Output | None:
     """Return an output joined with its prediction, inline data included."""
-    row = fetch_one(conn, GET, {"id": output_id})
-    return Output(**row) if row else None
 
 
 # At most to the last attempt before the source expires, as in moorage/retry_policy.py.
-POSTPONE_WAITING = """
+@statement("""
 WITH due AS MATERIALIZED (
     SELECT id FROM outputs WHERE job_id = %(job_id)s AND state = 'waiting' AND lease_token IS NULL
        AND run_at <= moment() ORDER BY id FOR UPDATE SKIP LOCKED)
@@ -113,12 +112,9 @@ UPDATE outputs o SET woken_at = NULL,
        run_at = least(moment() + make_interval(secs => %(seconds)s),
                       CASE WHEN expires_at > moment() + interval '10 s' THEN expires_at - interval '10 s' END)
   FROM due WHERE o.id = due.id
-"""
-
-
+""")
 def postpone_waiting(conn: Connection, job_id: UUID, seconds: float) -> None:
     """Postpone the due, unleased outputs of a job that another transaction has locked."""
-    conn.execute(POSTPONE_WAITING, {"job_id": job_id, "seconds": seconds})
 
 
 # Since the output was added or replayed; failures of moorage's own servers are no attempts at the source. A URL without
@@ -221,30 +217,24 @@ def dead_letter(
     return job
 
 
-REPLAY = f"""
+@statement(f"""
 WITH moved AS (
     UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
            crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
-     WHERE id = %(id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
+     WHERE id = %(output_id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
            OR is_placeholder)
     RETURNING id, job_id
 ) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
-"""
-
-
+""")
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""
-    return fetch_one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
 
 
-LIST_BY_JOB = """
+@statement("""
 SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END AS url, expires_at, state, category,
        reason, attempt, crashes, run_at, leased_by, ended_at, media, format, bytes, sha256, width_px, height_px,
        duration_s, key, thumb_key, thumb_missing, notes
   FROM outputs WHERE job_id = %(job_id)s ORDER BY idx
-"""
-
-
+""")
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return a job's outputs by idx; URLs of sources only, no inline data."""
-    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})

@@ -7,10 +7,9 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_one
+from db.statements import statement
 from db.submission_turns import IN_FLIGHT
 from moorage.errors import OwnerLimitReached
-
-LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('moorage.owner ' || %(owner)s, 0))"
 
 # Bytes as last counted by the sweep `usage`, and of files stored since then; ids begin with the time of their row.
 # The bounds are subqueries and the files are summed by job: joined, the planner may read all of an owner's jobs.
@@ -48,9 +47,9 @@ REASONS: Final = {
 }
 
 
+@statement("SELECT pg_advisory_xact_lock(hashtextextended('moorage.owner ' || %(owner)s, 0))")
 def lock(conn: Connection, owner: str) -> None:
     """Have other transactions that count this owner's use wait for the end of this one. Before any row."""
-    conn.queue(LOCK, {"owner": owner})
 
 
 def read(conn: Connection, owner: str) -> Row:

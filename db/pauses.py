@@ -6,6 +6,7 @@ from uuid import UUID, uuid5
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
+from db.statements import statement
 
 KEEP: Final = "keep"
 
@@ -76,21 +77,21 @@ UPDATE {table} t SET run_at = least(t.run_at, moment()), woken_at = NULL
 """
 
 
-MAKE_OUTPUTS_DUE = _build_due_statement(
-    "outputs",
-    "state = 'waiting'"
-    " AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))",
+@statement(
+    _build_due_statement(
+        "outputs",
+        "state = 'waiting'"
+        " AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))",
+    )
 )
-MAKE_PREDICTIONS_DUE = _build_due_statement(
-    "predictions", "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s"
-)
-
-
 def make_outputs_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
     """Make waiting outputs of a provider (of all, for `keep`) due now; return the ids, at most `limit`."""
-    return [row["id"] for row in fetch_all(conn, MAKE_OUTPUTS_DUE, {"target": target, "limit": limit})]
 
 
+@statement(
+    _build_due_statement(
+        "predictions", "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s"
+    )
+)
 def make_predictions_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
     """Make live predictions of a provider due now; return the ids, at most `limit`."""
-    return [row["id"] for row in fetch_all(conn, MAKE_PREDICTIONS_DUE, {"target": target, "limit": limit})]

@@ -9,6 +9,7 @@ from db import dead_letters, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
+from db.statements import statement
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease, Prediction, Step
 from moorage.retry_policy import DeadLetterDecision
@@ -44,20 +45,13 @@ def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Pr
     return next(iter(find(conn, [(provider, external_id)])), None)
 
 
-SET_MODEL = "UPDATE predictions SET model = %(model)s WHERE id = %(id)s AND model IS NULL"
-
-
+@statement("UPDATE predictions SET model = %(model)s WHERE id = %(prediction_id)s AND model IS NULL")
 def queue_model(conn: Connection, prediction_id: UUID, model: str) -> None:
     """Record the model of a prediction that was registered without one, as its provider reports it."""
-    conn.queue(SET_MODEL, {"id": prediction_id, "model": model})
 
 
-GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
-
-
-def get(conn: Connection, prediction_id: UUID) -> Prediction | None:
-    row = fetch_one(conn, GET, {"id": prediction_id})
-    return Prediction(**row) if row else None
+@statement(f"SELECT {_COLUMNS} FROM predictions WHERE id = %(prediction_id)s")
+def get(conn: Connection, prediction_id: UUID) -> Prediction | None: ...
 
 
 LOCK = f"{_WITH_FACTS} WHERE id = %(id)s FOR UPDATE OF p"
@@ -71,11 +65,8 @@ def lock(conn: Connection, prediction_id: UUID) -> Prediction:
     return Prediction(**row)
 
 
-RECORD_RAW_STATUS = "UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(id)s AND ended_at IS NULL"
-
-
-def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) -> None:
-    conn.execute(RECORD_RAW_STATUS, {"id": prediction_id, "raw_status": raw_status})
+@statement("UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(prediction_id)s AND ended_at IS NULL")
+def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) -> None: ...
 
 
 # This also clears the lease of a concurrent poll, whose own commit then raises LeaseLost.
@@ -156,28 +147,23 @@ def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reaso
     leases.execute(conn, lease, ABANDON, life=timedelta(seconds=output_life_seconds), reason=reason)
 
 
-MAKE_DUE_BY_JOB = """
+@statement("""
+SELECT id FROM predictions WHERE job_id = %(job_id)s AND state IN ('planned', 'submitting', 'running') ORDER BY id
+""")
+def list_awaited(conn: Connection, job_id: UUID) -> list[UUID]:
+    """Return the ids of a job's predictions that may still produce files before their deadline."""
+
+
+@statement("""
 UPDATE predictions SET run_at = moment(), woken_at = NULL
  WHERE job_id = %(job_id)s AND state = 'running' AND lease_token IS NULL
    AND run_at > moment() RETURNING id
-"""
-
-LIST_AWAITED = """
-SELECT id FROM predictions WHERE job_id = %(job_id)s AND state IN ('planned', 'submitting', 'running') ORDER BY id
-"""
-
-
-def list_awaited(conn: Connection, job_id: UUID) -> list[UUID]:
-    """Return the ids of a job's predictions that may still produce files before their deadline."""
-    return [row["id"] for row in fetch_all(conn, LIST_AWAITED, {"job_id": job_id})]
-
-
+""")
 def make_due_by_job(conn: Connection, job_id: UUID) -> list[UUID]:
     """Make a job's running predictions due now; return the ids of those that were not due."""
-    return [row["id"] for row in fetch_all(conn, MAKE_DUE_BY_JOB, {"job_id": job_id})]
 
 
-MAKE_DUE_BY_ID = """
+@statement("""
 WITH live AS (
     SELECT id FROM predictions
      WHERE id = ANY(%(ids)s::uuid[]) AND state IN ('running', 'abandoned') AND lease_token IS NULL
@@ -186,12 +172,9 @@ WITH live AS (
 UPDATE predictions p SET run_at = least(p.run_at, moment()), woken_at = NULL
   FROM live WHERE p.id = live.id
 RETURNING p.id
-"""
-
-
+""")
 def make_due_by_id(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
     """Make those predictions that are running or abandoned, and not leased, due now; return their ids."""
-    return [row["id"] for row in fetch_all(conn, MAKE_DUE_BY_ID, {"ids": list(ids)})]
 
 
 def dead_letter(
@@ -214,32 +197,26 @@ def dead_letter(
     return job
 
 
-REPLAY = f"""
+@statement(f"""
 WITH moved AS (
     UPDATE predictions
        SET state = 'running', run_at = moment(), woken_at = NULL, ended_at = NULL, ended_by = NULL, attempt = 0,
            crashes = 0, category = NULL, reason = NULL, deadline_at = moment() + %(deadline)s, output_until = NULL,
            cancel_reason = NULL
-     WHERE id = %(id)s AND state = 'lost' AND external_id IS NOT NULL
+     WHERE id = %(prediction_id)s AND state = 'lost' AND external_id IS NOT NULL
     RETURNING id, job_id
 ) {build_event_insert("prediction", "'lost'", "'running'", "'replayed'")}
-"""
-
-
+""")
 def replay(conn: Connection, prediction_id: UUID, *, deadline: timedelta, actor: str) -> bool:
     """Reset a lost prediction to `running`, due now; return False if it is not lost or was never submitted."""
-    return fetch_one(conn, REPLAY, {"id": prediction_id, "deadline": deadline, "actor": actor}) is not None
 
 
-LIST_BY_JOB = """
+@statement("""
 SELECT id, seq, provider, external_id, model, state, category, reason, raw_status, created_at, deadline_at, polls,
        ended_by, run_at, attempt, crashes, leased_by, ended_at, entry, submitted_at, cancel_reason
   FROM predictions WHERE job_id = %(job_id)s ORDER BY seq
-"""
-
-
-def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
-    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})
+""")
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 
 def get_wait_end(prediction: Prediction) -> datetime:

@@ -4,7 +4,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from db import leases
-from db.connection import Connection, Row, fetch_one
+from db.connection import Connection, Row
+from db.statements import statement
 from moorage.model import FetchedFile, Lease, Output
 from moorage.text import to_storable
 
@@ -47,15 +48,12 @@ def forget(conn: Connection, lease: Lease) -> None:
     leases.execute(conn, lease, FORGET)
 
 
-FIND: Final = """
+@statement("""
 SELECT quarantine_key AS key, quarantine_bytes AS bytes, quarantine_sha256 AS sha256, quarantine_type AS declared_type,
        quarantined_at
-  FROM outputs WHERE id = %(id)s AND quarantine_key IS NOT NULL
-"""
-
-
-def find(conn: Connection, output_id: UUID) -> Row | None:
-    return fetch_one(conn, FIND, {"id": output_id})
+  FROM outputs WHERE id = %(output_id)s AND quarantine_key IS NOT NULL
+""")
+def find(conn: Connection, output_id: UUID) -> Row | None: ...
 
 
 def get_facts(output: Output) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from db.discarding import build_discard_statement
 from db.events import build_event_insert
 from db.objects import LONG_TIMEOUT
+from db.statements import statement
 
 _OLD: Final = "moment() - make_interval(secs => %(seconds)s)"
 
@@ -38,10 +39,6 @@ _RENDERS: Final = f"""
  WHERE r.deleted_at IS NULL AND r.published_at < {_OLD} AND j.settled_at < {_OLD}
 """
 
-OLD_RENDERS: Final = f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(limit)s"
-
-LOCK_RENDER: Final = f"SELECT j.owner, j.project_id {_RENDERS} AND r.id = %(id)s FOR UPDATE OF j SKIP LOCKED"
-
 DISCARD_PUBLISHED: Final = build_discard_statement("true")
 
 MARK_DELETED: Final = f"""
@@ -60,14 +57,14 @@ WITH moved AS (
 """
 
 
+@statement(f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(limit)s")
 def list_old_renders(conn: Connection, seconds: float, limit: int) -> list[UUID]:
     """Return renders published, and of jobs settled, more than `seconds` ago."""
-    return [row["id"] for row in fetch_all(conn, OLD_RENDERS, {"seconds": seconds, "limit": limit})]
 
 
+@statement(f"SELECT j.owner, j.project_id {_RENDERS} AND r.id = %(render_id)s FOR UPDATE OF j SKIP LOCKED")
 def lock_old_render(conn: Connection, render_id: UUID, seconds: float) -> Row | None:
     """Lock the job of an old render; return its owner and project_id, or None if it is locked or no longer old."""
-    return fetch_one(conn, LOCK_RENDER, {"id": render_id, "seconds": seconds})
 
 
 def discard_render_files(conn: Connection, render_id: UUID, actor: str) -> None:

@@ -8,6 +8,7 @@ from db import leases
 from db.connection import Connection, fetch_one
 from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
+from db.statements import statement
 from moorage import ids
 from moorage.model import FallbackEntry, Job, Lease, Prediction
 from moorage.transitions import EventKind
@@ -169,16 +170,13 @@ def mark_uncertain(conn: Connection, lease: Lease) -> None:
     leases.execute(conn, lease, MARK_UNCERTAIN)
 
 
-WAS_RESUBMITTED = """
+@statement("""
 SELECT p.id FROM predictions p
   JOIN predictions b ON b.job_id = p.job_id AND b.entry = p.entry AND b.seq = p.seq - 1
- WHERE p.id = %(id)s AND b.submit_uncertain AND b.external_id IS NULL AND b.state IN ('abandoned', 'failed')
-"""
-
-
+ WHERE p.id = %(prediction_id)s AND b.submit_uncertain AND b.external_id IS NULL AND b.state IN ('abandoned', 'failed')
+""")
 def was_resubmitted(conn: Connection, prediction_id: UUID) -> bool:
     """Return True if this prediction repeats its predecessor's entry, whose submission was never resolved."""
-    return fetch_one(conn, WAS_RESUBMITTED, {"id": prediction_id}) is not None
 
 
 FIND_BY_WEBHOOK_KEY = "SELECT id, job_id FROM predictions WHERE key_sha256 = %(key_sha256)s AND provider = %(provider)s"

@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple
 from psycopg.types.json import Jsonb
 
 from db import clock_skew, discarding, erasures, jobs, leases, progress, projects
-from db.connection import Connection, Database, Row, fetch_all
+from db.connection import Connection, Database, Row
+from db.statements import statement
 
 # Conditions by the names that the sweep knows; a sweep that is not listed is always due.
 DUE: Final[Mapping[str, Mapping[str, str]]] = {
@@ -76,11 +77,8 @@ def record_result(conn: Connection, sweep: str, slot: int, result: dict[str, Any
     conn.queue(RECORD_RESULT, {"sweep": sweep, "slot": slot, "result": Jsonb(result)})
 
 
-LIST_LATEST = """
+@statement("""
 SELECT DISTINCT ON (sweep) sweep, slot, started_at, finished_at, result
   FROM ticks ORDER BY sweep, started_at DESC  -- not by slot: a longer period has smaller slot numbers
-"""
-
-
-def list_latest(conn: Connection) -> list[Row]:
-    return fetch_all(conn, LIST_LATEST)
+""")
+def list_latest(conn: Connection) -> list[Row]: ...
