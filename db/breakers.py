@@ -7,7 +7,7 @@ A row of `breakers` is an open one. Claims and dispatch skip its rows, but for t
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Database, Row, fetch_all
+from db.connection import Connection, Database, QueuedQuery, Row, fetch_all
 from db.statements import statement
 
 MIN_FAILURES: Final = 10
@@ -98,7 +98,7 @@ WITH closed AS (
 ), forgotten AS ({_FORGET})
 INSERT INTO target_attempts (target) VALUES (%(target)s)
 """)
-def queue_success(conn: Connection, target: str) -> None:
+def queue_success(conn: Connection, target: str) -> QueuedQuery:
     """Record that a request succeeded, and close the target's breaker, in the caller's transaction."""
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from db import breakers, cancellation, dead_letters, jobs, leases
-from db.connection import Connection, fetch_all, fetch_one
+from db.connection import Connection, QueuedQuery, fetch_all
 from db.events import build_event_insert
 from db.statements import statement
 from moorage.errors import LeaseLost
@@ -21,15 +21,18 @@ WITH moved AS (
      WHERE id = %(id)s AND lease_token = %(token)s RETURNING id, job_id
 ) {build_event_insert("output", "'waiting'", "'waiting'", "%(reason)s", kind="'deferred'")}
 """
-GET_JOB_ID = "SELECT job_id FROM outputs WHERE id = %(id)s"
+
+
+@statement("SELECT job_id FROM outputs WHERE id = %(output_id)s")
+def _get_job_id(conn: Connection, output_id: UUID) -> UUID | None: ...
 
 
 def defer(conn: Connection, lease: Lease, category: str) -> Job:
     """Have the job of a leased output no longer wait for it; return the job, locked. Raises LeaseLost."""
-    row = fetch_one(conn, GET_JOB_ID, {"id": lease.row_id})
-    if row is None:
+    job_id = _get_job_id(conn, lease.row_id)
+    if job_id is None:
         raise LeaseLost(f"output {lease.row_id} is deleted")
-    job = jobs.lock(conn, row["job_id"])
+    job = jobs.lock(conn, job_id)
     leases.execute(conn, lease, DEFER, category=category, reason="its job no longer waits for it")
     return job
 
@@ -43,7 +46,7 @@ WITH moved AS (
     RETURNING id, job_id
 ) {build_event_insert("output", "'waiting'", "'waiting'", "'its job no longer waits for it'", kind="'deferred'")}
 """)
-def defer_blocked(conn: Connection, job_id: UUID, *, seconds: float, actor: str) -> None:
+def defer_blocked(conn: Connection, job_id: UUID, *, seconds: float, actor: str) -> QueuedQuery:
     """Have a locked job no longer wait for outputs whose hosts' circuit breakers have been open for `seconds`."""
 
 

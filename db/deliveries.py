@@ -5,9 +5,9 @@ from typing import Final
 from uuid import UUID
 
 from db import dead_letters, leases
-from db.connection import Connection, Database, QueuedQuery, Row, fetch_one
+from db.connection import Connection, Database, QueuedQuery, Row
 from db.events import build_event_insert
-from db.leases import CLEAR_LEASE
+from db.leases import CLEAR_LEASE, RESTART
 from db.statements import statement
 from moorage.model import Delivery, Lease, Step
 from moorage.retry_policy import DeadLetterDecision
@@ -93,7 +93,7 @@ def end(conn: Connection, lease: Lease, state: str, reason: str) -> None:
     leases.execute(conn, lease, END, **build_end((lease, state, reason, None, None, None)))
 
 
-MARK_UNMATCHED = f"""
+@statement(f"""
 WITH old AS (
     SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
 ), moved AS (
@@ -108,16 +108,11 @@ WITH old AS (
 )
 INSERT INTO events (subject, subject_id, from_state, to_state, actor)
 SELECT 'delivery', id, from_state, 'unmatched', %(actor)s FROM moved WHERE from_state <> 'unmatched'
-"""
-
-
+""")
 def mark_unmatched(
     conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, unmatched_seconds: float
-) -> None:
+) -> QueuedQuery:
     """Let a locked delivery wait for its prediction to be registered."""
-    times = {"wait_seconds": wait_seconds, "unmatched_seconds": unmatched_seconds}
-    args = {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by, "external_id": external_id, **times}
-    conn.execute(MARK_UNMATCHED, args)
 
 
 MAKE_UNMATCHED_DUE = """
@@ -131,15 +126,16 @@ UPDATE deliveries d SET run_at = moment(), woken_at = NULL
 RETURNING d.id
 """
 
-GET_PROVIDER = "SELECT provider FROM deliveries WHERE id = %(id)s"
+
+@statement("SELECT provider FROM deliveries WHERE id = %(delivery_id)s")
+def _get_provider(conn: Connection, delivery_id: UUID) -> str | None: ...
 
 
 def dead_letter(
     conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
 ) -> None:
     """End a leased delivery as `dead`, with a dead letter. Raises LeaseLost."""
-    row = fetch_one(conn, GET_PROVIDER, {"id": lease.row_id})
-    provider = row["provider"] if row else None
+    provider = _get_provider(conn, lease.row_id)
     end(conn, lease, "dead", to_storable(decision.reason))
     dead_letters.add(
         conn, "delivery", lease.row_id, decision, step=step, provider=provider, facts=facts, actor=lease.leased_by
@@ -148,8 +144,7 @@ def dead_letter(
 
 @statement(f"""
 WITH moved AS (
-    UPDATE deliveries SET state = 'new', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
-           unmatched_until = NULL
+    UPDATE deliveries SET state = 'new', unmatched_until = NULL, {RESTART}
      WHERE id = %(delivery_id)s AND state = 'dead' AND body IS NOT NULL RETURNING id
 ) {build_event_insert("delivery", "'dead'", "'new'", "'replayed'", job_id="NULL")}
 """)
@@ -157,13 +152,9 @@ def replay(conn: Connection, delivery_id: UUID, actor: str) -> bool:
     """Reset a dead delivery to `new`; return False if its body was purged or it is not dead."""
 
 
-GET_BODY = "SELECT body FROM deliveries WHERE id = %(id)s"
-
-
+@statement("SELECT body FROM deliveries WHERE id = %(delivery_id)s")
 def get_body(conn: Connection, delivery_id: UUID) -> bytes | None:
     """Return the raw body; None after retention purged it."""
-    row = fetch_one(conn, GET_BODY, {"id": delivery_id})
-    return bytes(row["body"]) if row and row["body"] is not None else None
 
 
 @statement("""

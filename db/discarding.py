@@ -13,8 +13,7 @@ def build_discard_statement(condition: str) -> str:
     """Return the statement that sets a job's kept outputs to `discarding`."""
     return f"""
 WITH moved AS (
-    UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
-           crashes = 0, thumb_missing = NULL, reason = %(reason)s
+    UPDATE outputs SET state = 'discarding', thumb_missing = NULL, reason = %(reason)s, {leases.RESTART}
      WHERE job_id = %(job_id)s AND state = 'kept' AND {condition}
     RETURNING id, job_id
 ) {build_event_insert("output", "'kept'", "'discarding'", "%(reason)s")}
@@ -39,14 +38,13 @@ SELECT id FROM outputs WHERE prediction_id = %(prediction_id)s AND state IN ('di
 def has_discarded_files(conn: Connection, prediction_id: UUID) -> bool: ...
 
 
-END_DISCARDED = leases.build_end_statement(
-    "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
+@statement(
+    leases.build_end_statement(
+        "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
+    )
 )
-
-
 def end_discarded(conn: Connection, lease: Lease) -> None:
     """Record that an output's objects are deleted. Raises LeaseLost."""
-    leases.execute(conn, lease, END_DISCARDED)
 
 
 SPOOLED = """

@@ -71,7 +71,7 @@ def queue_lock(conn: Connection, predictions: Sequence[tuple[str, str]]) -> Queu
 
 
 @statement("UPDATE jobs SET prompt = %(prompt)s WHERE id = %(job_id)s AND prompt IS NULL")
-def queue_description(conn: Connection, job_id: UUID, prompt: str) -> None:
+def queue_description(conn: Connection, job_id: UUID, prompt: str) -> QueuedQuery:
     """Record the prompt of a registered prediction, as its provider reports it, on its locked job."""
 
 

@@ -67,29 +67,24 @@ def build_add(new: Sequence[NewOutput], actor: str) -> Row:
     return {**args, "source_kind": kinds, "source": source, "source_data": [f.data for f in files], "actor": actor}
 
 
-UPDATE_SOURCE_URL = """
+@statement("""
 UPDATE outputs SET source = %(url)s, expires_at = %(expires_at)s
  WHERE prediction_id = %(prediction_id)s AND path = %(path)s AND state = 'waiting' AND source_kind = 'url'
    AND source IS DISTINCT FROM %(url)s RETURNING id
-"""
-
-
-def update_source_url(conn: Connection, prediction_id: UUID, file: OutputFile, expires_at: datetime | None) -> bool:
+""")
+def update_source_url(
+    conn: Connection, prediction_id: UUID, path: str, url: str | None, expires_at: datetime | None
+) -> bool:
     """Set a new URL and expiry for a waiting path; return False if nothing changed."""
-    args = {"prediction_id": prediction_id, "path": file.path, "url": file.url, "expires_at": expires_at}
-    return fetch_one(conn, UPDATE_SOURCE_URL, args) is not None
 
 
-RECORD_REFRESH = """
+@statement("""
 UPDATE outputs SET source = coalesce(%(url)s, source), expires_at = coalesce(%(expires_at)s, expires_at),
        refreshed_at = moment()
  WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
-"""
-
-
+""")
 def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
     """Record that a new URL was requested from the provider, and the URL if there is one. Raises LeaseLost."""
-    leases.execute(conn, lease, RECORD_REFRESH, url=url, expires_at=expires_at)
 
 
 COLUMNS = [f.name for f in fields(Output) if f.name not in ("provider", "external_id", "model", "is_awaited")]
@@ -150,16 +145,11 @@ _FACTS = """media format content_type bytes sha256 width_px height_px frames dur
 thumb_sha256 thumb_width_px thumb_height_px color thumb_missing"""
 _SET_FACTS = ", ".join(f"{column} = %({column})s" for column in _FACTS.split())
 _KEPT = f"category = NULL, reason = NULL, source_data = NULL, {quarantine.RELEASE}, {_SET_FACTS}"
-END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
-END_AWAITED = leases.build_end_statement(
-    "outputs",
-    "waiting",
-    "kept",
-    _KEPT,
-    """
+_IS_AWAITED = """
        AND EXISTS (SELECT FROM jobs j WHERE j.id = outputs.job_id AND j.state = 'keeping'
-                                        AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))""",
-)
+                                        AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))"""
+END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
+END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _IS_AWAITED)
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
@@ -174,21 +164,21 @@ def queue_end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> Queu
 
 def _list_facts(stored: StoredOutput) -> Row:
     thumb = stored.thumb
-    sizes = (thumb.color, len(thumb.data), thumb.sha256, thumb.width_px, thumb.height_px) if thumb else (None,) * 5
-    columns = ("color", "thumb_bytes", "thumb_sha256", "thumb_width_px", "thumb_height_px")
-    file = {"bytes": stored.bytes, "sha256": stored.sha256, "key": stored.key, "thumb_key": stored.thumb_key}
-    facts = asdict(stored.media) | file | dict(zip(columns, sizes, strict=True))
-    return {**facts, "thumb_missing": stored.thumb_missing}
+    facts = {name: getattr(stored, name) for name in ("bytes", "sha256", "key", "thumb_key", "thumb_missing")}
+    facts |= {f"thumb_{name}": getattr(thumb, name, None) for name in ("sha256", "width_px", "height_px")}
+    return {**asdict(stored.media), **facts, "color": thumb and thumb.color, "thumb_bytes": thumb and len(thumb.data)}
 
 
-END_DEAD = leases.build_end_statement(
-    "outputs", "waiting", "dead", "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s"
+@statement(
+    leases.build_end_statement(
+        "outputs",
+        "waiting",
+        "dead",
+        "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s",
+    )
 )
-
-
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
     """End an output as `dead`, without a dead letter. Raises LeaseLost."""
-    leases.execute(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
 
 
 def dead_letter(

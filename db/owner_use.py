@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_one
+from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.statements import statement
 from db.submission_turns import IN_FLIGHT
 from moorage.errors import OwnerLimitReached
@@ -48,7 +48,7 @@ REASONS: Final = {
 
 
 @statement("SELECT pg_advisory_xact_lock(hashtextextended('moorage.owner ' || %(owner)s, 0))")
-def lock(conn: Connection, owner: str) -> None:
+def lock(conn: Connection, owner: str) -> QueuedQuery:
     """Have other transactions that count this owner's use wait for the end of this one. Before any row."""
 
 

@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from db import dead_letters, jobs, leases
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from db.statements import statement
@@ -30,15 +30,16 @@ SELECT {_COLUMNS}, EXISTS (SELECT FROM renders r WHERE r.id = p.job_id) AS has_r
                 WHERE d.subject = 'prediction' AND d.subject_id = p.id AND d.state = 'open') AS has_dead_letter
   FROM predictions p"""
 
-FIND = f"""{_WITH_FACTS}
+
+@statement(f"""{_WITH_FACTS}
  WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))
-"""
+""")
+def _find(conn: Connection, providers: list[str], external_ids: list[str]) -> list[Prediction]: ...
 
 
 def find(conn: Connection, keys: Sequence[tuple[str, str]]) -> list[Prediction]:
     """Return the predictions that are known, by provider and external id."""
-    args = {"providers": [provider for provider, _ in keys], "external_ids": [external_id for _, external_id in keys]}
-    return [Prediction(**row) for row in fetch_all(conn, FIND, args)]
+    return _find(conn, [provider for provider, _ in keys], [external_id for _, external_id in keys])
 
 
 def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Prediction | None:
@@ -46,7 +47,7 @@ def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Pr
 
 
 @statement("UPDATE predictions SET model = %(model)s WHERE id = %(prediction_id)s AND model IS NULL")
-def queue_model(conn: Connection, prediction_id: UUID, model: str) -> None:
+def queue_model(conn: Connection, prediction_id: UUID, model: str) -> QueuedQuery:
     """Record the model of a prediction that was registered without one, as its provider reports it."""
 
 
@@ -54,15 +55,9 @@ def queue_model(conn: Connection, prediction_id: UUID, model: str) -> None:
 def get(conn: Connection, prediction_id: UUID) -> Prediction | None: ...
 
 
-LOCK = f"{_WITH_FACTS} WHERE id = %(id)s FOR UPDATE OF p"
-
-
+@statement(f"{_WITH_FACTS} WHERE id = %(prediction_id)s FOR UPDATE OF p")
 def lock(conn: Connection, prediction_id: UUID) -> Prediction:
     """Lock a prediction; lock its job first."""
-    row = fetch_one(conn, LOCK, {"id": prediction_id})
-    if row is None:
-        raise LookupError(f"no prediction {prediction_id}")
-    return Prediction(**row)
 
 
 @statement("UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(prediction_id)s AND ended_at IS NULL")
@@ -114,37 +109,35 @@ def build_end(
     return {**columns, **result, "raw_statuses": [status for _, status in ended]}
 
 
-SCHEDULE_NEXT_POLL = f"""
-UPDATE predictions SET {CLEAR_LEASE}, polls = polls + %(polled)s, woken_at = NULL, attempt = crashes - 1,
-       reason = CASE WHEN state = 'running' THEN %(reason)s ELSE reason END,
+@statement(f"""
+UPDATE predictions SET {CLEAR_LEASE}, polls = polls + CASE WHEN %(was_polled)s THEN 1 ELSE 0 END, woken_at = NULL,
+       attempt = crashes - 1, reason = CASE WHEN state = 'running' THEN %(reason)s ELSE reason END,
        run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
                       greatest(CASE WHEN state = 'abandoned' THEN output_until ELSE deadline_at END, moment()))
  WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
-"""
-
-
+""")
 def schedule_next_poll(
     conn: Connection, lease: Lease, *, wait_seconds: float, was_polled: bool, reason: str | None
 ) -> None:
     """Release a polled prediction until its next poll, at the latest at its deadline. Raises LeaseLost."""
-    args = {"wait_seconds": wait_seconds, "polled": int(was_polled), "reason": reason}
-    leases.execute(conn, lease, SCHEDULE_NEXT_POLL, **args)
 
 
-ABANDON = f"""
+def build_abandon(from_state: str, values: str) -> str:
+    """Return the statement that abandons a leased prediction; `values` are further assignments."""
+    end = "moment() + make_interval(secs => %(output_life_seconds)s)"
+    return f"""
 WITH moved AS (
-    UPDATE predictions
-       SET state = 'abandoned', {CLEAR_LEASE}, category = 'TIMED_OUT', reason = %(reason)s, woken_at = NULL,
-           attempt = crashes - 1, output_until = moment() + %(life)s, run_at = moment() + %(life)s
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running'
+    UPDATE predictions SET state = 'abandoned', {CLEAR_LEASE}, woken_at = NULL, attempt = crashes - 1,
+           reason = %(reason)s, output_until = {end}, run_at = {end}, {values}
+     WHERE id = %(id)s AND lease_token = %(token)s AND state = '{from_state}'
     RETURNING id, job_id
-) {build_event_insert("prediction", "'running'", "'abandoned'", "%(reason)s")}
+) {build_event_insert("prediction", f"'{from_state}'", "'abandoned'", "%(reason)s")}
 """
 
 
+@statement(build_abandon("running", "category = 'TIMED_OUT'"))
 def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
     """Stop waiting for a prediction; a late result still counts during `output_life_seconds`. Raises LeaseLost."""
-    leases.execute(conn, lease, ABANDON, life=timedelta(seconds=output_life_seconds), reason=reason)
 
 
 @statement("""
@@ -200,9 +193,8 @@ def dead_letter(
 @statement(f"""
 WITH moved AS (
     UPDATE predictions
-       SET state = 'running', run_at = moment(), woken_at = NULL, ended_at = NULL, ended_by = NULL, attempt = 0,
-           crashes = 0, category = NULL, reason = NULL, deadline_at = moment() + %(deadline)s, output_until = NULL,
-           cancel_reason = NULL
+       SET state = 'running', {leases.RESTART}, ended_by = NULL, category = NULL, reason = NULL,
+           deadline_at = moment() + %(deadline)s, output_until = NULL, cancel_reason = NULL
      WHERE id = %(prediction_id)s AND state = 'lost' AND external_id IS NOT NULL
     RETURNING id, job_id
 ) {build_event_insert("prediction", "'lost'", "'running'", "'replayed'")}

@@ -3,11 +3,9 @@
 from typing import Any, Final
 from uuid import UUID
 
-from db import leases
 from db.connection import Connection, Row
 from db.statements import statement
-from moorage.model import FetchedFile, Lease, Output
-from moorage.text import to_storable
+from moorage.model import Lease, Output
 
 # The object remains; no row names it then, and the orphan sweep deletes it once it is old enough.
 RELEASE: Final = (
@@ -15,37 +13,25 @@ RELEASE: Final = (
     " quarantined_at = NULL"
 )
 
-RECORD: Final = """
+
+@statement("""
 UPDATE outputs
-   SET quarantine_key = %(key)s, quarantine_bytes = %(bytes)s, quarantine_sha256 = %(sha256)s,
+   SET quarantine_key = %(key)s, quarantine_bytes = %(size_bytes)s, quarantine_sha256 = %(sha256)s,
        quarantine_type = %(declared_type)s, quarantined_at = moment()
  WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
-"""
-
-
-def record(conn: Connection, lease: Lease, key: str, file: FetchedFile) -> None:
+""")
+def record(conn: Connection, lease: Lease, key: str, size_bytes: int, sha256: str, declared_type: str | None) -> None:
     """Record the object of a refused file. Raises LeaseLost."""
-    facts = {"bytes": file.size_bytes, "sha256": file.sha256}
-    declared_type = to_storable(file.declared_type or "", 200) or None
-    leases.execute(conn, lease, RECORD, key=key, declared_type=declared_type, **facts)
 
 
-EXTEND: Final = """
-UPDATE outputs SET quarantined_at = moment() WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
-"""
-
-
+@statement("UPDATE outputs SET quarantined_at = moment() WHERE id = %(id)s AND lease_token = %(token)s RETURNING id")
 def extend(conn: Connection, lease: Lease) -> None:
     """Start the retention period of a file in quarantine again. Raises LeaseLost."""
-    leases.execute(conn, lease, EXTEND)
 
 
-FORGET: Final = f"UPDATE outputs SET {RELEASE} WHERE id = %(id)s AND lease_token = %(token)s RETURNING id"
-
-
+@statement(f"UPDATE outputs SET {RELEASE} WHERE id = %(id)s AND lease_token = %(token)s RETURNING id")
 def forget(conn: Connection, lease: Lease) -> None:
     """Record that the object is missing. Raises LeaseLost."""
-    leases.execute(conn, lease, FORGET)
 
 
 @statement("""

@@ -24,8 +24,9 @@ def statement(sql: str) -> Callable[[F], F]:
     Make a function execute `sql`; its own body is empty.
 
     Its return type says what it returns: `list` all rows, `X | None` or `X` the first one, `bool` whether there is one,
-    `QueuedQuery` what is sent with the next statement, `None` nothing; but then, no row for a `Lease` raises LeaseLost.
-    A row is returned as `Row`, as a dataclass or named tuple of its columns, else its first column is.
+    `QueuedQuery` what is sent with the next statement, `None` nothing. A row is returned as `Row`, as a dataclass or
+    named tuple of its columns, else its first column is. Without a row `X` raises LookupError, and `None` with a
+    `Lease` among the arguments raises LeaseLost.
 
     A named tuple, dataclass or mapping among the arguments gives its fields; a `Lease` gives id, token and actor.
     """
@@ -56,7 +57,7 @@ def require_row(lease: Lease, row: Row | None) -> Row:
 
 def _expand(name: str, argument: Any) -> Mapping[str, Any]:
     if isinstance(argument, Lease):
-        return {"id": argument.row_id, "token": argument.token, "actor": argument.leased_by}
+        return {"id": argument.row_id, "token": argument.token, "actor": argument.leased_by, "reason": None}
     if isinstance(argument, Mapping):
         return argument
     if is_dataclass(argument) and not isinstance(argument, type):
@@ -79,7 +80,11 @@ def _build_reader(kind: Any) -> Callable[[Connection, str, Row, Lease | None], A
 
     def read_first(conn: Connection, sql: str, values: Row, _: Lease | None) -> Any:
         row = conn.execute(sql, values).fetchone()
-        return None if row is None and is_optional else _convert(get_args(kind)[0] if is_optional else kind, row or {})
+        if row is not None:
+            return _convert(get_args(kind)[0] if is_optional else kind, row)
+        if not is_optional:
+            raise LookupError(f"no {kind.__name__}: {values}")
+        return None
 
     return read_first
 
