@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db.connection import Connection, Row, fetch_one
+from db.connection import Connection, Row
 from db.events import build_event_insert
 from db.statements import statement
 from moorage import ids
@@ -63,19 +63,15 @@ def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> boo
     """Close an open dead letter as `replayed` or `discarded`; return False if it is not open."""
 
 
-ACKNOWLEDGE = f"""
+@statement(f"""
 WITH moved AS (
     UPDATE dead_letters SET acknowledged_at = moment(), acknowledged_by = %(actor)s, note = %(note)s
-     WHERE id = %(id)s AND state = 'open'
+     WHERE id = %(dead_letter_id)s AND state = 'open'
     RETURNING id, job_id
 ) {build_event_insert("dead_letter", "'open'", "'open'", "%(note)s")}
-"""
-
-
+""")
 def acknowledge(conn: Connection, dead_letter_id: UUID, actor: str, note: str) -> bool:
     """Note that an operator knows an open dead letter, which is no problem then; return False if it is not open."""
-    args = {"id": dead_letter_id, "actor": actor, "note": to_storable(note)}
-    return fetch_one(conn, ACKNOWLEDGE, args) is not None
 
 
 @statement(f"""
@@ -146,19 +142,16 @@ def list_ids(conn: Connection, criteria: DeadLetterFilter, *, after: UUID, limit
 
 
 # A file in quarantine, or without a URL, does not expire.
-COUNT_EXPIRING = f"""
+@statement(f"""
 SELECT count(*) AS matched,
        count(*) FILTER (WHERE expires_at BETWEEN moment() AND moment() + interval '10 min') AS expiring,
        count(*) FILTER (WHERE expires_at < moment()) AS expired
   FROM (SELECT (SELECT o.expires_at FROM outputs o
                  WHERE subject = 'output' AND o.id = subject_id AND o.quarantine_key IS NULL) AS expires_at
           FROM dead_letters WHERE {_MATCHES} AND id > %(after)s) selected
-"""
-
-
+""")
 def count_expiring(conn: Connection, criteria: DeadLetterFilter, after: UUID = FIRST) -> Row:
     """Return how many match, whose files' URLs expire within ten minutes, and have expired."""
-    return fetch_one(conn, COUNT_EXPIRING, {**asdict(criteria), "after": after}) or {}
 
 
 # Retention of those that nobody closed: not while there are bytes that a replay needs.

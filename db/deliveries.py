@@ -53,15 +53,12 @@ def claim_due(
     ]
 
 
-LOCK = """
+@statement("""
 SELECT id FROM deliveries WHERE id = ANY(%(ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])
  ORDER BY id FOR UPDATE SKIP LOCKED
-"""
-
-
-def queue_lock(conn: Connection, leased: Sequence[Lease]) -> QueuedQuery:
+""")
+def queue_lock(conn: Connection, ids: Sequence[UUID], tokens: Sequence[UUID]) -> QueuedQuery:
     """Lock leased deliveries, before any other row, but none that is locked; the rows are those locked."""
-    return conn.queue(LOCK, {"ids": [lease.row_id for lease in leased], "tokens": [lease.token for lease in leased]})
 
 
 # A lease, and how its delivery ends: state, reason, external id, prediction, job.

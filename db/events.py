@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row
 from db.statements import statement
 
 
@@ -24,13 +24,13 @@ RETURNING subject_id AS id, job_id"""
 
 MAX_ID_SPAN: Final = 500  # ids a page covers: bounds the cost of a filter that matches nothing
 
-GET_LAST_ID = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS id FROM events_id_seq"
 
-LIST_WRITERS = """
+@statement("""
 SELECT virtualtransaction AS writer FROM pg_locks
  WHERE locktype = 'relation' AND relation = 'events'::regclass AND mode = 'RowExclusiveLock' AND granted
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+""")
+def _list_writers(conn: Connection) -> list[str]: ...
 
 
 @statement("""
@@ -64,18 +64,17 @@ class Watermark:
 
 def read_watermark(conn: Connection) -> Watermark:
     event_id = get_last_id(conn)  # before the writing transactions: the order matters
-    return Watermark(event_id, _list_writers(conn))
+    return Watermark(event_id, frozenset(_list_writers(conn)))
 
 
 def is_final(conn: Connection, watermark: Watermark) -> bool:
     """Return True if every event up to the watermark is visible to later statements or never will be."""
-    return not watermark.writers or not watermark.writers & _list_writers(conn)
+    return not watermark.writers or watermark.writers.isdisjoint(_list_writers(conn))
 
 
+@statement("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq")
 def get_last_id(conn: Connection) -> int:
     """Return the highest id assigned, committed or not; 0 before the first."""
-    row = fetch_one(conn, GET_LAST_ID, {})
-    return int(row["id"]) if row else 0
 
 
 @statement("SELECT min(id) AS id FROM events")
@@ -92,7 +91,3 @@ def list_between(
     conn: Connection, after: int, until: int, *, job_id: UUID | None = None, owner: str | None = None
 ) -> list[Row]:
     """Return events with after < id <= until, by id. `until`: final, and at most MAX_ID_SPAN above `after`."""
-
-
-def _list_writers(conn: Connection) -> frozenset[str]:
-    return frozenset(row["writer"] for row in fetch_all(conn, LIST_WRITERS))

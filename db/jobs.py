@@ -44,30 +44,23 @@ def queue_add(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bo
     return conn.queue(ADD, {**args, "fallback_chain": Jsonb(args["fallback_chain"])})
 
 
-LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(id)s FOR UPDATE"
+LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(job_id)s FOR UPDATE"
 
 
+@statement(LOCK)
 def lock(conn: Connection, job_id: UUID) -> Job:
-    """Lock a job: before its predictions, outputs, project and render."""
-    row = fetch_one(conn, LOCK, {"id": job_id})
-    if row is None:
-        raise LookupError(f"no job {job_id}")
-    return Job(**row)
+    """Lock a job: before its predictions, outputs, project and render. Raises LookupError."""
 
 
-LOCK_BY_PREDICTIONS = f"""
+@statement(f"""
 SELECT {_COLUMNS} FROM jobs
  WHERE id = ANY (ARRAY(SELECT job_id FROM predictions
                         WHERE (provider, external_id) IN
                               (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))))
  ORDER BY id FOR UPDATE SKIP LOCKED
-"""
-
-
-def queue_lock(conn: Connection, predictions: Sequence[tuple[str, str]]) -> QueuedQuery:
+""")
+def queue_lock(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> QueuedQuery:
     """Lock the jobs of predictions, given by provider and external id, but none that is locked."""
-    providers, external_ids = zip(*predictions, strict=True)
-    return conn.queue(LOCK_BY_PREDICTIONS, {"providers": list(providers), "external_ids": list(external_ids)})
 
 
 @statement("UPDATE jobs SET prompt = %(prompt)s WHERE id = %(job_id)s AND prompt IS NULL")
@@ -75,7 +68,7 @@ def queue_description(conn: Connection, job_id: UUID, prompt: str) -> QueuedQuer
     """Record the prompt of a registered prediction, as its provider reports it, on its locked job."""
 
 
-COUNT_OUTPUTS = """
+@statement("""
 SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state = 'kept' AND is_chosen) AS kept,
        count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen AND NOT is_foreign) AS dead,
@@ -86,18 +79,14 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
                o.state = 'waiting' AND o.deferred_at IS NOT NULL AS is_deferred,
                o.is_placeholder, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
                o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
-          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(id)s) counted
-"""
-
-
+          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(job_id)s) counted
+""")
 def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
     """
     Count a locked job's outputs, in a separate statement that sees what the lock waited for.
 
     A deferred output counts as dead.
     """
-    row = fetch_one(conn, COUNT_OUTPUTS, {"id": job_id})
-    return OutputCounts(**row) if row else OutputCounts()
 
 
 CHANGE_STATE = f"""
@@ -199,13 +188,9 @@ SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_
 def get_with_render(conn: Connection, job_id: UUID) -> Row | None: ...
 
 
-IS_SETTLED = "SELECT settled_at IS NOT NULL AS is_settled FROM jobs WHERE id = %(id)s"
-
-
+@statement("SELECT 1 WHERE NOT EXISTS (SELECT FROM jobs WHERE id = %(job_id)s AND settled_at IS NULL)")
 def is_settled(conn: Connection, job_id: UUID) -> bool:
     """Return False only for a job that exists and is not settled."""
-    row = fetch_one(conn, IS_SETTLED, {"id": job_id})
-    return row is None or bool(row["is_settled"])
 
 
 @statement("""

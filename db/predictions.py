@@ -34,16 +34,12 @@ SELECT {_COLUMNS}, EXISTS (SELECT FROM renders r WHERE r.id = p.job_id) AS has_r
 @statement(f"""{_WITH_FACTS}
  WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))
 """)
-def _find(conn: Connection, providers: list[str], external_ids: list[str]) -> list[Prediction]: ...
-
-
-def find(conn: Connection, keys: Sequence[tuple[str, str]]) -> list[Prediction]:
+def find(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> list[Prediction]:
     """Return the predictions that are known, by provider and external id."""
-    return _find(conn, [provider for provider, _ in keys], [external_id for _, external_id in keys])
 
 
 def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Prediction | None:
-    return next(iter(find(conn, [(provider, external_id)])), None)
+    return next(iter(find(conn, [provider], [external_id])), None)
 
 
 @statement("UPDATE predictions SET model = %(model)s WHERE id = %(prediction_id)s AND model IS NULL")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_one
+from db.connection import Connection, Row
 from db.events import build_event_insert
 from db.statements import statement
 from moorage.model import Job
@@ -55,11 +55,8 @@ def publish(conn: Connection, job: Job, actor: str) -> None:
         conn.queue(REPLACE_COVER, args)
 
 
-EXISTS = "SELECT id FROM renders WHERE id = %(job_id)s"
-
-
-def exists(conn: Connection, job_id: UUID) -> bool:
-    return fetch_one(conn, EXISTS, {"job_id": job_id}) is not None
+@statement("SELECT id FROM renders WHERE id = %(job_id)s")
+def exists(conn: Connection, job_id: UUID) -> bool: ...
 
 
 @statement("SELECT id FROM renders WHERE id = %(job_id)s AND deleted_at IS NOT NULL")
@@ -104,32 +101,27 @@ def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[
 def get_published(conn: Connection, render_id: UUID) -> Row | None: ...
 
 
-UPDATE = """
+@statement("""
 UPDATE renders r SET title = CASE WHEN %(set_title)s THEN %(title)s ELSE title END,
        favourite = coalesce(%(favourite)s, favourite), cover_idx = coalesce(%(cover_idx)s, cover_idx)
- WHERE id = %(id)s AND deleted_at IS NULL
+ WHERE id = %(render_id)s AND deleted_at IS NULL
    AND (%(cover_idx)s::integer IS NULL
         OR EXISTS (SELECT FROM variants v WHERE v.render_id = r.id AND v.idx = %(cover_idx)s AND v.media <> 'file'))
 RETURNING id
-"""
+""")
+def _update(conn: Connection, render_id: UUID, fields: Mapping[str, Any]) -> bool: ...
 
 
 def update(conn: Connection, render_id: UUID, fields: Mapping[str, Any]) -> bool:
     """Change what `fields` names (title, favourite, cover_idx); False: not found, or not its picture."""
-    args = {"title": None, "favourite": None, "cover_idx": None, **fields}
-    return fetch_one(conn, UPDATE, {**args, "id": render_id, "set_title": "title" in fields}) is not None
+    unchanged = {"title": None, "favourite": None, "cover_idx": None, "set_title": "title" in fields}
+    return _update(conn, render_id, unchanged | dict(fields))
 
 
 @statement("""
 SELECT idx, media, key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
-  FROM variants WHERE render_id = %(render_id)s AND idx = %(idx)s
+  FROM variants WHERE render_id = %(render_id)s AND (%(idx)s::integer IS NULL OR idx = %(idx)s)
+ ORDER BY media = 'file', idx LIMIT 1
 """)
-def get_file(conn: Connection, render_id: UUID, idx: int) -> Row | None: ...
-
-
-# The first image or video, if the render has one.
-@statement("""
-SELECT idx, media, key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
-  FROM variants WHERE render_id = %(render_id)s ORDER BY media = 'file', idx LIMIT 1
-""")
-def get_first_file(conn: Connection, render_id: UUID) -> Row | None: ...
+def get_file(conn: Connection, render_id: UUID, idx: int | None) -> Row | None:
+    """Return a variant; without `idx` the first image or video, if the render has one."""

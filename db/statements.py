@@ -24,8 +24,8 @@ def statement(sql: str) -> Callable[[F], F]:
     Make a function execute `sql`; its own body is empty.
 
     Its return type says what it returns: `list` all rows, `X | None` or `X` the first one, `bool` whether there is one,
-    `QueuedQuery` what is sent with the next statement, `None` nothing. A row is returned as `Row`, as a dataclass or
-    named tuple of its columns, else its first column is. Without a row `X` raises LookupError, and `None` with a
+    `QueuedQuery` what is sent with the next statement, `None` nothing. A row is returned as `Row`, as a tuple, named
+    tuple or dataclass of its columns, else its first column is. Without a row `X` raises LookupError, and `None` with a
     `Lease` among the arguments raises LeaseLost.
 
     A named tuple, dataclass or mapping among the arguments gives its fields; a `Lease` gives id, token and actor.
@@ -96,6 +96,6 @@ def _execute(conn: Connection, sql: str, values: Row, lease: Lease | None) -> No
 
 
 def _convert(kind: Any, row: Row) -> Any:
-    if get_origin(kind) is dict:
-        return row
+    if get_origin(kind) in (dict, tuple):
+        return row if get_origin(kind) is dict else tuple(row.values())
     return kind(**row) if is_dataclass(kind) or hasattr(kind, "_fields") else next(iter(row.values()))

@@ -5,12 +5,12 @@ The statement that claims a slot also tells what is due. Without anything the ti
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from psycopg.types.json import Jsonb
 
 from db import clock_skew, discarding, erasures, jobs, leases, progress, projects
-from db.connection import Connection, Database, Row
+from db.connection import Connection, Database, QueuedQuery, Row
 from db.statements import statement
 
 # Conditions by the names that the sweep knows; a sweep that is not listed is always due.
@@ -68,13 +68,10 @@ def claim_slot(database: Database, sweep: str, period_seconds: float) -> Tick | 
     return Tick(**rows[0]) if rows else None
 
 
-RECORD_RESULT = """
+@statement("""
 UPDATE ticks SET finished_at = moment(), result = %(result)s WHERE sweep = %(sweep)s AND slot = %(slot)s
-"""
-
-
-def record_result(conn: Connection, sweep: str, slot: int, result: dict[str, Any]) -> None:
-    conn.queue(RECORD_RESULT, {"sweep": sweep, "slot": slot, "result": Jsonb(result)})
+""")
+def record_result(conn: Connection, sweep: str, slot: int, result: Jsonb) -> QueuedQuery: ...
 
 
 @statement("""

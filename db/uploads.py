@@ -23,19 +23,18 @@ class Upload:
     sha256: str
 
 
-ADD: Final = """
+@statement("""
 INSERT INTO uploads (id, owner, key, media, format, content_type, bytes, sha256, width_px, height_px, duration_s)
 VALUES (%(id)s, %(owner)s, %(key)s, %(media)s, %(format)s, %(content_type)s, %(bytes)s, %(sha256)s, %(width_px)s,
         %(height_px)s, %(duration_s)s)
 RETURNING created_at
-"""
+""")
+def _add(conn: Connection, upload: Row, media: Media) -> datetime: ...
 
 
 def add(conn: Connection, upload: Upload) -> datetime:
     """Insert an upload whose object is stored; return its creation time."""
-    row = fetch_one(conn, ADD, {**asdict(upload), **asdict(upload.media)})
-    created_at: datetime = row["created_at"] if row else None  # type: ignore[assignment]  # RETURNING yields a row
-    return created_at
+    return _add(conn, asdict(upload), upload.media)
 
 
 GET: Final = """
@@ -74,19 +73,15 @@ SELECT id, key, media, format, bytes, width_px, height_px
 def list_by_owner(conn: Connection, owner: str, ids: Sequence[UUID]) -> list[Row]: ...
 
 
-LIST_VARIANTS_BY_OWNER: Final = """
+@statement("""
 SELECT v.render_id, v.idx, v.key, v.media, v.format, v.bytes, v.width_px, v.height_px
   FROM variants v
-  JOIN unnest(%(renders)s::uuid[], %(idxs)s::integer[]) AS requested (render_id, idx)
+  JOIN unnest(%(render_ids)s::uuid[], %(idxs)s::integer[]) AS requested (render_id, idx)
     ON v.render_id = requested.render_id AND v.idx = requested.idx
  WHERE v.owner = %(owner)s
-"""
-
-
-def list_variants_by_owner(conn: Connection, owner: str, references: Sequence[tuple[UUID, int]]) -> list[Row]:
+""")
+def list_variants_by_owner(conn: Connection, owner: str, render_ids: Sequence[UUID], idxs: Sequence[int]) -> list[Row]:
     """Return those of the variants, by render id and idx, that belong to an owner and are published."""
-    renders, idxs = [render_id for render_id, _ in references], [idx for _, idx in references]
-    return fetch_all(conn, LIST_VARIANTS_BY_OWNER, {"owner": owner, "renders": renders, "idxs": idxs})
 
 
 @statement("""
