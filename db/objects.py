@@ -5,58 +5,45 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all
+from db.statements import statement
+
 
 # Whole jobs, by job id: keys begin with it, so this is the order of a bucket listing.
-LIST_OUTPUT_OBJECTS: Final = """
+@statement("""
 SELECT id, job_id, state, key, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256 FROM outputs
  WHERE job_id > %(after)s AND key IS NOT NULL ORDER BY job_id FETCH FIRST %(limit)s ROWS WITH TIES
-"""
-
-
+""")
 def list_output_objects(conn: Connection, after: UUID, *, limit: int = 500) -> list[Row]:
     """Return outputs that have objects, ordered by job id, after a job; the last job is complete."""
-    return fetch_all(conn, LIST_OUTPUT_OBJECTS, {"after": after, "limit": limit})
 
 
-GET_OUTPUT_OBJECTS: Final = """
+@statement("""
 SELECT id, job_id, state, key, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
   FROM outputs WHERE id = ANY(%(ids)s::uuid[]) AND key IS NOT NULL
-"""
+""")
+def get_output_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]: ...
 
 
-def get_output_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    return fetch_all(conn, GET_OUTPUT_OBJECTS, {"ids": list(ids)})
-
-
-LIST_QUARANTINED: Final = """
+@statement("""
 SELECT id, quarantine_key AS key, quarantine_bytes AS bytes, quarantine_sha256 AS sha256 FROM outputs
  WHERE quarantine_key > %(after)s ORDER BY quarantine_key LIMIT %(limit)s
-"""
-
-
+""")
 def list_quarantined(conn: Connection, after: str, *, limit: int) -> list[Row]:
     """Return outputs with a file in quarantine, ordered by key, after a key."""
-    return fetch_all(conn, LIST_QUARANTINED, {"after": after, "limit": limit})
 
 
-GET_QUARANTINED: Final = """
+@statement("""
 SELECT id, quarantine_key AS key, quarantine_bytes AS bytes, quarantine_sha256 AS sha256
   FROM outputs WHERE id = ANY(%(ids)s::uuid[]) AND quarantine_key IS NOT NULL
-"""
+""")
+def get_quarantined(conn: Connection, ids: Sequence[UUID]) -> list[Row]: ...
 
 
-def get_quarantined(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    return fetch_all(conn, GET_QUARANTINED, {"ids": list(ids)})
-
-
-SAMPLE_KEPT_OUTPUTS: Final = """
+@statement("""
 SELECT id FROM outputs TABLESAMPLE SYSTEM (least(100, 200 * 100.0 * %(limit)s / (SELECT greatest(reltuples, 1)
   FROM pg_class WHERE oid = 'outputs'::regclass))) WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s
-"""
-
-
-def sample_kept_outputs(conn: Connection, limit: int) -> list[UUID]:
-    return [row["id"] for row in fetch_all(conn, SAMPLE_KEPT_OUTPUTS, {"limit": limit})]
+""")
+def sample_kept_outputs(conn: Connection, limit: int) -> list[UUID]: ...
 
 
 FIND_REFERENCED_KEYS: Final = """

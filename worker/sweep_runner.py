@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from psycopg.types.json import Jsonb
+
 from db import ticks
 from moorage import logs
 from moorage.errors import DatabaseUnavailable, MoorageError, Transient
@@ -35,7 +37,7 @@ def run_sweep(name: str, actor: str) -> None:
             result = _run(deps, name, actor, tick.due)
             result["seconds"] = round(time.monotonic() - started, 3)
             failpoint(f"{name}.before_finish")
-            deps.database.run(lambda conn: ticks.record_result(conn, name, tick.slot, result))
+            deps.database.run(lambda conn: ticks.record_result(conn, name, tick.slot, Jsonb(result)))
             failpoint(f"{name}.after_finish")
         except DatabaseUnavailable as error:
             log.warning("sweep.database_unavailable", error=str(error))

@@ -14,7 +14,7 @@ from db.connection import Connection
 from egress import download
 from media import validate
 from media.limits import Limits
-from moorage import logs
+from moorage import ids, logs
 from moorage.errors import ConfigError, InvalidMedia, ResourceExhausted
 from moorage.local_errors import find_local_failure
 from moorage.model import Job, Output, Wake
@@ -51,9 +51,9 @@ def placeholder_reason(reason: str) -> str:
 def choose_placeholder(conn: Connection, job: Job, decision: DeadLetterDecision, *, actor: str) -> list[Wake]:
     """Choose the placeholder for a locked open job; its output is kept like any other. Returns its wake."""
     reason = placeholder_reason(decision.reason)
-    prediction_id = placeholders.add_prediction(conn, job.id, to_storable(decision.reason), actor)
+    prediction_id = placeholders.add_prediction(conn, ids.uuid7(), job.id, to_storable(decision.reason), actor)
     jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=prediction_id, reason=reason)
-    return [Wake("keep", placeholders.add_output(conn, job.id, prediction_id, actor))]
+    return [Wake("keep", placeholders.add_output(conn, ids.uuid7(), job.id, prediction_id, actor))]
 
 
 def load_image(deps: Deps, output: Output) -> bytes:

@@ -175,7 +175,7 @@ def spool_object(deps: Deps, bucket: str, key: str, on_progress: Callable[[], No
 
 def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: StoredOutput) -> list[Wake]:
     """Three statements in one round trip: lock the job, end the output if its job waits for it, count the others."""
-    lock = conn.queue(jobs.LOCK, {"id": output.job_id})  # lock order: job first
+    lock = conn.queue(jobs.LOCK, {"job_id": output.job_id})  # lock order: job first
     breakers.note_success(conn, deps, breakers.name_host(output))
     end = outputs.queue_end_kept(conn, lease, stored)
     counts = jobs.count_outputs(conn, output.job_id)

@@ -134,7 +134,7 @@ async def _find_file(render_id: UUID, name: str, ctx: AppContext) -> AssetFile:
 def _read_row(conn: Connection, render_id: UUID, idx: int, *, is_first: bool) -> Row | None:
     """Return a variant; for the plain number 0 the first image or video, if variant 0 is neither."""
     row = renders.get_file(conn, render_id, idx)
-    return renders.get_first_file(conn, render_id) if row and is_first and row["media"] == "file" else row
+    return renders.get_file(conn, render_id, None) if row and is_first and row["media"] == "file" else row
 
 
 def _parse_range(range_header: str | None, size: int) -> ByteRange:
