@@ -96,13 +96,6 @@ class OpenAI(Provider):
         url = f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}/cancel"
         api.request(url, statuses=(200, 202, *_ENDED), method="POST")
 
-    def list_models(self, kind: str) -> list[dict[str, Any]]:
-        """Return the models in OPENAI_MODELS; none has an image input."""
-        if kind != "image":
-            return []
-        facts: dict[str, Any] = {"description": None, "kind": kind, "accepts": [], "picture_field": None}
-        return [{"name": name, **facts} for name in self.models]
-
     def _parse_response(self, body: bytes) -> PredictionReport:
         response = json_fields.parse_json_object(body)
         raw_status = json_fields.require_text(response.get("status"), "status")

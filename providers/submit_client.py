@@ -8,7 +8,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -45,7 +45,7 @@ class SubmitClient:
         self, name: str, token_header: tuple[str, str], *, max_bytes: int, response_seconds: float = RESPONSE_SECONDS
     ) -> None:
         self._name = name
-        self._token = token_header[1].partition(" ")[2]
+        self._token = token_header[1].rpartition(" ")[2]
         self._headers = {**JSON_HEADERS, "Connection": "close", "Content-Type": "application/json"}
         self._headers[token_header[0]] = token_header[1]
         self._max_bytes = max_bytes
@@ -57,6 +57,7 @@ class SubmitClient:
         fields: Mapping[str, Any],
         *,
         webhook_url: str | None = None,
+        secrets: Iterable[str] = (),
         timeout_seconds: float | None = None,
     ) -> SubmitResponse:
         """
@@ -64,7 +65,7 @@ class SubmitClient:
 
         Args:
             fields: the JSON body.
-            webhook_url: its key is removed from error messages, as is the token.
+            webhook_url: its key is removed from error messages, as are the token and the `secrets`.
             timeout_seconds: a limit below `response_seconds`.
         """
         body = self._encode(fields)
@@ -73,8 +74,8 @@ class SubmitClient:
             seconds = min(self._response_seconds, timeout_seconds or self._response_seconds)
             status, headers, content = self._exchange(connection, parse_url(url).request_uri, body, seconds)
         if not 200 <= status < 300:
-            secrets = (self._token, *(value for _, value in parse_qsl(urlsplit(webhook_url or "").query)))
-            raise submit_errors.classify_response(self._name, status, headers, content, secrets=secrets)
+            hidden = (self._token, *secrets, *(value for _, value in parse_qsl(urlsplit(webhook_url or "").query)))
+            raise submit_errors.classify_response(self._name, status, headers, content, secrets=hidden)
         try:
             return SubmitResponse(json_fields.parse_json_object(content), headers)
         except MalformedPayload as error:
