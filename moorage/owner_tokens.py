@@ -1,20 +1,20 @@
 """
 Owner tokens: they give a browser temporary access to the rows of one owner.
 
-They are not stored: version, expiry, id, scopes and owner are part of the token, signed with HMAC-SHA256. A new secret
-revokes all of them; `db/owner_token_revocations.py` has those that are revoked before they expire.
+They are not stored: owner, expiry, scopes and id are in the token, encrypted and signed (Fernet). A new secret revokes
+all of them; `db/owner_token_revocations.py` has those that are revoked before they expire.
 """
 
 import base64
-import binascii
 import hashlib
-import hmac
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 from uuid import UUID
 
+from cryptography import fernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -26,13 +26,8 @@ Scope = Literal["read", "jobs", "upload", "delete"]
 
 PREFIX: Final = "mro_"
 MAX_LIFETIME_SECONDS: Final = 86_400
-MAX_OWNER_CHARS: Final = 200  # characters, as everywhere
-SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)  # in the order of their bits
-_VERSION: Final = b"\x02"
-_EXPIRY_BYTES: Final = 8  # Unix seconds
-_ID_BYTES: Final = 16
-_MAC_BYTES: Final = 32
-_MAX_CHARS: Final = 2000  # an owner of 200 four-byte characters results in 1,151
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)  # in the order in which they are shown
+_MAX_CHARS: Final = 2000  # an owner of 200 four-byte characters results in 1,339
 
 
 class InvalidToken(MoorageError):
@@ -71,7 +66,7 @@ def sort_scopes(scopes: Iterable[Scope]) -> list[Scope]:
     return sorted(scopes, key=SCOPES.index)
 
 
-def derive_signing_key(settings: Settings, purpose: bytes = b"moorage owner token 1") -> bytes | None:
+def derive_signing_key(settings: Settings, purpose: bytes = b"moorage owner token 2") -> bytes | None:
     """Return the key, derived from MOORAGE_OWNER_TOKEN_SECRET, else from MOORAGE_API_TOKEN; None without both."""
     secret = settings.owner_token_secret or settings.api_token
     if secret is None:
@@ -83,37 +78,24 @@ def derive_signing_key(settings: Settings, purpose: bytes = b"moorage owner toke
 
 def encode(key: bytes, token: OwnerToken) -> str:
     """Return a token as text that is safe in a header, a cookie and a URL."""
-    until, scopes = token.until.to_bytes(_EXPIRY_BYTES, "big"), sum(1 << SCOPES.index(scope) for scope in token.scopes)
-    payload = _VERSION + until + token.token_id.bytes + bytes([scopes]) + token.owner.encode()
-    return PREFIX + base64.urlsafe_b64encode(payload + _mac(key, payload)).rstrip(b"=").decode()
+    fields = {"owner": token.owner, "until": token.until, "scopes": [*token.scopes], "id": str(token.token_id)}
+    encrypted = _build_cipher(key).encrypt(json.dumps(fields, ensure_ascii=False).encode())
+    return PREFIX + encrypted.decode().rstrip("=")
 
 
 def decode(key: bytes, text: str, now: float) -> OwnerToken:
     """Verify and decode a token. Raises InvalidToken. `now`: Unix seconds."""
-    signed = _decode_base64(text)
-    payload, mac = signed[:-_MAC_BYTES], signed[-_MAC_BYTES:]
-    # The signature first: nothing unsigned is parsed.
-    if not hmac.compare_digest(_mac(key, payload), mac) or payload[:1] != _VERSION:
-        raise InvalidToken("the owner token is not valid")
-    until, rest = int.from_bytes(payload[1 : 1 + _EXPIRY_BYTES], "big"), payload[1 + _EXPIRY_BYTES :]
-    if now >= until:
-        raise InvalidToken("the owner token expired: request a new one")
-    scopes = frozenset(scope for number, scope in enumerate(SCOPES) if rest[_ID_BYTES] >> number & 1)
-    return OwnerToken(rest[_ID_BYTES + 1 :].decode(), until, scopes, UUID(bytes=rest[:_ID_BYTES]))
-
-
-def _decode_base64(text: str) -> bytes:
     encoded = text.removeprefix(PREFIX)
-    if encoded == text or len(text) > _MAX_CHARS:
-        raise InvalidToken("not an owner token")
     try:
-        signed = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidToken("not an owner token") from error
-    if len(signed) <= 1 + _EXPIRY_BYTES + _MAC_BYTES:
-        raise InvalidToken("not an owner token")
-    return signed
+        if encoded == text or len(text) > _MAX_CHARS:
+            raise ValueError("not an owner token")
+        fields = json.loads(_build_cipher(key).decrypt(encoded + "=" * (-len(encoded) % 4)))
+    except (fernet.InvalidToken, ValueError) as error:
+        raise InvalidToken("the owner token is not valid") from error
+    if now >= fields["until"]:
+        raise InvalidToken("the owner token expired: request a new one")
+    return OwnerToken(fields["owner"], fields["until"], frozenset(fields["scopes"]), UUID(fields["id"]))
 
 
-def _mac(key: bytes, payload: bytes) -> bytes:
-    return hmac.digest(key, payload, hashlib.sha256)
+def _build_cipher(key: bytes) -> fernet.Fernet:
+    return fernet.Fernet(base64.urlsafe_b64encode(key))

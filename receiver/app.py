@@ -17,8 +17,7 @@ from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import health
 from receiver.connection_pool import ConnectionPool
-from receiver.recorder import DeliveryRecorder
-from receiver.refusals import STATUSES, RefusalRecorder
+from receiver.recorder import REFUSAL_STATUSES, DeliveryRecorder, RefusalRecorder
 from receiver.responses import KINDS, Response, json_response, problem_response, send_response
 from receiver.webhooks import WebhookReceiver, parse_provider_name
 from worker.publish import WakeRelay, publish_ingest_wakes
@@ -90,10 +89,8 @@ class Receiver:
                 response = self._describe_webhook(name, scope["method"])
         except Refused as error:
             metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc()
-            is_signed = any(
-                header.endswith(b"-signature") for header, _ in scope["headers"]
-            )  # else no provider sent it
-            if is_signed and error.status in STATUSES and name in self._webhooks.providers:
+            is_signed = any(header.endswith(b"-signature") for header, _ in scope["headers"])  # else of no provider
+            if is_signed and error.status in REFUSAL_STATUSES and name in self._webhooks.providers:
                 self._refusals.add(name, str(error))
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
             return problem_response(error.status, str(error))

@@ -38,6 +38,10 @@ _ROWS: Final = build_checks(
      """EXISTS (SELECT FROM outputs o WHERE o.job_id = t.id AND o.is_placeholder)
    AND (NOT t.placeholder OR (t.state = 'succeeded' AND EXISTS
         (SELECT FROM outputs o WHERE o.prediction_id = t.chosen_id AND o.is_placeholder)))"""),
+    (7, "jobs", "untried", "'failed, and files of prediction ' || p.id || ' were not attempted'",
+     "JOIN predictions p ON p.job_id = t.id",
+     """t.state = 'failed' AND p.state = 'succeeded' AND NOT EXISTS (SELECT FROM renders r WHERE r.id = t.id)
+   AND NOT EXISTS (SELECT FROM outputs o WHERE o.prediction_id = p.id)"""),
     (2, "jobs", "unawaited", "'open without a planned, submitting or running prediction'", "",
      """t.state = 'open' AND NOT EXISTS (SELECT FROM predictions p
                     WHERE p.job_id = t.id AND p.state IN ('planned', 'submitting', 'running'))"""),

@@ -46,7 +46,8 @@ WORK: Final[Mapping[Check, str]] = build_checks(
     (2, "outputs", "orphaned", "'waiting, but its job is ' || coalesce(j.state, 'missing')",
      "LEFT JOIN jobs j ON j.id = t.job_id",
      """t.state = 'waiting'
-   AND (t.deferred_at IS NULL AND j.state IS DISTINCT FROM 'keeping' OR j.state IN ('succeeded', 'cancelled'))"""),
+   AND ((t.deferred_at IS NULL OR t.category IS NULL) AND j.state IS DISTINCT FROM 'keeping'
+        OR j.state IN ('succeeded', 'cancelled'))"""),
     *(
         (6, table, "lease", "'lease ends as late as ' || t.leased_until", "",
          "t.leased_until > moment() + make_interval(secs => 3 * %(lease_seconds)s + 60)")

@@ -3,6 +3,7 @@
 import pytest
 
 from web.api import assets
+from web.http.problems import Problem
 
 
 @pytest.mark.parametrize(
@@ -32,8 +33,10 @@ def test_a_range_is_parsed_or_the_whole_file_sent(header: str | None, span: tupl
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0"])
 def test_a_range_after_the_end_is_rejected(header: str) -> None:
     """An empty 206 would be interpreted as the rest of the file."""
-    with pytest.raises(assets.RangeNotSatisfiable):
+    with pytest.raises(Problem, match="starts after the end") as refused:
         assets.parse_range(header, 10)
+
+    assert (refused.value.status, refused.value.headers) == (416, {"Content-Range": "bytes */10"})
 
 
 @pytest.mark.parametrize(

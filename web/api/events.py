@@ -17,6 +17,7 @@ from db import events
 from db.connection import Connection, Row
 from web.http import query, visibility
 from web.http.permissions import Level
+from web.http.query import Filters, StreamQuery
 from web.http.router import Router
 from web.services.context import AnyCaller, AppContext, Context
 from web.services.event_feed import Subscription
@@ -64,7 +65,7 @@ LastEventId = Annotated[
     },
 )
 async def stream_events(
-    params: query.StreamFilters, caller: AnyCaller, ctx: Context, last_id: LastEventId = None
+    params: Filters[StreamQuery], caller: AnyCaller, ctx: Context, last_id: LastEventId = None
 ) -> Response:
     """Return a stream of new events, or of those after Last-Event-ID."""
     owner, seconds = caller.resolve_owner(params.owner), MAX_STREAM_SECONDS

@@ -1,14 +1,12 @@
 """/v1/jobs: lists jobs, returns one with its variants, predictions, outputs, errors and events; cancels and retries."""
 
 import asyncio
-import functools
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import Depends
 from pydantic import Field
 
 from db import events, jobs, outputs, predictions, renders
@@ -21,12 +19,15 @@ from web.api.bulk import MAX_IDS, RowId, apply_to_each
 from web.api.job_responses import EventPage, Job, JobStateView, ListedJob, RetryView
 from web.api.responses import BulkResult, page_model
 from web.http import query, visibility
-from web.http.json_body import JsonBody
+from web.http.json_body import Json
 from web.http.permissions import Caller
 from web.http.problems import Problem
+from web.http.query import EventQuery, Filters, JobQuery, WaitQuery
 from web.http.router import Router
 from web.http.validation import Body, PathId
 from web.services.context import AnyCaller, AppContext, Context
+
+log = logs.get_logger(__name__)
 
 POLL_SECONDS: Final = 0.5  # while a request waits for a job
 
@@ -34,7 +35,7 @@ router: Final = Router(prefix="/jobs", tags=["jobs"])
 
 
 @router.get("", response_model=page_model("JobPage", jobs=ListedJob), response_description="a page of jobs")
-async def list_jobs(params: query.JobFilters, caller: AnyCaller, ctx: Context) -> Row:
+async def list_jobs(params: Filters[JobQuery], caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of jobs, newest first."""
     filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
     rows = await ctx.database.transaction(lambda conn: jobs.list_page(conn, filters, params.limit + 1))
@@ -44,7 +45,7 @@ async def list_jobs(params: query.JobFilters, caller: AnyCaller, ctx: Context) -
 
 
 @router.get("/{job_id}/events", response_description="a page of events")
-async def list_job_events(job_id: PathId, params: query.EventFilters, caller: AnyCaller, ctx: Context) -> EventPage:
+async def list_job_events(job_id: PathId, params: Filters[EventQuery], caller: AnyCaller, ctx: Context) -> EventPage:
     """Return a page of a job's events, oldest first."""
 
     def read_events(conn: Connection) -> list[Row]:
@@ -58,7 +59,7 @@ async def list_job_events(job_id: PathId, params: query.EventFilters, caller: An
 
 
 @router.get("/{job_id}", response_description="the job")
-async def get_job(job_id: PathId, params: query.WaitParameter, caller: AnyCaller, ctx: Context) -> Job:
+async def get_job(job_id: PathId, params: Filters[WaitQuery], caller: AnyCaller, ctx: Context) -> Job:
     """Return a job with its variants, predictions, outputs and errors; with `wait`, once it is settled."""
     until = time.monotonic() + params.wait
     while True:
@@ -103,18 +104,10 @@ def _name_reason(row: Row) -> Row:
     return {**row, "type": row["category"], "message": row["reason"]}
 
 
-log = logs.get_logger(__name__)
-
-
-ACTOR: Final = "api"
-
-
 @router.post("/{job_id}/cancel", response_description="cancelled, now or before")
 async def cancel_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> JobStateView:
     """Cancel a job; a job that is already cancelled is unchanged."""
-    outcome = await _apply_action(job_id, caller, ctx, cancel.cancel_job)
-    log.info("job.cancelled", job_id=job_id, from_state=outcome.before, to_state=outcome.after)
-    return JobStateView.model_validate({"job_id": job_id, "state": outcome.after, "was": outcome.before})
+    return JobStateView(**await _apply_action(job_id, caller, ctx, "job.cancelled", cancel.cancel_job))
 
 
 class JobIdsBody(Body):
@@ -122,9 +115,7 @@ class JobIdsBody(Body):
 
 
 @router.post("/cancel", response_description="what became of each job")
-async def cancel_jobs(
-    caller: AnyCaller, ctx: Context, body: Annotated[JobIdsBody, Depends(JsonBody(JobIdsBody))]
-) -> BulkResult:
+async def cancel_jobs(caller: AnyCaller, ctx: Context, body: Json[JobIdsBody]) -> BulkResult:
     """Cancel jobs, each in a transaction of its own; repeating the request is safe."""
     return await apply_to_each(body.job_ids, lambda job_id: cancel_job(job_id, caller, ctx))
 
@@ -132,25 +123,22 @@ async def cancel_jobs(
 @router.post("/{job_id}/retry", status_code=202, response_description="retried")
 async def retry_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> RetryView:
     """Retry a failed or partial job."""
-    action = functools.partial(retry.retry_job, limits=caller.get_limits(ctx.settings))
-    outcome = await _apply_action(job_id, caller, ctx, action)
-    log.info("job.retried", job_id=job_id, from_state=outcome.before, to_state=outcome.after)
-    fields = {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}
-    return RetryView.model_validate(fields)
+    action = partial(retry.retry_job, limits=caller.get_limits(ctx.settings))
+    return RetryView(**await _apply_action(job_id, caller, ctx, "job.retried", action))
 
 
 async def _apply_action(
-    job_id: UUID, caller: Caller, ctx: AppContext, action: Callable[[Database, Settings, UUID, str], ActionOutcome]
-) -> ActionOutcome:
-    """Apply an action to a job. Raises Problem: 404 no such job, 409 refused in its present state, 429."""
+    job_id: UUID, caller: Caller, ctx: AppContext, event: str,
+    action: Callable[[Database, Settings, UUID, str], ActionOutcome],
+) -> Row:  # fmt: skip
+    """Return the fields of the response. Raises Problem: 404 no such job, 409 refused in its present state, 429."""
 
     def apply(database: Database) -> ActionOutcome:
         caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")
-        outcome = action(database, ctx.settings, job_id, ACTOR)
-        ctx.relay.enqueue(*outcome.wakes)
-        return outcome
+        return action(database, ctx.settings, job_id, "api")
 
-    outcome = await ctx.database.run(apply)
+    outcome = await ctx.run_and_wake(apply)
     if outcome.refused is not None:
         raise Problem(409, outcome.refused)
-    return outcome
+    log.info(event, job_id=job_id, from_state=outcome.before, to_state=outcome.after)
+    return {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}

@@ -7,12 +7,11 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from fastapi import Depends
 from pydantic import Field
 from starlette.responses import Response
 
 from db import dead_letters, pauses
-from db.connection import Database, current_time
+from db.connection import current_time
 from db.dead_letters import FIRST, DeadLetterFilter
 from moorage import logs
 from moorage.errors import Refused
@@ -23,7 +22,7 @@ from tasks.jobs import replay
 from web.api.bulk import RowId
 from web.api.operator_views import BulkView, PauseView, RecoveryView, ResentView, ResumedView
 from web.http import query
-from web.http.json_body import JsonBody
+from web.http.json_body import Json
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.router import Router
@@ -97,25 +96,19 @@ class RecoveryCreate(Body):
 
 
 @router.post("/dead-letters/replay", response_description="what was done, and what remains")
-async def replay_dead_letters(
-    ctx: Context, caller: AnyCaller, body: Annotated[DeadLettersBody, Depends(JsonBody(DeadLettersBody))]
-) -> BulkView:
+async def replay_dead_letters(ctx: Context, caller: AnyCaller, body: Json[DeadLettersBody]) -> BulkView:
     """Replay dead letters, at most 500 in a call."""
     return await _apply_to_dead_letters(ctx, caller, body, "replay")
 
 
 @router.post("/dead-letters/discard", response_description="what was done, and what remains")
-async def discard_dead_letters(
-    ctx: Context, caller: AnyCaller, body: Annotated[DeadLettersBody, Depends(JsonBody(DeadLettersBody))]
-) -> BulkView:
+async def discard_dead_letters(ctx: Context, caller: AnyCaller, body: Json[DeadLettersBody]) -> BulkView:
     """Discard dead letters, at most 500 in a call."""
     return await _apply_to_dead_letters(ctx, caller, body, "discard")
 
 
 @router.post("/dead-letters/acknowledge", response_description="what was done, and what remains")
-async def acknowledge_dead_letters(
-    ctx: Context, caller: AnyCaller, body: Annotated[AcknowledgeBody, Depends(JsonBody(AcknowledgeBody))]
-) -> BulkView:
+async def acknowledge_dead_letters(ctx: Context, caller: AnyCaller, body: Json[AcknowledgeBody]) -> BulkView:
     """Note that dead letters are known, at most 500 in a call; they stay open and are no problem any more."""
     return await _apply_to_dead_letters(ctx, caller, body, "acknowledge", body.note)
 
@@ -127,12 +120,11 @@ async def _apply_to_dead_letters(
     plan = await ctx.database.read(lambda conn: dead_letters.count_expiring(conn, criteria, after))
     result = BulkResult(0, [], [], after, plan["matched"])
     if not body.dry_run:
-        result = await ctx.database.run(
+        result = await ctx.run_and_wake(
             lambda database: bulk.apply_page(
                 database, criteria, action, caller.actor, after=after, note=note, seconds=PAGE_SECONDS
             )
         )
-        ctx.relay.enqueue(*result.wakes)
         log.info("dead_letters.closed", action=action, done=result.done, refused=len(result.refused), by=caller.actor)
     refused = [{"dead_letter_id": item["id"], "reason": item["reason"]} for item in result.refused]
     next_id = result.after if result.remaining and not body.dry_run else None
@@ -146,9 +138,7 @@ async def _apply_to_dead_letters(
     response_description="paused",
     responses={200: {"description": "was paused already, unchanged", "model": PauseView}},
 )
-async def create_pause(
-    response: Response, ctx: Context, caller: AnyCaller, body: Annotated[PauseCreate, Depends(JsonBody(PauseCreate))]
-) -> PauseView:
+async def create_pause(response: Response, ctx: Context, caller: AnyCaller, body: Json[PauseCreate]) -> PauseView:
     """Pause a provider (no polls, submissions or downloads) or `keep` (no downloads at all)."""
     pause = partial(pausing.pause, providers=ctx.providers, target=body.target, actor=caller.actor, reason=body.reason)
     if await ctx.database.run(pause) is None:
@@ -176,18 +166,13 @@ async def delete_pause(target: str, ctx: Context, caller: AnyCaller) -> ResumedV
 @router.post("/notifications/{notification_id}/resend", status_code=202, response_description="to be sent again")
 async def resend_notification(notification_id: PathId, ctx: Context, caller: AnyCaller) -> ResentView:
     """Send a notification again, whether it was sent or given up."""
-
-    def resend(database: Database) -> None:
-        ctx.relay.enqueue(database.run(lambda conn: replay.resend_notification(conn, notification_id, caller.actor)))
-
-    await ctx.database.run(resend)
+    resend = partial(replay.resend_notification, notification_id=notification_id, actor=caller.actor)
+    ctx.relay.enqueue(await ctx.database.transaction(resend))
     return ResentView(notification_id=notification_id, state="waiting")
 
 
 @router.post("/recoveries", response_description="what the provider lists, and what was done")
-async def create_recovery(
-    ctx: Context, caller: AnyCaller, body: Annotated[RecoveryCreate, Depends(JsonBody(RecoveryCreate))]
-) -> RecoveryView:
+async def create_recovery(ctx: Context, caller: AnyCaller, body: Json[RecoveryCreate]) -> RecoveryView:
     """Register a provider's predictions that are unknown, and poll them and those awaited; a dry run first."""
     provider = ctx.get_provider(body.provider).name
     return await run_with_deps(ctx.settings, partial(_recover, provider=provider, actor=caller.actor, body=body))

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import Path, Query
+from fastapi import Path
 from pydantic import create_model
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +23,7 @@ from web.api.responses import DeadLetterView, View, page_model
 from web.http import problems, query
 from web.http.permissions import Level
 from web.http.problems import Problem
+from web.http.query import Filters, LinkQuery
 from web.http.router import Router
 from web.http.validation import Name, PathId
 from web.services.context import AnyCaller, Context, ViewerOnly
@@ -62,7 +63,7 @@ def _add_list(kind: ListKind, noun: str, view: type[View], state: Any, filters: 
     title = noun.title().replace(" ", "")
     model: Any = create_model(f"{title}Query", __base__=ListQuery, **fields)
 
-    async def list_rows(params: Annotated[model, Query()], ctx: Context) -> Row:
+    async def list_rows(params: Filters[model], ctx: Context) -> Row:
         values = params.model_dump(exclude={"before", "limit"})
         rows = await ctx.database.read(
             lambda conn: lists.list_page(conn, kind, values, before=params.before, limit=params.limit + 1)
@@ -121,7 +122,7 @@ async def get_dead_letter(dead_letter_id: PathId, caller: AnyCaller, ctx: Contex
     response_class=Response,
     responses={200: {"description": "the file, as an attachment", "content": {"application/octet-stream": _FILE}}},
 )
-async def get_quarantined_file(request: Request, output_id: PathId, link: query.Link, ctx: Context) -> Response:
+async def get_quarantined_file(request: Request, output_id: PathId, link: Filters[LinkQuery], ctx: Context) -> Response:
     """Download a file from quarantine, by a signed link only."""
     if not quarantine_links.is_valid(ctx.settings, output_id, link.until, link.signature, time.time()):
         raise Problem(403, "the link is invalid or expired: request the dead letter again")

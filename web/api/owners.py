@@ -1,18 +1,16 @@
 """/v1/usage: what an owner uses; /v1/erasures: an admin removes everything of an owner, and a sweep does the work."""
 
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 from uuid import UUID
-
-from fastapi import Depends
 
 from db import erasures, owner_use
 from db.connection import Row
 from moorage.setting_types import OWNER_LIMITS
 from tasks import erasure_request
 from web.api.responses import Timestamp, UsageView, View
-from web.http import query
-from web.http.json_body import JsonBody
+from web.http.json_body import Json
 from web.http.problems import not_found
+from web.http.query import Filters, OwnerQuery
 from web.http.router import Router
 from web.http.validation import Body, Name, PathId
 from web.services.context import AdminOnly, AnyCaller, Context, ViewerOnly
@@ -21,7 +19,7 @@ router: Final = Router(tags=["erasures"])
 
 
 @router.get("/usage", tags=["jobs"], response_description="use and limits")
-async def get_usage(params: query.OwnerFilter, caller: AnyCaller, ctx: Context) -> UsageView:
+async def get_usage(params: Filters[OwnerQuery], caller: AnyCaller, ctx: Context) -> UsageView:
     """Return what an owner uses of its limits; a limit is null if there is none for this caller."""
     owner, limits = caller.require_owner(params.owner), caller.get_limits(ctx.settings)
     use = await ctx.database.transaction(lambda conn: owner_use.read(conn, owner))
@@ -46,7 +44,7 @@ class ErasureCreate(Body):
 
 
 @router.post("/erasures", status_code=202, response_description="recorded, now or before", dependencies=[AdminOnly])
-async def create_erasure(ctx: Context, body: Annotated[ErasureCreate, Depends(JsonBody(ErasureCreate))]) -> Erasure:
+async def create_erasure(ctx: Context, body: Json[ErasureCreate]) -> Erasure:
     """Remove an owner: its tokens are revoked at once, the rest is deleted by the workers; this cannot be undone."""
     return _build_erasure(await ctx.database.run(lambda db: erasure_request.request_erasure(db, body.owner)))
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 import psycopg
-from fastapi import Depends, Header, Path, Response
+from fastapi import Header, Path, Response
 from pydantic import AfterValidator, field_validator
 
 from db import placements, progress, projects
@@ -16,9 +16,10 @@ from moorage.text import is_storable
 from storage import urls
 from web.api.responses import ListedProject, Project, page_model
 from web.http import problems, query, validation
-from web.http.json_body import BodyBytes, JsonBody
+from web.http.json_body import BodyBytes, Json
 from web.http.permissions import Caller
 from web.http.problems import Problem
+from web.http.query import Filters, OwnerQuery, ProjectQuery
 from web.http.router import Router
 from web.http.validation import Body, Name, invalid_field
 from web.services.context import AnyCaller, AppContext, Context
@@ -62,7 +63,7 @@ class ProjectBody(Body):
     response_model=page_model("ProjectPage", str, projects=ListedProject),
     response_description="a page of an owner's projects",
 )
-async def list_projects(params: query.ProjectFilters, caller: AnyCaller, ctx: Context) -> Row:
+async def list_projects(params: Filters[ProjectQuery], caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of an owner's projects, by id."""
     owner = caller.require_owner(params.owner)
     rows = await ctx.database.transaction(lambda conn: projects.list_page(conn, owner, params.after, params.limit + 1))
@@ -72,7 +73,7 @@ async def list_projects(params: query.ProjectFilters, caller: AnyCaller, ctx: Co
 
 @router.get("/{project_id}", response_description="the project")
 async def get_project(
-    project_id: ProjectId, response: Response, params: query.OwnerFilter, caller: AnyCaller, ctx: Context
+    project_id: ProjectId, response: Response, params: Filters[OwnerQuery], caller: AnyCaller, ctx: Context
 ) -> Project:
     """Return a project with its document and progress."""
 
@@ -83,7 +84,7 @@ async def get_project(
 
 
 @router.delete("/{project_id}", status_code=204, response_description="deleted")
-async def delete_project(project_id: ProjectId, params: query.OwnerFilter, caller: AnyCaller, ctx: Context) -> None:
+async def delete_project(project_id: ProjectId, params: Filters[OwnerQuery], caller: AnyCaller, ctx: Context) -> None:
     """Delete a project with its document; its renders remain. 409 while a job of it is not settled."""
 
     def delete(conn: Connection) -> bool | None:
@@ -107,7 +108,7 @@ async def put_project(
     response: Response,
     caller: AnyCaller,
     ctx: Context,
-    body: Annotated[ProjectBody, Depends(JsonBody(ProjectBody))],
+    body: Json[ProjectBody],
     data: BodyBytes,
     if_match: IfMatch = None,
 ) -> Project:

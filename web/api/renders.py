@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import Depends
 from pydantic import Field
 
 import tasks.jobs.delete_render
@@ -14,8 +13,9 @@ from moorage import logs
 from web.api.bulk import MAX_IDS, RowId, apply_to_each
 from web.api.responses import BulkResult, Render, page_model
 from web.http import problems, query, validation
-from web.http.json_body import JsonBody
+from web.http.json_body import Json
 from web.http.permissions import Caller
+from web.http.query import Filters, RenderQuery
 from web.http.router import Router
 from web.http.validation import Body, Name, PathId
 from web.services.context import AnyCaller, AppContext, Context
@@ -26,7 +26,7 @@ router: Final = Router(prefix="/renders", tags=["renders"])
 
 
 @router.get("", response_model=page_model("RenderPage", renders=Render), response_description="a page of renders")
-async def list_renders(params: query.RenderFilters, caller: AnyCaller, ctx: Context) -> Row:
+async def list_renders(params: Filters[RenderQuery], caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of renders with their variants, newest first."""
     filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
 
@@ -57,9 +57,7 @@ class RenderBody(Body):
 
 
 @router.patch("/{render_id}", response_description="the render as it is now")
-async def update_render(
-    render_id: PathId, caller: AnyCaller, ctx: Context, body: Annotated[RenderBody, Depends(JsonBody(RenderBody))]
-) -> Render:
+async def update_render(render_id: PathId, caller: AnyCaller, ctx: Context, body: Json[RenderBody]) -> Render:
     """Change the title, favourite mark or cover of a render; the cover is one of its images or videos."""
 
     def update(conn: Connection) -> Render:
@@ -76,9 +74,7 @@ class RenderIdsBody(Body):
 
 
 @router.post("/delete", response_description="what became of each render")
-async def delete_renders(
-    caller: AnyCaller, ctx: Context, body: Annotated[RenderIdsBody, Depends(JsonBody(RenderIdsBody))]
-) -> BulkResult:
+async def delete_renders(caller: AnyCaller, ctx: Context, body: Json[RenderIdsBody]) -> BulkResult:
     """Delete renders, each in a transaction of its own; repeating the request is safe."""
     return await apply_to_each(body.render_ids, lambda render_id: delete_render(render_id, caller, ctx))
 

@@ -12,9 +12,9 @@ from moorage import ids, scene_documents
 from moorage.model import ProjectKey, SceneRef
 from web.api.projects import IfMatch, ProjectId, add_etag, find_project, lock_project, read_project, write_document
 from web.api.responses import Project
-from web.http import query
-from web.http.json_body import BodyBytes, JsonBody
+from web.http.json_body import BodyBytes, Json
 from web.http.problems import Problem
+from web.http.query import Filters, OwnerQuery
 from web.http.router import Router
 from web.http.validation import Body, SceneName, invalid_field
 from web.services.context import AnyCaller, Context
@@ -53,7 +53,7 @@ class SceneOrderBody(Body):
 async def lock_and_change(
     project_id: ProjectId,
     response: Response,
-    params: query.OwnerFilter,
+    params: Filters[OwnerQuery],
     caller: AnyCaller,
     ctx: Context,
     if_match: IfMatch = None,
@@ -76,9 +76,7 @@ Writer = Annotated[ProjectWriter, Depends(lock_and_change)]
 
 
 @router.post("", status_code=201, response_description="the project with the scene")
-async def add_scene(
-    writer: Writer, scene: Annotated[SceneBody, Depends(JsonBody(SceneBody))], data: BodyBytes
-) -> Project:
+async def add_scene(writer: Writer, scene: Json[SceneBody], data: BodyBytes) -> Project:
     """Append a scene to a project; files that waited for it are placed in it."""
 
     def add(conn: Connection, key: ProjectKey, document: dict[str, Any]) -> None:
@@ -89,7 +87,7 @@ async def add_scene(
 
 
 @router.patch("", response_description="the project in its new order")
-async def reorder_scenes(writer: Writer, body: Annotated[SceneOrderBody, Depends(JsonBody(SceneOrderBody))]) -> Project:
+async def reorder_scenes(writer: Writer, body: Json[SceneOrderBody]) -> Project:
     """Reorder the scenes of a project; those that are not named follow the others."""
 
     def reorder(conn: Connection, key: ProjectKey, document: dict[str, Any]) -> None:

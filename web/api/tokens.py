@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
-from fastapi import Depends, Response
+from fastapi import Response
 from pydantic import Field
 from starlette.requests import Request
 
@@ -14,10 +14,11 @@ from moorage import logs, owner_tokens
 from moorage.owner_tokens import OwnerToken, Scope, sort_scopes
 from web.api.responses import NewToken, SessionView, Token, TokenPage
 from web.api.responses import OwnerToken as OwnerTokenView
-from web.http import problems, query
-from web.http.json_body import JsonBody
+from web.http import problems
+from web.http.json_body import Json
 from web.http.permissions import Level
 from web.http.problems import Problem
+from web.http.query import Filters, SessionQuery, TokenOwnerQuery
 from web.http.router import Router
 from web.http.validation import Body, Name, PathId
 from web.services.authentication import set_token
@@ -44,9 +45,7 @@ class TokenCreate(Body):
 
 
 @router.post("/owner-tokens", status_code=201, response_description="created", dependencies=[ApplicationOnly])
-async def create_owner_token(
-    ctx: Context, body: Annotated[OwnerTokenCreate, Depends(JsonBody(OwnerTokenCreate))]
-) -> OwnerTokenView:
+async def create_owner_token(ctx: Context, body: Json[OwnerTokenCreate]) -> OwnerTokenView:
     """Create a token that expires and gives access to one owner's rows, within its scopes; it is not stored."""
     key = owner_tokens.derive_signing_key(ctx.settings)
     if key is None:
@@ -59,7 +58,7 @@ async def create_owner_token(
 
 
 @router.delete("/owner-tokens", status_code=204, response_description="revoked", dependencies=[ApplicationOnly])
-async def revoke_owner_tokens(ctx: Context, params: query.TokenOwner) -> None:
+async def revoke_owner_tokens(ctx: Context, params: Filters[TokenOwnerQuery]) -> None:
     """Revoke all tokens of an owner that were issued until now."""
     subject, at = owner_tokens.owner_subject(params.owner), datetime.now(UTC)
     await ctx.database.transaction(lambda conn: owner_token_revocations.add(conn, subject, at))
@@ -84,7 +83,7 @@ async def list_tokens(ctx: Context) -> TokenPage:
 
 
 @router.post("/tokens", status_code=201, response_description="created", dependencies=[AdminOnly])
-async def create_token(ctx: Context, body: Annotated[TokenCreate, Depends(JsonBody(TokenCreate))]) -> NewToken:
+async def create_token(ctx: Context, body: Json[TokenCreate]) -> NewToken:
     """Create an API token; only this response contains it."""
     row, token = await ctx.database.transaction(lambda conn: api_tokens.create(conn, body.name, body.role))
     log.info("token.created", token_id=row["id"], name=row["name"], role=row["role"])
@@ -111,7 +110,7 @@ async def get_session(caller: AnyCaller) -> SessionView:
 
 @router.post("/session", tags=["session"], status_code=204, response_description="the cookie is set")
 async def create_session(
-    request: Request, response: Response, caller: AnyCaller, ctx: Context, params: query.SessionFilters
+    request: Request, response: Response, caller: AnyCaller, ctx: Context, params: Filters[SessionQuery]
 ) -> None:
     """Set the session cookie to the owner token in the Authorization header; 409: the cookie is of another owner."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -15,7 +15,7 @@ from web.api.responses import Upload, page_model
 from web.http import problems, query, validation
 from web.http.permissions import Caller
 from web.http.problems import Problem
-from web.http.query import OwnerQuery
+from web.http.query import Filters, OwnerQuery, UploadQuery
 from web.http.router import Router
 from web.http.validation import PathId, invalid_field
 from web.services import multipart, upload_spool
@@ -29,7 +29,7 @@ router: Final = Router(prefix="/uploads", tags=["uploads"])
 
 @router.post("", status_code=201, response_description="the upload, validated, without metadata")
 async def create_upload(
-    request: Request, response: Response, params: query.OwnerFilter, caller: AnyCaller, ctx: Context
+    request: Request, response: Response, params: Filters[OwnerQuery], caller: AnyCaller, ctx: Context
 ) -> Upload:
     """Store an input file: the body is the file, or a form with one file and the field `owner`."""
     upload_id = uuid7()  # of the time when the upload began
@@ -51,7 +51,7 @@ async def create_upload(
 
 
 @router.get("", response_model=page_model("UploadPage", uploads=Upload), response_description="a page of uploads")
-async def list_uploads(params: query.UploadFilters, caller: AnyCaller, ctx: Context) -> Row:
+async def list_uploads(params: Filters[UploadQuery], caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of uploads, newest first, each with a new signed URL."""
     owner = caller.resolve_owner(params.owner)
     rows = await ctx.database.transaction(lambda conn: uploads.list_page(conn, owner, params.before, params.limit + 1))

@@ -13,7 +13,7 @@ from db.connection import current_time
 from providers.base import Provider
 from tasks import pauses
 from tasks.jobs import replay
-from web.console.session import Admin, Form, Operator, get_actor, parse_form, parse_query, render, show_result
+from web.console.session import Admin, Form, Operator, parse_form, render, show_result
 from web.http import query
 from web.http.problems import Problem
 from web.http.validation import PathId
@@ -51,7 +51,7 @@ class RecoverQuery(query.BaseQuery):
 @router.get("/pauses")
 async def get_pauses(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show what is paused, and the form to pause a provider or all downloads."""
-    chosen, targets = parse_query(request, TargetQuery).target, pauses.list_targets(ctx.providers)
+    chosen, targets = views.parse_query(request, TargetQuery).target, pauses.list_targets(ctx.providers)
     return await render(request, ctx, caller, "pauses.html", title="Pauses", targets=targets, chosen=chosen)
 
 
@@ -59,7 +59,7 @@ async def get_pauses(request: Request, caller: Operator, ctx: Context) -> Respon
 async def post_pause(form: Form, caller: Admin, ctx: Context) -> Response:
     target, reason = form.get("target", [""])[0], form.get("reason", [""])[0]
     since = await ctx.database.run(
-        partial(pauses.pause, providers=ctx.providers, target=target, actor=get_actor(caller), reason=reason)
+        partial(pauses.pause, providers=ctx.providers, target=target, actor=caller.actor, reason=reason)
     )
     return show_result("/pauses", f"{target} is paused." if since else f"{target} was paused already.")
 
@@ -68,7 +68,7 @@ async def post_pause(form: Form, caller: Admin, ctx: Context) -> Response:
 async def post_resume(form: Form, caller: Admin, ctx: Context) -> Response:
     target = form.get("target", [""])[0]
     since, due = await ctx.database.run(
-        partial(pauses.resume, providers=ctx.providers, target=target, actor=get_actor(caller))
+        partial(pauses.resume, providers=ctx.providers, target=target, actor=caller.actor)
     )
     counts = f"{due['outputs']} outputs and {due['predictions']} predictions are due now."
     return show_result("/pauses", f"{target} is resumed: {counts}" if since else f"{target} was not paused.")
@@ -76,15 +76,15 @@ async def post_resume(form: Form, caller: Admin, ctx: Context) -> Response:
 
 @router.post("/notifications/{notification_id}/resend")
 async def post_resend(notification_id: PathId, caller: Admin, ctx: Context) -> Response:
-    resend = partial(replay.resend_notification, notification_id=notification_id, actor=get_actor(caller))
-    ctx.relay.enqueue(await ctx.database.run(lambda database: database.run(resend)))
+    resend = partial(replay.resend_notification, notification_id=notification_id, actor=caller.actor)
+    ctx.relay.enqueue(await ctx.database.transaction(resend))
     return show_result(f"/show/{notification_id}", "The notification is sent again.")
 
 
 @router.get("/recover")
 async def get_recover(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show the form; with a number of hours also what a recovery would do, which changes nothing."""
-    params, overview = parse_query(request, RecoverQuery), None
+    params, overview = views.parse_query(request, RecoverQuery), None
     if params.provider in ctx.providers and params.hours:
         overview = await run_with_deps(ctx.settings, partial(_build_overview, name=params.provider, hours=params.hours))
     names = sorted(
@@ -110,7 +110,7 @@ async def post_recover(form: Form, caller: Admin, ctx: Context) -> Response:
         pages, recover = _scan(deps, params.provider, params.hours)
         send = importlib.import_module("worker.publish").publish_wakes
         return recover.register_pages(
-            deps, deps.providers[params.provider], pages, owner=OWNER, actor=get_actor(caller), send_wakes=send
+            deps, deps.providers[params.provider], pages, owner=OWNER, actor=caller.actor, send_wakes=send
         )
 
     result = await run_with_deps(ctx.settings, register)

@@ -20,7 +20,7 @@ from moorage.transitions import TRANSITIONS
 from storage import urls
 from tasks.dead_letters import Action
 from web.console.formats import redact_body
-from web.console.session import Operator, parse_query, redirect, render
+from web.console.session import Operator, redirect, render
 from web.http import query
 from web.http.validation import PathId
 from web.page import cards, views
@@ -69,7 +69,7 @@ class RecordQuery(query.PageQuery):
 def _add_list(kind: ListKind) -> None:
     @router.get(f"/{kind}")
     async def get_list(request: Request, caller: Operator, ctx: Context) -> Response:
-        params = parse_query(request, RecordQuery)
+        params = views.parse_query(request, RecordQuery)
 
         def read(conn: Connection) -> list[Row]:
             filters = params.to_filters(current_time(conn))
@@ -105,7 +105,7 @@ def _build_filters(kind: ListKind, values: dict[str, str], providers: list[str])
 @router.get("/find")
 async def find_record(request: Request, caller: Operator, ctx: Context) -> Response:
     """Redirect to the record that an id names; list the records if it names none or several."""
-    name = parse_query(request, SearchQuery).id.strip()
+    name = views.parse_query(request, SearchQuery).id.strip()
     providers = sorted({*ctx.providers, "direct"})
     matches = await ctx.database.read(lambda conn: show.find_rows(conn, name, providers))
     if len(matches) == 1:

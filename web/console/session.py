@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlencode
@@ -48,7 +49,7 @@ async def get_operator(request: Request, ctx: Context) -> Caller:
         raise Problem(401, "")
     caller = await _authenticate(ctx, _decode(cookie))
     authentication.check_origin(request.method, request.scope["headers"], ctx.settings)
-    return caller
+    return replace(caller, client="console")
 
 
 async def _authenticate(ctx: AppContext, token: bytes) -> Caller:
@@ -80,28 +81,12 @@ async def read_urlencoded_form(request: Request) -> dict[str, list[str]]:
     return fields
 
 
-def parse_query(request: Request, model: type[Q]) -> Q:
-    """Return the query of a page. Raises Problem: 404 for values that no link of the console has."""
-    values = {name: value for name, value in request.query_params.items() if value}
-    try:
-        if all(is_storable(value) for value in values.values()):
-            return model.model_validate(values)
-    except ValueError:
-        pass
-    raise problems.not_found("page")
-
-
 def parse_form(fields: dict[str, list[str]], model: type[Q]) -> Q:
     """Return the fields of a form; `id` may be given several times. Raises Problem: 422."""
     try:
         return model.model_validate({name: value if name == "id" else value[0] for name, value in fields.items()})
     except ValueError as error:
         raise Problem(422, "the form is invalid: open the page again") from error
-
-
-def get_actor(caller: Caller) -> str:
-    """Return who acts, for events."""
-    return f"console {caller.name}" if caller.name else "console"
 
 
 Admin = Annotated[Caller, Depends(get_admin)]

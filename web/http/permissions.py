@@ -30,11 +30,12 @@ class Caller:
     expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire
     token: OwnerToken | None = None  # at level OWNER
     name: str | None = None  # of a token in `api_tokens`
+    client: str = "api"
 
     @property
     def actor(self) -> str:
         """Return who acts, for events."""
-        return f"api {self.name}" if self.name else "api"
+        return f"{self.client} {self.name}" if self.name else self.client
 
     def can_see(self, owner: str | None) -> bool:
         if self.level is Level.OWNER:

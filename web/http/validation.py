@@ -84,6 +84,12 @@ def invalid_fields(errors: list[FieldError]) -> Problem:
     return Problem(422, first + more, errors=errors)
 
 
+def raise_errors(errors: list[FieldError]) -> None:
+    """Raise Problem: 422 if there are errors."""
+    if errors:
+        raise invalid_fields(errors)
+
+
 def parse_body(body: dict[str, Any], model: type[B]) -> B:
     """Return a request's body as a model. Raises Problem: 422 with every invalid field."""
     unstorable = [name for name in body if not is_storable(name)][:MAX_ERRORS]
@@ -93,8 +99,7 @@ def parse_body(body: dict[str, Any], model: type[B]) -> B:
     except ValidationError as error:
         items = error.errors(include_url=False, include_input=False)
         raise invalid_fields([*explain_errors(items, model), *errors]) from error
-    if errors:
-        raise invalid_fields(errors)
+    raise_errors(errors)
     return parsed
 
 

@@ -2,7 +2,7 @@
 
 import mimetypes
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -26,6 +26,8 @@ from web.http.validation import PathId
 from web.page import cards
 from web.page.cards import CardState
 from web.services.context import AppContext, Context
+
+Q = TypeVar("Q", bound=query.BaseQuery)
 
 HOME: Final = "/"
 PAGE_PREFIX: Final = "/page/"
@@ -96,14 +98,19 @@ async def get_viewer(request: Request, ctx: Context) -> Caller | None:
         return None
 
 
-async def parse_card_query(request: Request) -> CardQuery:
+def parse_query(request: Request, model: type[Q]) -> Q:
+    """Return the query of a page. Raises Problem: 404 for values that no link has."""
     values = {name: value for name, value in request.query_params.items() if value}
-    if not all(is_storable(value) for value in values.values()):
-        raise problems.not_found("page")
     try:
-        return CardQuery.model_validate(values)
-    except ValueError as error:
-        raise problems.not_found("page") from error
+        if all(is_storable(value) for value in values.values()):
+            return model.model_validate(values)
+    except ValueError:
+        pass
+    raise problems.not_found("page")
+
+
+async def parse_card_query(request: Request) -> CardQuery:
+    return parse_query(request, CardQuery)
 
 
 Viewer = Annotated[Caller | None, Depends(get_viewer)]

@@ -3,13 +3,15 @@
 import asyncio
 import functools
 import importlib
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeVar, cast
 
 from fastapi import Depends
 from starlette.requests import Request
 
 import providers
-from db.connection import Row
+from db.connection import Database, Row
+from moorage.model import Wake
 from moorage.settings import Settings
 from moorage.text import to_storable
 from providers.base import Provider
@@ -28,6 +30,16 @@ from worker.publish import WakeRelay
 
 if TYPE_CHECKING:
     from web.services.asset_stream import AssetStreamer
+
+
+class WakingResult(Protocol):
+    """The result of an action, and the wakes to be published after its commit."""
+
+    @property
+    def wakes(self) -> Sequence[Wake]: ...
+
+
+W = TypeVar("W", bound=WakingResult)
 
 
 class AppContext:
@@ -64,6 +76,16 @@ class AppContext:
         self.upload_spool.close()
         await asyncio.to_thread(self.relay.stop)
         await self.database.close()
+
+    async def run_and_wake(self, work: Callable[[Database], W]) -> W:
+        """Run `work` in a database thread, then publish its wakes, even if nobody waits for its result any more."""
+
+        def run(database: Database) -> W:
+            result = work(database)
+            self.relay.enqueue(*result.wakes)
+            return result
+
+        return await self.database.run(run)
 
     def add_urls(self, variant: Row) -> Row:
         """Return a row of the view `variants` with the URLs of its file and thumbnail."""
