@@ -30,7 +30,7 @@ SELECT virtualtransaction AS writer FROM pg_locks
  WHERE locktype = 'relation' AND relation = 'events'::regclass AND mode = 'RowExclusiveLock' AND granted
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """)
-def _list_writers(conn: Connection) -> list[str]: ...
+def _list_writers(conn: Connection) -> set[str]: ...
 
 
 @statement("""

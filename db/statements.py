@@ -23,10 +23,10 @@ def statement(sql: str) -> Callable[[F], F]:
     """
     Make a function execute `sql`; its own body is empty.
 
-    Its return type says what it returns: `list` all rows, `X | None` or `X` the first one, `bool` whether there is one,
-    `QueuedQuery` what is sent with the next statement, `None` nothing. A row is returned as `Row`, as a tuple, named
-    tuple or dataclass of its columns, else its first column is. Without a row `X` raises LookupError, and `None` with a
-    `Lease` among the arguments raises LeaseLost.
+    Its return type says what it returns: `list` or `set` all rows, `X | None` or `X` the first one, `bool` whether
+    there is one, `QueuedQuery` what is sent with the next statement, `None` nothing. A row is returned as `Row`, as a
+    tuple, named tuple or dataclass of its columns, else its first column is. Without a row `X` raises LookupError, and
+    `None` with a `Lease` among the arguments raises LeaseLost.
 
     A named tuple, dataclass or mapping among the arguments gives its fields; a `Lease` gives id, token and actor.
     """
@@ -74,8 +74,9 @@ def _build_reader(kind: Any) -> Callable[[Connection, str, Row, Lease | None], A
         return _execute
     if kind is bool:
         return lambda conn, sql, values, _: conn.execute(sql, values).fetchone() is not None
-    if get_origin(kind) is list:
-        return lambda conn, sql, values, _: [_convert(get_args(kind)[0], row) for row in conn.execute(sql, values)]
+    if get_origin(kind) in (list, set):
+        collect, item = get_origin(kind), get_args(kind)[0]
+        return lambda conn, sql, values, _: collect(_convert(item, row) for row in conn.execute(sql, values))
     is_optional = isinstance(kind, UnionType)
 
     def read_first(conn: Connection, sql: str, values: Row, _: Lease | None) -> Any:

@@ -84,17 +84,6 @@ def list_variants_by_owner(conn: Connection, owner: str, render_ids: Sequence[UU
     """Return those of the variants, by render id and idx, that belong to an owner and are published."""
 
 
-@statement("""
-SELECT id, key, bytes, sha256 FROM uploads
- WHERE key > %(after)s AND deleted_at IS NULL ORDER BY key LIMIT %(limit)s
-""")
-def list_upload_objects(conn: Connection, after: str, *, limit: int = 500) -> list[Row]: ...
-
-
-@statement("SELECT id, key, bytes, sha256 FROM uploads WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL")
-def get_upload_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]: ...
-
-
 # Retention: an upload stays while a live job may read it.
 _BEFORE: Final = "moment() - make_interval(secs => %(seconds)s)"
 
