@@ -97,8 +97,7 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     )
     failpoint("submit.after_commit")
     if isinstance(result, errors.MoorageError):
-        guard.provider_error = result
-        breakers.note_failure(deps, breakers.name_api(provider.name), job.id, result)
+        breakers.note_api_error(deps, guard, provider.name, job.id, result)
     wakes = recorded or []
     if isinstance(result, SubmitResult):
         wakes = wakes + create.wake_unmatched(deps.database, provider.name, result.external_id)
