@@ -76,7 +76,7 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     if provider is None or entry is None:
         return _fail(deps, lease, guard, errors.Permanent(f"provider {prediction.provider} is not configured"))
     try:
-        model_input = references.resolve_references(deps, job.owner, dict(entry.input))
+        model_input = references.resolve_references(deps, job.owner, dict(entry.input), provider.file_fields)
     except errors.Permanent as error:
         return _fail(deps, lease, guard, error)
     submission = Submission(provider, replace(entry, input=model_input), webhook_keys.create_key())
