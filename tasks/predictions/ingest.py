@@ -63,8 +63,8 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         return []
     report = item.report
     if output_files.is_unclear(report):
-        found = deps.database.run(lambda conn: predictions.find(conn, [item.key]))
-        report = item.provider.refine_report(report, item.delivery.body or b"", found[0].model if found else None)
+        known = deps.database.run(lambda conn: predictions.find_by_external_id(conn, *item.key))
+        report = item.provider.refine_report(report, item.delivery.body or b"", known and known.model)
     item = replace(item, report=inline_files.spool_files(deps, report))
     guard.check()
     return _commit(deps, lambda conn: apply_one(conn, deps, item))
