@@ -18,7 +18,7 @@ from moorage.errors import OwnerLimitReached
 from moorage.owner_tokens import Scope
 from moorage.text import is_storable
 from storage import urls
-from tasks.jobs import cancel, delete_render, retry
+from tasks.jobs import cancel, delete_render, replay
 from web.http import problems, query
 from web.http.permissions import Caller
 from web.http.problems import Problem
@@ -189,7 +189,7 @@ async def post_action(job_id: PathId, action: str, viewer: Viewer, params: Cards
             args = database, ctx.settings, job_id, ACTOR
             try:
                 limits = viewer.get_limits(ctx.settings)
-                outcome = retry.retry_job(*args, limits) if action == "retry" else cancel.cancel_job(*args)
+                outcome = replay.retry_job(*args, limits) if action == "retry" else cancel.cancel_job(*args)
             except OwnerLimitReached:
                 return "limited"
             ctx.relay.enqueue(*outcome.wakes)

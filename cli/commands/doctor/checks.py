@@ -22,7 +22,7 @@ from moorage.settings import Settings
 from storage import s3
 from storage.buckets import NOT_PUBLIC
 from storage.proofs import DESCRIPTIONS
-from worker import broker_probe, redis_transport
+from worker import inspect_cluster, redis_transport
 from worker.broker_errors import BROKER_ERRORS, explain
 
 
@@ -98,7 +98,7 @@ def check_broker(settings: Settings) -> Iterator[CheckResult]:
             return
         with redis_transport.open_client(url, seconds=BROKER_SECONDS) as client:
             yield from _check_server(client)
-            broker_probe.write_probe(client)
+            inspect_cluster.write_probe(client)
             yield ok("the broker accepts messages")
     except BROKER_ERRORS as error:
         finding = explain(error)
