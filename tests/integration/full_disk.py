@@ -73,7 +73,8 @@ def spool_chunks(_folder: Path, *sizes: str) -> list[dict[str, Any]]:
     """Write twice what the disk holds in chunks of each size; the chunk that fails is left in the buffer."""
 
     def write(size: int) -> None:
-        with spool.open_spool(Limits()) as file:
+        with open_temporary_file() as disk_file:
+            file = spool.Spool(disk_file, Limits())
             for _ in range(0, 2 * DISK_BYTES, size):
                 file.write(bytes(size))
             file.finish()
