@@ -32,7 +32,8 @@ INLINE_BYTES: Final = 16 * 2**20  # of other files, too
 _BAND_PX: Final = 8
 _MIN_FRAME_PIXELS: Final = 2**14  # what a frame counts at least: decoding costs time also for one pixel
 _SCANS: Final[dict[str, Callable[[Data], ImageScan]]] = {
-    "png": png.scan_png, "jpeg": jpeg.scan_jpeg, "gif": gif.scan_gif, "webp": webp.scan_webp
+    "png": png.scan_png, "jpeg": jpeg.scan_jpeg, "gif": gif.scan_gif, "webp": webp.scan_webp,
+    "avif": avif.scan_avif,
 }  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
     if fetched.size_bytes > INLINE_BYTES and not limits.is_confined:
         return validate_in_process(fetched, limits, facts)
     with _translate_decoder_errors(facts, limits):
-        scan = scan_image(fetched.file, kind, fetched.size_bytes)
+        scan = scan_image(fetched.file, kind)
         _check_size(scan.width_px, scan.height_px, scan.frames, limits, facts)
         pixels = scan.width_px * scan.height_px
         total = max(pixels, _MIN_FRAME_PIXELS) * scan.frames
@@ -52,9 +53,7 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
     return validate_in_process(fetched, limits, facts)
 
 
-def scan_image(file: BinaryIO, kind: FileFormat, size: int) -> ImageScan:
-    if kind.name == "avif":
-        return avif.scan_avif(file, size)
+def scan_image(file: BinaryIO, kind: FileFormat) -> ImageScan:
     with map_file(file) as data:
         return _SCANS[kind.name](data)
 

@@ -1,7 +1,6 @@
 """Images that must be re-encoded to look the same without metadata: rotated ones, and AVIF."""
 
 import io
-import os
 from typing import BinaryIO
 
 from PIL import Image, JpegImagePlugin
@@ -19,7 +18,7 @@ def reencode_if_needed(file: BinaryIO, media: Media) -> tuple[str, bytes] | None
     models accept. Raises InvalidMedia if an animation needs it.
     """
     kind = sniff.IMAGES[media.format]
-    scan = images.scan_image(file, kind, os.fstat(file.fileno()).st_size)
+    scan = images.scan_image(file, kind)
     with images.open_image(file, kind, scan) as image:
         transform = thumbnails.UPRIGHT_TRANSFORMS.get(thumbnails.read_orientation(image))
         if transform is None and media.format != "avif":

@@ -7,6 +7,7 @@ webhooks. Exit status 0 and the properties as JSON on standard output, or 3 and 
 
 import errno
 import json
+import mmap
 import os
 import shutil
 import sys
@@ -81,7 +82,10 @@ def _sanitize_video(source: BinaryIO, out: BinaryIO, encoding: str) -> None:
 
     source.seek(0)
     shutil.copyfileobj(source, out)
-    strip_video_metadata.STRIP_BY_FORMAT[encoding](out, out.tell())
+    out.flush()
+    with mmap.mmap(out.fileno(), 0) as data:
+        end = strip_video_metadata.STRIP_BY_FORMAT[encoding](data)
+    out.truncate(end)
 
 
 def _write_result(fields: dict[str, Any], status: int) -> int:

@@ -63,7 +63,7 @@ def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> Validat
                 facts = {"format": kind.name, "bytes": size}
                 return ValidatedFile(*images.validate_in_process(fetched, limits, facts), None)
             return ValidatedFile(files.parse_file(fetched, kind), None, None)
-        container = video.parse_container(fetched.file, size, kind)
+        container = video.parse_container(fetched.file, kind)
     except ContainerError as error:
         problem = to_storable(str(error), 500)
         message = f"the {kind.name} is {problem if kind.name in files.PARSERS else f'malformed: {problem}'}"

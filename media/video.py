@@ -7,7 +7,7 @@ from typing import BinaryIO, Final
 from PIL import Image
 
 from media import confined, mp4, poster_process, thumbnails, webm
-from media.containers import VideoFacts
+from media.containers import VideoFacts, map_file
 from media.limits import Limits
 from media.sniff import FileFormat
 from moorage.local_errors import build_failure, find_local_failure, open_temporary_file
@@ -21,10 +21,10 @@ class PosterError(Exception):
     """No poster was created; the message states the reason. The video is kept without it."""
 
 
-def parse_container(file: BinaryIO, size: int, kind: FileFormat) -> VideoFacts:
+def parse_container(file: BinaryIO, kind: FileFormat) -> VideoFacts:
     """Return the facts of a video, or of sound in the container of one; raises ContainerError."""
-    parse = webm.parse_webm if _DEMUXERS.get(kind.name) == "matroska" else mp4.parse_mp4
-    return parse(file, size)
+    with map_file(file) as data:
+        return webm.parse_webm(data) if _DEMUXERS.get(kind.name) == "matroska" else mp4.parse_mp4(data)
 
 
 def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnail:

@@ -11,7 +11,6 @@ from uuid import UUID
 from db import objects as object_rows
 from db.audit.check import Check
 from storage import keys
-from storage.keys import RenderKey
 from storage.s3 import ListedObject
 from tasks.audit.digests import ExpectedObject, compute_digest, expected_objects
 from tasks.audit.findings import Finding, Page
@@ -126,8 +125,8 @@ def report_unnamed(deps: Deps, page: Page, objects: Sequence[ListedObject], scop
     for listed in objects:
         if listed.key in named:
             continue
-        key = keys.parse_key(listed.key)
-        in_flight = isinstance(key, RenderKey) and key.token_start in leased
+        key = keys.parse_render_key(listed.key)
+        in_flight = key is not None and key.token_start in leased
         what = f"no row names it; {listed.size_bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
         finding = Finding(5, "object", listed.key, what, Check(5, scope, "unnamed"))
         add = page.add_note if in_flight or datetime.now(UTC) - listed.modified_at < limit else page.add

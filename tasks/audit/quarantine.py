@@ -29,7 +29,7 @@ class QuarantineScan(UploadScan):
         return object_rows.get_quarantined(conn, ids)
 
     def _is_ours(self, listed: ListedObject) -> bool:
-        return keys.parse_key(listed.key.removeprefix(self.prefix)) is not None  # the sweep leaves others
+        return keys.is_known_key(listed.key.removeprefix(self.prefix))  # the sweep leaves others
 
     def _report_unnamed(self, page: Page, unnamed: Sequence[ListedObject]) -> None:
         """Report objects whose quarantine ended, so that the sweep should have deleted them."""

@@ -9,7 +9,6 @@ from uuid import UUID
 from db import uploads
 from db.connection import Connection, Row
 from storage import keys
-from storage.keys import UploadKey
 from storage.s3 import ListedObject
 from tasks.audit import objects
 from tasks.audit.digests import ExpectedObject
@@ -44,7 +43,7 @@ class UploadScan(objects.ListingScan):
         return uploads.get_upload_objects(conn, ids)
 
     def _is_ours(self, listed: ListedObject) -> bool:
-        return isinstance(keys.parse_key(listed.key), UploadKey)
+        return keys.is_upload_key(listed.key)
 
 
 def _expected(row: Row) -> ExpectedObject:

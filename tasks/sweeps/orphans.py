@@ -23,7 +23,6 @@ from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.failpoints import failpoint
 from storage import keys
 from storage.errors import ObjectMissing
-from storage.keys import RenderKey, UploadKey
 from storage.s3 import ListedObject
 from tasks.step import Deps, run_unless_locked
 
@@ -159,7 +158,7 @@ class _OrphanScan:
         limit = now - timedelta(seconds=age_seconds)
         named = self._deps.database.run(partial(objects.find_referenced_keys, keys=[listed.key for listed in page]))
         for listed in page:
-            if not prefix.prefix and not isinstance(keys.parse_key(listed.key), UploadKey):
+            if not prefix.prefix and not keys.is_upload_key(listed.key):
                 continue  # below another prefix, or not created by moorage
             is_old = listed.key not in named and listed.modified_at < limit
             yield listed, self._classify(prefix, listed) if is_old else None
@@ -167,12 +166,13 @@ class _OrphanScan:
     def _classify(self, prefix: ListedPrefix, listed: ListedObject) -> OrphanCandidate | None:
         """Classify an old object that no row named when the page was read; None if a row names it now."""
         is_quarantined = prefix.prefix == keys.QUARANTINE_PREFIX
-        key = keys.parse_key(listed.key.removeprefix(keys.QUARANTINE_PREFIX) if is_quarantined else listed.key)
+        name = listed.key.removeprefix(keys.QUARANTINE_PREFIX) if is_quarantined else listed.key
         candidate = partial(OrphanCandidate, self._bucket(prefix), listed.key, listed.size_bytes, listed.modified_at)
-        if key is None:
+        if not keys.is_known_key(name):
             return candidate("unreadable")
         unnamed: Reason = "quarantined" if is_quarantined else "orphan"
-        if not isinstance(key, RenderKey):
+        key = keys.parse_render_key(name)
+        if key is None:
             return candidate(unnamed)
         # Locked only before a deletion. A token is used once, so that an unreferenced key stays unreferenced.
         find = partial(orphans.find_reference, lock=self._delete)

@@ -24,7 +24,6 @@ from media import sanitize_process
 from moorage import ids
 from moorage.errors import InvalidMedia, StorageUnavailable, Transient
 from storage import keys
-from storage.keys import UploadKey
 from tasks import uploads
 from tasks.audit import advice, run
 from tasks.predictions import references
@@ -94,12 +93,12 @@ def test_a_crash_leaves_a_whole_upload_or_an_orphan_that_the_sweep_takes(
         pytest.fail("it did not crash")
 
     recorded = {row["key"] for row in conn.execute("SELECT key FROM uploads").fetchall()}
-    left = {key for key in private(deps) if isinstance(keys.parse_key(key), UploadKey)}
+    left = {key for key in private(deps) if keys.is_upload_key(key)}
     assert (len(left), len(recorded)) == {
         "uploads.before_put": (0, 0), "uploads.after_put": (1, 0), "uploads.after_record": (1, 1),
     }[point]  # fmt: skip
     orphans.scan_orphans(deps, delete=True)
-    assert {key for key in private(deps) if isinstance(keys.parse_key(key), UploadKey)} == recorded
+    assert {key for key in private(deps) if keys.is_upload_key(key)} == recorded
 
 
 def test_a_crash_while_an_upload_is_deleted_leaves_its_object_to_the_sweep(
@@ -321,4 +320,4 @@ def test_an_upload_that_nobody_finishes_leaves_nothing(
 
     recorded = {row["key"] for row in conn.execute("SELECT key FROM uploads").fetchall()}
     assert len(recorded) == 1
-    assert {key for key in private(deps) if isinstance(keys.parse_key(key), UploadKey)} == recorded
+    assert {key for key in private(deps) if keys.is_upload_key(key)} == recorded

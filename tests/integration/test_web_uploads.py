@@ -18,7 +18,6 @@ from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
 from storage import keys
-from storage.keys import UploadKey
 from tasks import erasure, erasure_request
 from tasks.step import Deps
 from tests.integration import command_line as cli
@@ -221,9 +220,8 @@ def test_every_owner_name_maps_to_its_own_folder(front: wp.Front, mine: Connecti
     row = mine.execute("SELECT key, owner FROM uploads WHERE id = %s", [answer.fields["upload_id"]]).fetchone()
     assert row is not None
     assert row["owner"] == owner
-    told = keys.parse_key(row["key"])
-    assert isinstance(told, UploadKey)
-    assert told.upload_id == UUID(answer.fields["upload_id"])
+    assert keys.is_upload_key(row["key"])
+    assert answer.fields["upload_id"] in row["key"]
     assert read(answer.fields["url"])[0] == 200
     assert row["key"] in stored(deps)
 
