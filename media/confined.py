@@ -5,24 +5,31 @@ One runs at a time for each installation on a machine, so that a worker with all
 decoder.
 """
 
+import base64
 import contextlib
 import errno
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from moorage.errors import ResourceExhausted
-from moorage.local_errors import translate_local_errors
+from media import decoder_process
+from media.limits import Limits
+from moorage.errors import InvalidMedia, MoorageError, ResourceExhausted, Transient
+from moorage.local_errors import build_failure, translate_local_errors
+from moorage.model import FetchedFile, Media, Thumbnail
+from moorage.text import to_storable
 
 _INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")  # no credentials
 _ROOT: Final = Path(__file__).resolve().parents[1]
+_MAX_OUTPUT_BYTES: Final = 32 * 2**20
 _LOCK_POLL_SECONDS: Final = 0.05
 LOCK_SECONDS: Final = 80.0  # a download, this and a decoder stay below the limit of a step, 600 s
 
@@ -76,10 +83,6 @@ def run_decoder(
     return ProcessResult(process.returncode, process.stdout or b"")
 
 
-def describe_end(status: int) -> str:
-    return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-
-
 @contextlib.contextmanager
 def _hold_lock() -> Iterator[None]:
     """Hold a lock on this file, which ends with the process that holds it."""
@@ -95,3 +98,61 @@ def _hold_lock() -> Iterator[None]:
                     raise ResourceExhausted(message, facts={"errno": errno.EAGAIN}) from error
             time.sleep(_LOCK_POLL_SECONDS)
         yield
+
+
+def validate_in_process(
+    fetched: FetchedFile,
+    limits: Limits,
+    facts: dict[str, Any],
+    *,
+    cpu_seconds: int | None = None,
+    clock_seconds: int | None = None,
+    max_file_bytes: int = _MAX_OUTPUT_BYTES,
+    clean: BinaryIO | None = None,
+) -> tuple[Media, Thumbnail | None]:
+    """
+    Validate a file that is no video in a decoder process, or any file, and write it without metadata to `clean`.
+
+    Raises as `validate.validate_file`; Transient also if the system ended the process, or it took too long. A process
+    that has `clean` does not wait for others.
+    """
+    cpu_seconds, clock_seconds = cpu_seconds or limits.decoder_cpu_seconds, clock_seconds or limits.decoder_seconds
+    request = {
+        "limits": asdict(limits),
+        "bytes": fetched.size_bytes,
+        "type": to_storable(fetched.declared_type or "", 200),
+        "extension": fetched.declared_extension,
+        "cpu_seconds": cpu_seconds,
+        "clock_seconds": clock_seconds,
+        "max_file_bytes": max_file_bytes,
+        "out": clean and clean.fileno(),
+    }
+    done = run_decoder(
+        decoder_process.__file__, [request], fetched.file, timeout_seconds=clock_seconds + 5, alone=clean is None,
+        pass_fds=(clean.fileno(),) if clean else (),
+    )  # fmt: skip
+    if done.status is None or -done.status in (signal.SIGKILL, signal.SIGTERM, signal.SIGALRM):
+        raise Transient("the decoder was ended by the system or took too long", facts={**facts, "status": done.status})
+    if -done.status == signal.SIGXCPU:
+        raise InvalidMedia(f"decoding takes longer than {cpu_seconds} s of CPU time", facts=facts)
+    try:
+        result: dict[str, Any] = json.loads(done.output)
+    except ValueError:
+        result = {"problem": "", "facts": {"status": done.status}, "needs_memory": True}
+    if done.status == 0 and "media" in result:
+        media, shown = Media(**result["media"]), result["thumbnail"]
+        return media, Thumbnail(**{**shown, "data": base64.b64decode(shown["data"])}) if shown else None
+    raise _build_error(result, limits, facts)
+
+
+def _build_error(result: dict[str, Any], limits: Limits, facts: dict[str, Any]) -> MoorageError:
+    if "errno" in result:
+        return build_failure("the decoder", OSError(result["errno"], os.strerror(result["errno"])))
+    if "error" in result:
+        return Transient(f"the file could not be validated: {result['error']}", facts=facts)
+    facts = {**facts, **result.get("facts", {})}
+    if result.get("needs_memory"):
+        limit = limits.decoder_memory_bytes
+        message = f"decoding needs more memory than MOORAGE_DECODER_MEMORY_BYTES ({limit})"
+        return InvalidMedia(message, facts={**facts, "limit": limit})
+    return InvalidMedia(result["problem"], facts=facts)

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from media import files, images, sniff, video
+from media import confined, files, images, sniff, video
 from media.containers import ContainerError, VideoFacts
 from media.limits import Limits
 from media.sniff import FileFormat
@@ -61,7 +61,7 @@ def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> Validat
             _require_accepted(kind, size, limits)
             if size > images.INLINE_BYTES and not limits.is_confined:
                 facts = {"format": kind.name, "bytes": size}
-                return ValidatedFile(*images.validate_in_process(fetched, limits, facts), None)
+                return ValidatedFile(*confined.validate_in_process(fetched, limits, facts), None)
             return ValidatedFile(files.parse_file(fetched, kind), None, None)
         container = video.parse_container(fetched.file, kind)
     except ContainerError as error:

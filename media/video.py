@@ -43,7 +43,8 @@ def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnai
             code = status - poster_process.LOCAL_ERROR
             raise build_failure("the decoder", OSError(code, os.strerror(code)))
         if status:
-            raise PosterError(f"the decoder {confined.describe_end(status)}")
+            end = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+            raise PosterError(f"the decoder {end}")
         return _render_thumbnail(out, limits)
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from egress import download
-from media import confined, image_process, images, validate
+from media import confined, decoder_process, images, validate
 from media.limits import Limits
 from moorage.errors import InvalidMedia, MoorageError, ResourceExhausted, Transient
 
@@ -53,7 +53,7 @@ def program(monkeypatch, tmp_path, isolated):
 
     def replace_by(text):
         (tmp_path / "program.py").write_text(text)
-        monkeypatch.setattr(image_process, "__file__", str(tmp_path / "program.py"))
+        monkeypatch.setattr(decoder_process, "__file__", str(tmp_path / "program.py"))
 
     return replace_by
 
