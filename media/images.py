@@ -118,7 +118,7 @@ def _open_complete(file: BinaryIO, kind: FileFormat, scan: ImageScan, notes: lis
     finally:  # its reason is more precise than the decoder's
         if kind.name == "png" and not _has_last_row(image, scan):
             with map_file(file) as data:
-                png.check_pixels(data, is_animated=scan.frames > 1)
+                png.check_pixels(file, data, is_animated=scan.frames > 1)
     if isinstance(scan, jpeg.JpegScan):
         _check_entropy_data(file, kind, scan, image, notes)
     return image

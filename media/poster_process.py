@@ -1,15 +1,14 @@
 """
 A separate program: decodes the first frame of the video on standard input to a PNG on standard output.
 
-It is started by file path and imports no other module of moorage: if a hostile file crashes the decoder or exhausts its
-memory, only this process ends. Exit status 0 and a PNG, 3 and the reason as text, or 64 and more if this
+It is started by file path and imports little of moorage: if a hostile file crashes the decoder or exhausts its memory,
+only this process ends. Exit status 0 and a PNG, 3 and the reason as text, or 64 and more if this
 machine failed.
 """
 
 import contextlib
 import ctypes
 import errno
-import io
 import os
 import resource
 import signal
@@ -17,44 +16,20 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
+from media.image_scan import open_pieces
+
 FAILED: Final = 3
 LOCAL_ERROR: Final = 64  # plus the errno of a failure of this machine
 # As in moorage/local_errors.py, but for EFBIG and ENOMEM: the file exceeded a limit that is set below.
 LOCAL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 _PR_SET_PDEATHSIG: Final = 1
 _MAX_PNG_BYTES: Final = 32 * 2**20
-
-
 COLORS_KEY: Final = "colors"  # of the PNG: primaries and transfer function by ITU-T H.273
 _ALPHA_DECODERS: Final = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 class PosterFailed(Exception):
     """No frame is returned; the message states the reason."""
-
-
-class SharedFile(io.RawIOBase):
-    """Standard input with its own position, since the parent continues to read the same open file."""
-
-    def __init__(self) -> None:
-        self._offset, self._size = 0, os.fstat(0).st_size
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = os.pread(0, len(buffer), self._offset)
-        buffer[: len(data)] = data
-        self._offset += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._size}[whence]
-        self._offset = max(0, base + offset)
-        return self._offset
 
 
 def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, seconds: int) -> int:
@@ -99,8 +74,10 @@ def write_first_frame(format_name: str, square_px: int, max_pixels: int) -> None
     import av  # after the limits, which include the loading
     from PIL import Image, PngImagePlugin
 
+    shared = open(0, "rb", closefd=False)  # noqa: SIM115 (the parent continues to read the same open file)
+    source = open_pieces(shared, [(0, os.fstat(0).st_size)])
     # Fixed format and no protocols: a playlist could name files and hosts.
-    with av.open(SharedFile(), "r", format=format_name, options={"protocol_whitelist": ""}) as container:
+    with av.open(source, "r", format=format_name, options={"protocol_whitelist": ""}) as container:
         stream = container.streams.video[0]
         _check_size(stream.codec_context.width, stream.codec_context.height, max_pixels)
         stream.thread_type = "NONE"
