@@ -12,23 +12,15 @@ class ContainerError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class VideoFacts:
-    """Size in pixels after rotation, and duration; None if the container does not state it."""
-
-    width_px: int | None
-    height_px: int | None
-    duration_s: float | None
-    note: str | None = None  # what was ignored
-    is_audio: bool = False  # it has sound and no picture
-
-
-@dataclass(frozen=True, slots=True)
 class FileFacts:
     """What the structure of a file states; `content_type` replaces that of its format."""
 
     duration_s: float | None = None
     note: str | None = None  # what was ignored
     content_type: str | None = None
+    width_px: int | None = None  # after rotation, as the height
+    height_px: int | None = None
+    is_audio: bool = False  # it has sound and no picture
 
 
 def map_file(file: BinaryIO) -> mmap.mmap:

@@ -4,7 +4,7 @@ import array
 import sys
 from typing import Final
 
-from media.containers import ContainerError, Data, VideoFacts
+from media.containers import ContainerError, Data, FileFacts
 from media.iso_bmff import Box, BoxError, list_top_boxes
 
 _MAX_TABLE_BYTES: Final = 16 * 2**20  # of one table; 4 million chunks
@@ -13,7 +13,7 @@ _BASE_OFFSET, _DEFAULT_DURATION, _DEFAULT_SIZE, _BASE_IS_MOOF = 0x1, 0x8, 0x10, 
 _DATA_OFFSET, _FIRST_FLAGS, _DURATION, _SIZE, _FLAGS, _COMPOSITION = 0x1, 0x4, 0x100, 0x200, 0x400, 0x800
 
 
-def parse_mp4(data: Data) -> VideoFacts:
+def parse_mp4(data: Data) -> FileFacts:
     """Return size and duration of an MP4; raises ContainerError if it is not complete."""
     top, note = list_top_boxes(data)
     moov = next((box for box in top if box.type == b"moov"), None)
@@ -31,7 +31,7 @@ def parse_mp4(data: Data) -> VideoFacts:
     fragments_seconds = _scan_fragments(top, moov)
     width, height = read_track_size(video_track) if video_track else (None, None)
     duration_s = max(_read_duration(moov), fragments_seconds)  # moov may state the first fragment only
-    return VideoFacts(width, height, duration_s or None, note, is_audio=video_track is None)
+    return FileFacts(duration_s or None, note, None, width, height, is_audio=video_track is None)
 
 
 def read_handler(track: Box) -> bytes:

@@ -1,4 +1,4 @@
-"""Validation of videos: the container is parsed here, a poster is decoded in a separate process."""
+"""Posters of videos, decoded in a separate process."""
 
 import importlib.util
 import os
@@ -6,8 +6,7 @@ from typing import BinaryIO, Final
 
 from PIL import Image
 
-from media import confined, mp4, poster_process, thumbnails, webm
-from media.containers import VideoFacts, map_file
+from media import confined, poster_process, thumbnails
 from media.limits import Limits
 from media.sniff import FileFormat
 from moorage.local_errors import build_failure, find_local_failure, open_temporary_file
@@ -19,12 +18,6 @@ _EXTRA_SECONDS: Final = 2.0
 
 class PosterError(Exception):
     """No poster was created; the message states the reason. The video is kept without it."""
-
-
-def parse_container(file: BinaryIO, kind: FileFormat) -> VideoFacts:
-    """Return the facts of a video, or of sound in the container of one; raises ContainerError."""
-    with map_file(file) as data:
-        return webm.parse_webm(data) if _DEMUXERS.get(kind.name) == "matroska" else mp4.parse_mp4(data)
 
 
 def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnail:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from media.containers import ContainerError, Data, VideoFacts
+from media.containers import ContainerError, Data, FileFacts
 
 EBML, SEGMENT, CLUSTER, INFO, TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1549A966, 0x1654AE6B
 TIMESTAMP_SCALE, DURATION = 0x2AD7B1, 0x4489
@@ -49,7 +49,7 @@ class Element:
         return {child.id: child for child in self.list_children()}
 
 
-def parse_webm(data: Data) -> VideoFacts:
+def parse_webm(data: Data) -> FileFacts:
     """Return size and duration of a WebM; raises ContainerError if it is not complete."""
     elements, end = scan_segment(data)
     tracks, cluster = elements.get(TRACKS), elements.get(CLUSTER)
@@ -60,7 +60,8 @@ def parse_webm(data: Data) -> VideoFacts:
     units = _read_duration(fields.get(DURATION)) or _measure_duration(cluster, end)
     seconds = units * (read_unsigned(fields.get(TIMESTAMP_SCALE)) or 1_000_000) / 1e9
     note = f"{len(data) - end} bytes behind the last element ignored" if end < len(data) else None
-    return VideoFacts(width, height, seconds if 0 < seconds < _MAX_SECONDS else None, note, is_audio)
+    duration_s = seconds if 0 < seconds < _MAX_SECONDS else None
+    return FileFacts(duration_s, note, None, width, height, is_audio)
 
 
 def scan_segment(data: Data) -> tuple[dict[int, Element], int]:
