@@ -30,22 +30,15 @@ _WEBP_EXIF_XMP: Final = 0x0C  # flags in VP8X for metadata
 def strip_jpeg(data: Data) -> Iterator[bytes]:
     """Yield tables, frames and scans, the JFIF header without its preview, the colour profile and Adobe's flag."""
     yield b"\xff\xd8"
-    offset, in_scan = 2, False
-    while match := jpeg.MARKER.search(data, offset):
-        marker, start = data[match.start() + 1], match.end()
-        if in_scan:
-            yield data[offset : match.start()]
-        offset, in_scan = start, in_scan and marker == 0x01
-        if marker == 0xD9:
+    for marker, start, end in jpeg.iterate_segments(data):
+        if marker == jpeg.ENTROPY:
+            yield data[start:end]
+        elif marker == jpeg.EOI:
             yield b"\xff\xd9"
             return
-        if marker == 0x01:
-            continue
-        length = int.from_bytes(data[start : start + 2], "big")
-        if length < 2 or marker == 0xD8:
+        elif marker == jpeg.SOI or (marker != jpeg.TEM and int.from_bytes(data[start : start + 2], "big") < 2):
             raise InvalidMedia("the jpeg has a segment without a length")
-        offset, in_scan = start + length, marker == 0xDA
-        if (content := _strip_jpeg_segment(marker, data[start + 2 : offset])) is not None:
+        elif (content := _strip_jpeg_segment(marker, data[start + 2 : end])) is not None:
             yield b"\xff" + bytes([marker]) + (len(content) + 2).to_bytes(2, "big") + content
     raise InvalidMedia("the jpeg has no end")
 
