@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from media import mp4
-from media.containers import ContainerError, Data
-from media.image_scan import ImageScan
+from media.containers import ContainerError, Data, ImageScan
 from media.iso_bmff import Box, BoxError, list_top_boxes
 
 _METADATA_ITEMS: Final = frozenset({b"Exif", b"mime"})

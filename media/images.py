@@ -9,8 +9,7 @@ from typing import Any, BinaryIO, Final
 from PIL import AvifImagePlugin, Image, ImageChops
 
 from media import avif, confined, gif, jpeg, png, thumbnails, webp
-from media.containers import ContainerError, Data, map_file
-from media.image_scan import ImageScan, Piece, open_pieces
+from media.containers import ContainerError, Data, ImageScan, Piece, map_file, open_pieces
 from media.limits import Limits
 from media.sniff import FileFormat
 from moorage.errors import InvalidMedia, MoorageError

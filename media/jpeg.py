@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from media.containers import ContainerError, Data
-from media.image_scan import ImageScan, Piece
+from media.containers import ContainerError, Data, ImageScan, Piece
 
 # In a JPEG scan a marker is FF followed by anything but 00 (stuffing), a restart marker or FF (a fill byte).
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")

@@ -6,8 +6,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from media.containers import ContainerError, Data
-from media.image_scan import ImageScan, Piece, open_pieces
+from media.containers import ContainerError, Data, ImageScan, Piece, open_pieces
 
 Chunk = tuple[bytes, int, int]  # type, start, end
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from media import archives, audio, confined, flac, images, mp4, ogg, sniff, texts, video, webm
+from media import archives, audio, confined, flac, images, mp4, ogg, poster, sniff, texts, webm
 from media.containers import ContainerError, Data, FileFacts, map_file
 from media.limits import Limits
 from media.sniff import FileFormat
@@ -78,11 +78,11 @@ def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> Validat
         kind.media, kind.name, container.content_type or kind.content_type, kind.extension,
         container.width_px, container.height_px, duration_s=container.duration_s, notes=container.note,
     )  # fmt: skip
-    if kind.media == "file":
+    if kind.media == "file" or limits.is_confined:  # nobody looks at the poster of an upload
         return ValidatedFile(media, None, None)
     try:
-        return ValidatedFile(media, video.extract_poster(fetched.file, kind, limits), None)
-    except video.PosterError as error:
+        return ValidatedFile(media, poster.extract_poster(fetched.file, kind, limits), None)
+    except poster.PosterError as error:
         return ValidatedFile(media, None, to_storable(str(error), 500))
 
 

@@ -28,7 +28,6 @@ USER_URL_SECONDS: Final = 300  # validity of presigned URLs for users
 CPU_SECONDS: Final = 30
 CLOCK_SECONDS: Final = 45
 MAX_RECORD_DELAY_SECONDS: Final = 600.0  # far below the minimum age of an orphan
-_MAX_GROWTH: Final = 4  # when an image is re-encoded: AVIF as PNG
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,5 @@ def require_recent(stored: StoredUpload) -> Upload:
 def _sanitize(file: BinaryIO, clean: BinaryIO, limits: Limits) -> Media:
     file.seek(0)
     fetched = FetchedFile(file, os.fstat(file.fileno()).st_size, "")
-    media, _ = confined.validate_in_process(
-        fetched, limits, {}, cpu_seconds=CPU_SECONDS, clock_seconds=CLOCK_SECONDS,
-        max_file_bytes=_MAX_GROWTH * limits.max_bytes, clean=clean,
-    )  # fmt: skip
-    return media
+    limits = replace(limits, decoder_cpu_seconds=CPU_SECONDS, decoder_seconds=CLOCK_SECONDS)
+    return confined.validate_in_process(fetched, limits, {}, clean)[0]

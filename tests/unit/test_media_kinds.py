@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from egress import download
-from media import sniff, texts, validate, video
+from media import poster, sniff, texts, validate
 from media.containers import ContainerError
 from media.limits import Limits
 from moorage.errors import InvalidMedia
@@ -48,9 +48,9 @@ def refusal(data, name="", content_type=None, limits=LIMITS):
 @pytest.fixture
 def no_poster(monkeypatch):
     def refuse(*_):
-        raise video.PosterError("left out")
+        raise poster.PosterError("left out")
 
-    monkeypatch.setattr(video, "extract_poster", refuse)
+    monkeypatch.setattr(poster, "extract_poster", refuse)
 
 
 def test_every_format_has_a_name_for_the_setting():
