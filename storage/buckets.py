@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from botocore.exceptions import ClientError
 
@@ -56,7 +56,8 @@ def _ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     for bucket in (store.public_bucket, store.private_bucket):
         if _create_if_missing(store, bucket, settings.aws_region):
             changes.append(f"created bucket {bucket}")
-    _probe_checksums(store)
+    with _require_put(store.private_bucket):
+        store.probe()
     if settings.assets == "redirect" and _allow_public_read(store, store.public_bucket):
         changes.append(f"allowed public read access to {store.public_bucket}")
     _require_private(store, store.private_bucket)
@@ -143,21 +144,20 @@ def _is_public(store: ObjectStore, bucket: str) -> bool:
     return True
 
 
-def _probe_checksums(store: ObjectStore) -> None:
-    try:
-        store.probe()
-    except StorageRefused as error:
-        if error.facts.get("status") == 403:
-            raise _permission_error(store.private_bucket, "s3:PutObject", str(error)) from error
-        raise
-
-
 def _put_probe(store: ObjectStore, bucket: str) -> None:
     digest = hashlib.sha256(_PROBE).hexdigest()
-    try:
+    with _require_put(bucket):
         store.put(bucket, _PROBE_KEY, _PROBE, size=len(_PROBE), sha256=digest, content_type="text/plain")
+
+
+@contextlib.contextmanager
+def _require_put(bucket: str) -> Iterator[None]:
+    try:
+        yield
     except StorageRefused as error:
-        raise _permission_error(bucket, "s3:PutObject", str(error)) from error
+        if error.facts.get("status") == 403:
+            raise _permission_error(bucket, "s3:PutObject", str(error)) from error
+        raise
 
 
 def _add_policy(store: ObjectStore, bucket: str) -> None:
@@ -188,11 +188,8 @@ def _get_policy_statements(store: ObjectStore, bucket: str) -> list[dict[str, An
     return cast("list[dict[str, Any]]", statements if isinstance(statements, list) else [statements])
 
 
-_Permission = Literal["s3:ListBucket", "s3:CreateBucket", "s3:PutObject", "s3:GetBucketPolicy", "s3:PutBucketPolicy"]
-
-
 @contextlib.contextmanager
-def _require_permission(operation: str, bucket: str, permission: _Permission, hint: str) -> Iterator[None]:
+def _require_permission(operation: str, bucket: str, permission: str, hint: str) -> Iterator[None]:
     """Convert a 403 to the ConfigError that names the permission, other errors as `translate_errors` does."""
     with translate_errors(operation, bucket):
         try:
@@ -204,5 +201,5 @@ def _require_permission(operation: str, bucket: str, permission: _Permission, hi
             raise
 
 
-def _permission_error(bucket: str, permission: _Permission, hint: str) -> ConfigError:
+def _permission_error(bucket: str, permission: str, hint: str) -> ConfigError:
     return ConfigError(f"bucket {bucket}: the access key lacks the permission {permission} ({hint})")
