@@ -20,7 +20,7 @@ from db import usage
 from db.connection import Connection
 from db.uploads import Upload
 from embedded.stack import Stack
-from media import decoder_process
+from media import confined, decoder_process
 from moorage import ids
 from moorage.errors import InvalidMedia, MoorageError, StorageUnavailable, Transient
 from storage import keys
@@ -301,7 +301,7 @@ def test_an_upload_that_grows_beyond_the_limit_of_its_process_is_refused(
     deps: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit of the size is the file's fault, unlike a full disk: sending it again does not help."""
-    monkeypatch.setattr(uploads, "_MAX_GROWTH", 0)
+    monkeypatch.setattr(confined, "_MAX_GROWTH", 0)
 
     with pytest.raises(InvalidMedia, match="too much disk space"):
         put(deps)
