@@ -1,12 +1,13 @@
 """Output of commands: tables, lines and JSON. Control characters in external text are escaped."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Self
 from uuid import UUID
@@ -22,9 +23,12 @@ from moorage.text import escape_control_chars as escape_control_chars
 from moorage.text import format_age as format_age
 from moorage.text import format_duration as format_duration
 
-RecordColumns = Mapping[str, str | Callable[[Any], object]]
+Part = Table | str  # of what a command prints: a table or a line
+Column = str | tuple[str, str | int | Callable[[Any], object]]  # the title and what it shows: a key, or a function
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+BROKER_UNAVAILABLE: Final = "the broker is unavailable: processing starts when it is available again"
+Output = tuple[Any, Iterable[Part]]  # of a command: the JSON document, and the same for a person
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 PROGRESS_SECONDS: Final = 3.0
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "late": "bold red", "unavailable": "bold red"}
@@ -56,6 +60,21 @@ class Progress:
             self._printed_at = time.monotonic()
 
 
+def json_option(function: Callable[..., Output]) -> Callable[..., None]:
+    """Add --json to a command, of whose output the one or the other form is printed."""
+
+    @json_flag
+    @functools.wraps(function)
+    def command(as_json: bool, **arguments: Any) -> None:
+        document, parts = function(**arguments)
+        if as_json:
+            print_json(document)
+        else:
+            print_parts(*parts)
+
+    return command
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON; times in ISO 8601, UUIDs as strings, dataclasses as objects."""
     click.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=True))
@@ -72,10 +91,11 @@ def build_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     return built
 
 
-def build_record_table(title: str, columns: RecordColumns, records: Iterable[Any]) -> Table:
-    """Return a table of records; each column is a key of the record, or a function that returns its cell."""
-    rows = ([record[c] if isinstance(c, str) else c(record) for c in columns.values()] for record in records)
-    return build_table(title, tuple(columns), rows)
+def build_tables(title: str, records: Collection[Any], *columns: Column) -> list[Part]:
+    """Return a table of records; none if there is no record."""
+    named = [(column, column) if isinstance(column, str) else column for column in columns]
+    rows = ([cell(record) if callable(cell) else record[cell] for _, cell in named] for record in records)
+    return [build_table(title, [name for name, _ in named], rows)] if records else []
 
 
 def format_cell(value: object) -> Text:
@@ -84,7 +104,7 @@ def format_cell(value: object) -> Text:
     return Text(text, style=_STYLES.get(text, ""))
 
 
-def print_screen(*parts: Table | str) -> None:
+def print_screen(*parts: Part) -> None:
     """Print tables and lines in place of the last screen, as many as a terminal has lines."""
     if not sys.stdout.isatty():
         print_parts(*parts)
@@ -96,7 +116,7 @@ def print_screen(*parts: Table | str) -> None:
     click.echo("\n".join(capture.get().split("\n")[: shutil.get_terminal_size().lines - 1]))
 
 
-def print_parts(*parts: Table | str, console: Console | None = None) -> None:
+def print_parts(*parts: Part, console: Console | None = None) -> None:
     """Print tables and lines, with an empty line after each table."""
     console = console or _console()
     for part in parts:

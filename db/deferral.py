@@ -1,7 +1,8 @@
 """
 Deferred outputs: files that their job no longer waits for, while attempts at them go on.
 
-Such an output is `waiting` with `deferred_at`. For its job it counts as dead, until its file is stored.
+Such an output is `waiting` with `deferred_at`. For its job it counts as dead, until its file is stored. One without a
+category has not failed: it is in reserve, of a success that was late for a job whose other files are being stored.
 """
 
 from typing import Final
@@ -67,6 +68,18 @@ def resume(conn: Connection, job_id: UUID, chosen_id: UUID, actor: str) -> list[
     return [row["id"] for row in fetch_all(conn, RESUME, {"id": job_id, "chosen_id": chosen_id, "actor": actor})]
 
 
+GET_RESERVE = """
+SELECT prediction_id FROM outputs
+ WHERE job_id = %(id)s AND state = 'waiting' AND deferred_at IS NOT NULL AND category IS NULL ORDER BY id LIMIT 1
+"""
+
+
+def get_reserve(conn: Connection, job_id: UUID) -> UUID:
+    """Return the first prediction with outputs in reserve, of a locked job that has some."""
+    prediction_id: UUID = fetch_all(conn, GET_RESERVE, {"id": job_id})[0]["prediction_id"]
+    return prediction_id
+
+
 MAKE_DUE = """
 UPDATE outputs SET woken_at = moment(), run_at = moment()
  WHERE job_id = %(id)s AND state = 'waiting' AND deferred_at IS NOT NULL AND lease_token IS NULL RETURNING id
@@ -95,7 +108,7 @@ def cancel_others(conn: Connection, job_id: UUID, chosen_id: UUID | None, *, rea
 LIST_INCOMPLETE = f"""
 SELECT o.id, o.path, o.attempt, o.category, o.reason, p.provider
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id
- WHERE o.job_id = %(id)s AND o.state = 'waiting' AND o.{_DEFERRED}
+ WHERE o.job_id = %(id)s AND o.state = 'waiting' AND o.{_DEFERRED} AND o.category IS NOT NULL
    AND EXISTS (SELECT FROM outputs s WHERE s.prediction_id = o.prediction_id AND s.state <> 'waiting'
                                        AND s.category IS DISTINCT FROM 'FOREIGN_HOST')
    AND NOT EXISTS (SELECT FROM outputs s

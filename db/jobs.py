@@ -83,10 +83,11 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen AND NOT is_foreign) AS dead,
        count(*) FILTER (WHERE state = 'kept' AND is_placeholder) AS placeholders,
        count(*) FILTER (WHERE state = 'dead' AND is_chosen AND is_foreign) AS foreign,
-       count(*) FILTER (WHERE is_deferred AND NOT is_chosen) AS others
+       count(*) FILTER (WHERE is_deferred AND NOT is_chosen) AS others,
+       count(*) FILTER (WHERE is_deferred AND NOT is_chosen AND category IS NULL) AS reserve
   FROM (SELECT CASE WHEN o.state = 'waiting' AND o.deferred_at IS NOT NULL THEN 'dead' ELSE o.state END AS state,
                o.state = 'waiting' AND o.deferred_at IS NOT NULL AS is_deferred,
-               o.is_placeholder, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
+               o.is_placeholder, o.category, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
                o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
           FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(id)s) counted
 """
@@ -225,7 +226,8 @@ SELECT 'output' AS subject, o.id AS subject_id, o.prediction_id, o.idx, o.path, 
        o.state, o.category, o.reason, coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
   FROM outputs o
   LEFT JOIN dead_letters d ON d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
- WHERE o.job_id = %(id)s AND (o.state = 'dead' OR o.state = 'waiting' AND o.deferred_at IS NOT NULL)
+ WHERE o.job_id = %(id)s AND o.category IS NOT NULL
+   AND (o.state = 'dead' OR o.state = 'waiting' AND o.deferred_at IS NOT NULL)
  UNION ALL
 SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, p.state, p.category, p.reason,
        coalesce(d.retryable, false), d.id

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases, quarantine
@@ -13,19 +13,21 @@ from moorage.provider_types import OutputFile
 from moorage.retry_policy import SOURCE_KINDS, DeadLetterDecision, RetryContext
 from moorage.text import to_storable
 
+RESERVE_WAIT = timedelta(seconds=30)  # until its next attempt, which finds whether its job needs it by then
 FOREIGN_HOST = "FOREIGN_HOST"  # category of an output that makes no job partial; its dead letter has DOWNLOAD_FAILED
 
 ADD = f"""
 WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
-                         category, reason, run_at, woken_at, ended_at)
+                         category, reason, run_at, woken_at, ended_at, deferred_at)
     SELECT n.id, job_id, prediction_id,
            (SELECT coalesce(max(idx) + 1, 0) FROM outputs o WHERE o.job_id = n.job_id)
              + (row_number() OVER (PARTITION BY job_id ORDER BY place))::integer - 1,
            path, source_kind, source, source_data, expires_at,
            CASE WHEN problem IS NULL THEN 'waiting' ELSE 'dead' END, category, problem,
-           CASE WHEN problem IS NULL THEN moment() END, CASE WHEN problem IS NULL THEN moment() END,
-           CASE WHEN problem IS NULL THEN NULL ELSE moment() END
+           CASE WHEN problem IS NULL THEN moment() + %(wait)s END, CASE WHEN problem IS NULL THEN moment() END,
+           CASE WHEN problem IS NULL THEN NULL ELSE moment() END,
+           CASE WHEN problem IS NULL AND %(in_reserve)s THEN moment() END
       FROM unnest(%(id)s::uuid[], %(job_id)s::uuid[], %(prediction_id)s::uuid[], %(path)s::text[],
                   %(source_kind)s::text[], %(source)s::text[], %(source_data)b::bytea[],
                   %(expires_at)s::timestamptz[], %(problem)s::text[], %(category)s::text[]) WITH ORDINALITY
@@ -34,8 +36,9 @@ WITH moved AS (
      WHERE NOT EXISTS (SELECT FROM outputs o WHERE o.prediction_id = n.prediction_id AND o.path = n.path)
      ORDER BY place
     ON CONFLICT (prediction_id, path) DO NOTHING
-    RETURNING id, job_id, state, coalesce(reason, path) AS reason
-) {build_event_insert("output", "NULL", "state", "reason")}
+    RETURNING id, job_id, state, coalesce(reason, path) AS reason,
+              CASE WHEN deferred_at IS NOT NULL THEN 'deferred' END AS kind
+) {build_event_insert("output", "NULL", "state", "reason", kind="kind")}
 """
 
 
@@ -50,11 +53,14 @@ class NewOutput:
     expires_at: datetime | None = None
 
 
-def build_add(new: Sequence[NewOutput], actor: str) -> Row:
+def build_add(new: Sequence[NewOutput], actor: str, *, in_reserve: bool = False) -> Row:
     """
     Return the arguments of ADD for files of locked jobs; it returns those whose path is new.
 
     The caller publishes their wakes: dispatch does so 30 s later, or when the queue is empty.
+
+    Args:
+        in_reserve: of a late success (db/deferral.py).
     """
     args: Row = {name: [getattr(one, name) for one in new] for name in ("id", "job_id", "prediction_id", "expires_at")}
     files = [one.file for one in new]
@@ -63,6 +69,7 @@ def build_add(new: Sequence[NewOutput], actor: str) -> Row:
     args["category"] = [foreign[file.is_foreign] if file.problem else None for file in files]
     kinds = [("url" if file.data is None else "inline") if file.object_key is None else "object" for file in files]
     source = [file.object_key or file.url for file in files]
+    args |= {"in_reserve": in_reserve, "wait": RESERVE_WAIT if in_reserve else timedelta()}
     return {**args, "source_kind": kinds, "source": source, "source_data": [f.data for f in files], "actor": actor}
 
 

@@ -102,25 +102,6 @@ def list_variants_by_owner(conn: Connection, owner: str, references: Sequence[tu
     return fetch_all(conn, LIST_VARIANTS_BY_OWNER, {"owner": owner, "renders": renders, "idxs": idxs})
 
 
-LIST_UPLOAD_OBJECTS: Final = """
-SELECT id, key, bytes, sha256 FROM uploads
- WHERE key > %(after)s AND deleted_at IS NULL ORDER BY key LIMIT %(limit)s
-"""
-
-
-def list_upload_objects(conn: Connection, after: str, *, limit: int = 500) -> list[Row]:
-    return fetch_all(conn, LIST_UPLOAD_OBJECTS, {"after": after, "limit": limit})
-
-
-GET_UPLOAD_OBJECTS: Final = (
-    "SELECT id, key, bytes, sha256 FROM uploads WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL"
-)
-
-
-def get_upload_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    return fetch_all(conn, GET_UPLOAD_OBJECTS, {"ids": list(ids)})
-
-
 # Retention: an upload stays while a live job may read it.
 _BEFORE: Final = "moment() - make_interval(secs => %(seconds)s)"
 

@@ -24,7 +24,7 @@ from moorage.certificates import iterate_causes
 from moorage.errors import DownloadInterrupted, DownloadRefused, MoorageError, OutputGone
 from moorage.local_errors import open_temporary_file
 from moorage.model import FetchedFile
-from moorage.retry_after import parse_retry_after
+from moorage.retry_policy import parse_retry_after
 from moorage.urls import resolve_redirect, restore_target
 
 CHUNK_BYTES: Final = 128 * 1024

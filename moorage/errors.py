@@ -1,7 +1,7 @@
 """Errors, typed by what the caller does next. Rows and dead letters carry their categories."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from moorage.transitions import EventKind
 
@@ -20,6 +20,14 @@ Category = Literal[
 ]
 
 
+class _Attributes(TypedDict, total=False):
+    category: Category
+    event_kind: EventKind
+    is_internal: bool
+    retryable: bool
+    status: int
+
+
 class MoorageError(Exception):
     """Base class. `facts`: measurements (sizes, limits, statuses), stored with the dead letter as JSON."""
 
@@ -27,25 +35,12 @@ class MoorageError(Exception):
     event_kind: EventKind = "attempt_failed"  # `events.kind` of a retry after this error
     is_internal: bool = False  # our own storage, database or disk failed; does not count toward the error limit
     retryable: bool = False  # a later replay of the dead letter may succeed
+    status: int = 400  # of the response, if the request is refused
+    retry_after: float | None  # in seconds
 
-    def __init_subclass__(
-        cls,
-        category: Category | None = None,
-        event_kind: EventKind | None = None,
-        is_internal: bool | None = None,
-        retryable: bool | None = None,
-    ) -> None:
-        cls.category, cls.event_kind = category or cls.category, event_kind or cls.event_kind
-        cls.is_internal = cls.is_internal if is_internal is None else is_internal
-        cls.retryable = cls.retryable if retryable is None else retryable
-
-    def __init__(self, message: str, *, facts: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.facts: dict[str, Any] = dict(facts or {})
-
-
-class Transient(MoorageError, retryable=True):
-    """May succeed later: retry after at least `retry_after` seconds."""
+    def __init_subclass__(cls, **attributes: Unpack[_Attributes]) -> None:
+        for name, value in attributes.items():
+            setattr(cls, name, value)
 
     def __init__(
         self,
@@ -54,10 +49,17 @@ class Transient(MoorageError, retryable=True):
         facts: Mapping[str, Any] | None = None,
         retry_after: float | None = None,
         event_kind: EventKind | None = None,
+        status: int | None = None,
     ) -> None:
-        super().__init__(message, facts=facts)
-        self.retry_after: Final = retry_after
+        super().__init__(message)
+        self.facts: dict[str, Any] = dict(facts or {})
+        self.retry_after = retry_after
         self.event_kind = event_kind or self.event_kind
+        self.status = status or self.status
+
+
+class Transient(MoorageError, retryable=True):
+    """May succeed later: retry after at least `retry_after` seconds."""
 
 
 class Permanent(MoorageError):
@@ -67,17 +69,11 @@ class Permanent(MoorageError):
 class Refused(MoorageError):
     """The request is rejected: return `status` (4xx), store nothing."""
 
-    def __init__(self, message: str, *, status: int = 400, facts: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message, facts=facts)
-        self.status: Final = status
 
-
-class OwnerLimitReached(Refused):
+class OwnerLimitReached(Refused, status=429):
     """A limit of MOORAGE_OWNER_LIMITS is reached: retry after at least `retry_after` seconds."""
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
-        super().__init__(message, status=429)
-        self.retry_after: Final = retry_after
+    retry_after: float
 
 
 class LeaseLost(MoorageError):
@@ -91,11 +87,8 @@ class StepInterrupted(MoorageError, event_kind="worker_stopping"):
 # --- webhooks
 
 
-class BadSignature(Refused):
+class BadSignature(Refused, status=401):
     """No current secret or key of the provider matches the signature, or its time stamp is stale."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=401)
 
 
 class KeysStale(Transient, category="PROVIDER_FAILED"):

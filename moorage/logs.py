@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partialmethod
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -18,30 +19,23 @@ _bound: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("
 
 
 class Logger:
-    """A standard logger whose methods take an event name and keyword fields: `log.info("output.kept", bytes=3)`."""
+    """
+    A standard logger whose methods take an event name and keyword fields: `log.info("output.kept", bytes=3)`.
+
+    `info`: a state change; `warning`: a failure that will be retried; `error`: an operator must act.
+    """
 
     def __init__(self, name: str) -> None:
         self._log = logging.getLogger(name)
 
-    def debug(self, event: str, **fields: Any) -> None:
-        self._emit(logging.DEBUG, event, fields)
-
-    def info(self, event: str, **fields: Any) -> None:
-        """Log a state change."""
-        self._emit(logging.INFO, event, fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """Log a failure that will be retried."""
-        self._emit(logging.WARNING, event, fields)
-
-    def error(self, event: str, *, exc_info: bool = False, **fields: Any) -> None:
-        """Log a condition that an operator must handle."""
-        self._emit(logging.ERROR, event, fields, exc_info=exc_info)
-
-    def _emit(self, level: int, event: str, fields: dict[str, Any], exc_info: bool = False) -> None:
+    def _emit(self, level: int, event: str, *, exc_info: bool = False, **fields: Any) -> None:
         if self._log.isEnabledFor(level):
-            merged = {**(_bound.get() or {}), **fields}
-            self._log.log(level, event, extra={"fields": merged}, exc_info=exc_info, stacklevel=3)
+            self._log.log(level, event, extra={"fields": {**(_bound.get() or {}), **fields}}, exc_info=exc_info)
+
+    debug = partialmethod(_emit, logging.DEBUG)
+    info = partialmethod(_emit, logging.INFO)
+    warning = partialmethod(_emit, logging.WARNING)
+    error = partialmethod(_emit, logging.ERROR)
 
 
 def get_logger(name: str) -> Logger:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
@@ -19,39 +20,31 @@ from prometheus_client.samples import Sample
 disable_created_metrics()  # type: ignore[no-untyped-call]  # not typed
 
 REGISTRY: Final = CollectorRegistry()
+_count = partial(Counter, registry=REGISTRY)
 
-WEBHOOKS_RECORDED: Final = Counter(
-    "moorage_webhooks_recorded_total", "Webhooks committed as a new delivery.", ["provider"], registry=REGISTRY
+WEBHOOKS_RECORDED: Final = _count(
+    "moorage_webhooks_recorded_total", "Webhooks committed as a new delivery.", ["provider"]
 )
-WEBHOOKS_KNOWN: Final = Counter(
-    "moorage_webhooks_known_total", "Webhooks that were recorded before.", ["provider"], registry=REGISTRY
-)
-WEBHOOKS_REFUSED: Final = Counter(
-    "moorage_webhooks_refused_total", "Webhooks refused with 4xx, by reason.", ["reason"], registry=REGISTRY
-)
-WEBHOOKS_UNAVAILABLE: Final = Counter(
-    "moorage_webhooks_unavailable_total", "Webhooks refused with 503, by reason.", ["reason"], registry=REGISTRY
+WEBHOOKS_KNOWN: Final = _count("moorage_webhooks_known_total", "Webhooks that were recorded before.", ["provider"])
+WEBHOOKS_REFUSED: Final = _count("moorage_webhooks_refused_total", "Webhooks refused with 4xx, by reason.", ["reason"])
+WEBHOOKS_UNAVAILABLE: Final = _count(
+    "moorage_webhooks_unavailable_total", "Webhooks refused with 503, by reason.", ["reason"]
 )
 for _reason in ("database", "keys", "bytes_in_flight"):  # from zero on: a rate does not see the start of a series
     WEBHOOKS_UNAVAILABLE.labels(_reason)
-API_UNAVAILABLE: Final = Counter("moorage_api_unavailable_total", "API requests answered with 503.", registry=REGISTRY)
-WEBHOOK_BYTES: Final = Counter(
-    "moorage_webhook_bytes_total", "Body bytes of recorded and known webhooks.", registry=REGISTRY
-)
+API_UNAVAILABLE: Final = _count("moorage_api_unavailable_total", "API requests answered with 503.")
+WEBHOOK_BYTES: Final = _count("moorage_webhook_bytes_total", "Body bytes of recorded and known webhooks.")
 WEBHOOK_SECONDS: Final = Histogram(
     "moorage_webhook_seconds",
     "Time from the start of a POST to its response.",
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0),
     registry=REGISTRY,
 )
-WAKES_SENT: Final = Counter(
-    "moorage_wakes_sent_total", "Wakes that this process sent to the broker.", registry=REGISTRY
-)
-WAKES_DROPPED: Final = Counter(
-    "moorage_wakes_dropped_total", "Wakes left to the dispatch sweep, by reason.", ["reason"], registry=REGISTRY
-)
+WAKES_SENT: Final = _count("moorage_wakes_sent_total", "Wakes that this process sent to the broker.")
+WAKES_DROPPED: Final = _count("moorage_wakes_dropped_total", "Wakes left to the dispatch sweep, by reason.", ["reason"])
 
 WORK: Final = CollectorRegistry()
+_count_work = partial(Counter, registry=WORK)
 ATTEMPTS: Final = Counter(
     "moorage_attempts_total",
     "Claimed rows by what became of them: done, retry or dead (with the category), or interrupted.",
@@ -65,11 +58,11 @@ PHASE_SECONDS: Final = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
     registry=WORK,
 )
-DOWNLOADS: Final = Counter(
-    "moorage_downloads_total", "Responses to downloads, by host and class of status.", ["host", "status"], registry=WORK
+DOWNLOADS: Final = _count_work(
+    "moorage_downloads_total", "Responses to downloads, by host and class of status.", ["host", "status"]
 )
-DOWNLOAD_BYTES: Final = Counter("moorage_download_bytes_total", "Bytes downloaded, by host.", ["host"], registry=WORK)
-STORED_BYTES: Final = Counter("moorage_stored_bytes_total", "Bytes of files and thumbnails stored.", registry=WORK)
+DOWNLOAD_BYTES: Final = _count_work("moorage_download_bytes_total", "Bytes downloaded, by host.", ["host"])
+STORED_BYTES: Final = _count_work("moorage_stored_bytes_total", "Bytes of files and thumbnails stored.")
 MAX_HOSTS: Final = 30  # that one process names; `moorage keep` may download from any
 _hosts: set[str] = set()
 Total = tuple[str, dict[str, str], float]  # name and labels of a series, and its value

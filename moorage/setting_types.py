@@ -3,7 +3,7 @@
 import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -25,14 +25,25 @@ def split(value: Any) -> Any:
     return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
 
 
-def _in_case_of(convert: Callable[[str], str]) -> BeforeValidator:
-    return BeforeValidator(lambda value: convert(value) if isinstance(value, str) else value)
-
-
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return a question that names the most similar known name; empty if none is similar."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def _parse_pairs(value: str, pattern: str, remedy: str, known: Collection[str] = (), noun: str = "") -> dict[str, str]:
+    """Return the numbers of `NAME=NUMBER` separated by commas, by name. `known`: the names that exist, if not any."""
+    pairs: dict[str, str] = {}
+    for entry in split(value):
+        name, _, number = (part.strip() for part in entry.partition("="))
+        if known and name not in known:
+            raise ValueError(f"{name!r} is not {noun}: {suggest(name, known) or 'write one of ' + ', '.join(known)}")
+        if name in pairs:
+            raise ValueError(f"{name} is given twice: write it once")
+        if not re.fullmatch(pattern, number):
+            raise ValueError(remedy.replace("NAME", name))
+        pairs[name] = number
+    return pairs
 
 
 def parse_in_flight(value: Any) -> Any:
@@ -43,53 +54,30 @@ def parse_in_flight(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value  # pydantic validates the default, too
-    limits: dict[str, int] = {}
-    for entry in split(value):
-        name, _, number = (part.strip() for part in entry.partition("="))
-        provider, colon, text = (part.strip() for part in name.lower().partition(":"))
-        if colon and not text:
-            raise ValueError(f"write a part of the names of models after {provider}:, for example {provider}:video=2")
-        if not re.fullmatch("[0-9]{1,9}", number) or int(number) == 0:
-            raise ValueError(f"write {name}=NUMBER with a whole number above 0, for example {name}=10")
-        name = provider + colon + text
-        if name in limits:
-            raise ValueError(f"{name} is given twice: write it once")
-        limits[name] = int(number)
-    return {**IN_FLIGHT, **limits}
-
-
-def _parse_pairs(value: str, known: Collection[str], noun: str) -> dict[str, str]:
-    """Return the values of `NAME=VALUE` separated by commas, by name."""
-    pairs: dict[str, str] = {}
-    for entry in split(value):
-        name, _, number = (part.strip() for part in entry.partition("="))
-        if name not in known:
-            raise ValueError(f"{name!r} is not {noun}: {suggest(name, known) or 'write one of ' + ', '.join(known)}")
-        if name in pairs:
-            raise ValueError(f"{name} is given twice: write it once")
-        pairs[name] = number
-    return pairs
+    text, remedy = re.sub(r"\s*:\s*", ":", value.lower()), "write NAME=NUMBER with a whole number above 0"
+    limits = _parse_pairs(text, "0*[1-9][0-9]{0,8}", f"{remedy}, for example NAME=10")
+    for name in limits:
+        if name.endswith(":"):
+            raise ValueError(f"write a part of the names of models after {name}, for example {name}video=2")
+    return {**IN_FLIGHT, **{name: int(number) for name, number in limits.items()}}
 
 
 def parse_owner_limits(value: Any) -> Any:
     """Return limits from `NAME=NUMBER` separated by commas; a name without a number has none."""
     if not isinstance(value, str):
         return value
-    limits = {name: number for name, number in _parse_pairs(value, OWNER_LIMITS, "a limit of owners").items() if number}
-    for name, number in limits.items():
-        if not re.fullmatch("[0-9]{1,18}", number) or int(number) == 0:
-            raise ValueError(f"write {name}=NUMBER with a whole number above 0, or {name}= for no limit")
-    return {name: int(number) for name, number in limits.items()}
+    remedy = "write NAME=NUMBER with a whole number above 0, or NAME= for no limit"
+    limits = _parse_pairs(value, "(0*[1-9][0-9]{0,17})?", remedy, OWNER_LIMITS, "a limit of owners")
+    return {name: int(number) for name, number in limits.items() if number}
 
 
 def parse_retention_days(value: Any) -> Any:
     """Return days from `NAME=DAYS` separated by commas; a name that is not given has its default."""
     if not isinstance(value, str):
         return {**RETENTION_DAYS, **value}
-    days = _parse_pairs(value, RETENTION_DAYS, "kept for a number of days")
-    for name, number in days.items():
-        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", number):
-            raise ValueError(f"write {name}=DAYS with a number of days, for example {name}=30, or {name}=0 for ever")
+    remedy = "write NAME=DAYS with a number of days, for example NAME=30, or NAME=0 for ever"
+    number = r"[0-9]{1,6}(\.[0-9]{1,6})?"
+    days = _parse_pairs(value, number, remedy, RETENTION_DAYS, "kept for a number of days")
     return {**RETENTION_DAYS, **{name: float(number) for name, number in days.items()}}
 
 
@@ -133,16 +121,15 @@ def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
         host, _, port = entry.rpartition(":")
         try:
             ipaddress.ip_address(host.strip("[]"))
-            valid = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+            if not re.fullmatch("0*[1-9][0-9]{0,4}", port) or int(port) > 65535:
+                raise ValueError(port)
         except ValueError:
-            valid = False
-        if not valid:
-            raise ValueError(f"{entry!r} is not ADDRESS:PORT; write for example 127.0.0.1:8081")
+            raise ValueError(f"{entry!r} is not ADDRESS:PORT; write for example 127.0.0.1:8081") from None
     return value
 
 
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _in_case_of(str.upper)]
-LogFormat = Annotated[Literal["json", "console"], _in_case_of(str.lower)]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
+LogFormat = Annotated[Literal["json", "console"], BeforeValidator(str.lower)]
 Count = Annotated[int, Field(gt=0)]
 Days = Annotated[float, Field(ge=0, le=36500)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -7,43 +7,38 @@ from pathlib import Path
 from typing import Any, Final
 
 from dotenv import dotenv_values
+from pydantic import AliasChoices
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from moorage.constants import DEVELOPER_PREFIX, Constants
 from moorage.errors import ConfigError
-from moorage.setting_types import suggest
+from moorage.setting_types import IN_FLIGHT, suggest
 
+DEVELOPER_PREFIX: Final = "MOORAGE_DEV_"
+# Beginnings of established names; the names of all other fields begin with MOORAGE_ in the environment.
+_ESTABLISHED: Final = (
+    "ASSET_", "AWS_", "DATABASE_", "FAL_", "LOG_", "OPENAI_", "PUBLIC_", "REPLICATE_", "S3_", "STANDARD_",
+)  # fmt: skip
+_ALIASES: Final = {
+    "broker_url": ("CELERY_BROKER_URL", "REDIS_URL"),
+    "s3_endpoint_url": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    "aws_session_token": ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
+    "notify_urls": ("MOORAGE_NOTIFY_URL",),
+}
 # Read elsewhere, directly from the environment.
 _OTHER_NAMES: Final = {"MOORAGE_FAILPOINT", "MOORAGE_DATA_DIR", "MOORAGE_DOTENV"}
-_REPLACED: Final = {
-    "MOORAGE_SUBMIT_CONCURRENCY_REPLICATE": "MOORAGE_IN_FLIGHT=replicate=NUMBER",
-    "MOORAGE_SUBMIT_CONCURRENCY_FAL": "MOORAGE_IN_FLIGHT=fal=NUMBER",
-    "MOORAGE_SUBMIT_CONCURRENCY_OPENAI": "MOORAGE_IN_FLIGHT=openai=NUMBER",
-    "MOORAGE_ORPHANS_CRON": "MOORAGE_MAINTENANCE_CRON",
-    "MOORAGE_RETENTION_CRON": "MOORAGE_MAINTENANCE_CRON",
-    "MOORAGE_USAGE_CRON": "MOORAGE_MAINTENANCE_CRON",
+_REPLACED: Final = {  # former names, beside those of constants
+    **{f"MOORAGE_SUBMIT_CONCURRENCY_{name.upper()}": f"MOORAGE_IN_FLIGHT={name}=NUMBER" for name in IN_FLIGHT},
+    **{f"MOORAGE_{name}_CRON": "MOORAGE_MAINTENANCE_CRON" for name in ("ORPHANS", "RETENTION", "USAGE")},
+    "MOORAGE_KEEP_FAILED_DAYS": "MOORAGE_RETENTION_DAYS=bodies=DAYS",
     **{
-        f"MOORAGE_{former}_DAYS": f"MOORAGE_RETENTION_DAYS={name}=DAYS"
-        for former, name in {
-            "KEEP_RENDERS": "renders",
-            "KEEP_BODIES": "bodies",
-            "KEEP_FAILED": "bodies",
-            "KEEP_ROWS": "rows",
-            "RETENTION_RENDERS": "renders",
-            "RETENTION_BODIES": "bodies",
-            "RETENTION_ROWS": "rows",
-        }.items()
+        f"MOORAGE_{verb}_{name.upper()}_DAYS": f"MOORAGE_RETENTION_DAYS={name}=DAYS"
+        for name in ("renders", "bodies", "rows")
+        for verb in ("KEEP", "RETENTION")
     },
 }
-# Former names of settings that are constants now, and their developer overrides.
-_FIXED: Final = {
-    "FAL_JWKS_URL" if field == "fal_jwks_url" else f"MOORAGE_{field.upper()}": f"{DEVELOPER_PREFIX}{field.upper()}"
-    for field in Constants.model_fields
-}
-
-
-# Beginnings of names of which an unknown one is suspicious: not MOORAGE_ (refused), nor those of boto3 and Celery.
-_PREFIXES: Final = ("REPLICATE_", "FAL_", "OPENAI_", "STANDARD_", "S3_", "ASSET_", "PUBLIC_")
+# Beginnings of which an unknown name is suspicious: not MOORAGE_ (refused), nor those of boto3 and other programs.
+_PREFIXES: Final = tuple(prefix for prefix in _ESTABLISHED if prefix not in ("AWS_", "DATABASE_", "LOG_"))
 _OF_OTHERS: Final = {  # read by the providers' own clients
     *("OPENAI_ADMIN_KEY", "OPENAI_API_BASE", "OPENAI_API_TYPE", "OPENAI_BASE_URL"),
     *("FAL_KEY_ID", "FAL_KEY_SECRET", "REPLICATE_API_BASE_URL"),
@@ -65,10 +60,15 @@ class FileTwins(PydanticBaseSettingsSource):
         return {name: value for name, value in contents.items() if value is not None}
 
 
-def names_of(field_name: str, field: Any, prefix: str = "MOORAGE_") -> list[str]:
+def build_aliases(field: str) -> AliasChoices:
+    name = field.upper()
+    return AliasChoices(*_ALIASES.get(field, (name if name.startswith(_ESTABLISHED) else f"MOORAGE_{name}",)))
+
+
+def names_of(field_name: str, field: Any) -> list[str]:
     """Return the environment names of a field, the preferred one first."""
     alias = field.validation_alias
-    return [str(choice) for choice in alias.choices] if alias else [f"{prefix}{field_name.upper()}"]
+    return [str(choice) for choice in alias.choices] if alias else [f"{DEVELOPER_PREFIX}{field_name.upper()}"]
 
 
 def read_variable(name: str) -> str | None:
@@ -90,50 +90,48 @@ def dotenv_path() -> str:
     return os.environ.get("MOORAGE_DOTENV", ".env")
 
 
-def unknown_names(settings: Iterable[str]) -> list[str]:
-    """
-    Return a message for each name in the environment or in `.env` that is ours and no setting.
-
-    Args:
-        settings: the environment names of all settings.
-    """
+def unknown_names(settings: Iterable[str], overrides: Iterable[str]) -> list[str]:
+    """Return a message for each name in the environment or in `.env` that is ours and does not exist, or not now."""
     known = {*settings, *_OTHER_NAMES}
     known |= {f"{name}_FILE" for name in known}
-    seen = {name.upper() for name in (*os.environ, *dotenv_values(dotenv_path()))} - known - set(_FIXED.values())
+    given = _list_given() - known - {*overrides}
     return [
-        _refuse(name, known)
-        for name in sorted(seen)
-        if name.startswith("MOORAGE_") or name.removesuffix("_FILE") in _FIXED
+        _refuse(name, known, {*overrides}) for name in sorted(given) if name.startswith(("MOORAGE_", "FAL_JWKS_URL"))
     ]
+
+
+def _refuse(name: str, known: set[str], overrides: set[str]) -> str:
+    former = name.removesuffix("_FILE")
+    override = f"{DEVELOPER_PREFIX}{former.removeprefix('MOORAGE_')}"
+    if former in _REPLACED:
+        return f"{name} was replaced: write {_REPLACED[former]} instead"
+    if override in overrides:
+        return f"{name} is a constant now: unset it (for development: {override}, see CONTRIBUTING.md)"
+    if name.startswith(DEVELOPER_PREFIX):
+        known, kind, source = overrides, "developer override", "CONTRIBUTING.md"
+    else:
+        kind, source = "setting", ".env.example"
+    return f"{name} is not a {kind}: {suggest(name, known) or f'unset it, or see {source} for the names that exist'}"
+
+
+def _list_given() -> set[str]:
+    return {name.upper() for name in (*os.environ, *dotenv_values(dotenv_path()))}
 
 
 def similar_names(settings: Iterable[str]) -> dict[str, str]:
     """Return the names that are probably misspelt settings of a provider or the store, and the setting of each."""
     names = {name for name in settings if name.startswith(_PREFIXES)}
-    known = {*names, *(f"{name}_FILE" for name in names), *_OF_OTHERS, *_FIXED}
-    given = sorted(name.upper() for name in (*os.environ, *dotenv_values(dotenv_path())))
-    close = {x: difflib.get_close_matches(x, names, 1, 0.75) for x in given if x.startswith(_PREFIXES)}
-    return {name: similar[0] for name, similar in close.items() if similar and name not in known}
-
-
-def _refuse(name: str, known: Iterable[str]) -> str:
-    former = name.removesuffix("_FILE")
-    if former in _REPLACED:
-        return f"{name} was replaced: write {_REPLACED[former]} instead"
-    if former in _FIXED:
-        return f"{name} is a constant now: unset it (for development: {_FIXED[former]}, see CONTRIBUTING.md)"
-    if name.startswith(DEVELOPER_PREFIX):
-        known, kind, source = _FIXED.values(), "developer override", "CONTRIBUTING.md"
-    else:
-        kind, source = "setting", ".env.example"
-    return f"{name} is not a {kind}: {suggest(name, known) or f'unset it, or see {source} for the names that exist'}"
+    known = {*names, *(f"{name}_FILE" for name in names), *_OF_OTHERS}
+    given = sorted(name for name in _list_given() - known if name.startswith(_PREFIXES))
+    close = {name: difflib.get_close_matches(name, names, 1, 0.75) for name in given}
+    return {name: similar[0] for name, similar in close.items() if similar}
 
 
 def explain(kind: type[BaseSettings], item: Any) -> str:
     """Return the message for one of pydantic's errors: the name in the environment and the remedy."""
     name = str(item["loc"][0]) if item["loc"] else ""
     field = kind.model_fields.get(name)
-    env = names_of(name, field, str(kind.model_config.get("env_prefix")))[0] if field else name
+    env = names_of(name, field)[0] if field else name
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"{env} is not set: write {env}=... (see .env.example)"

@@ -8,6 +8,7 @@ from moorage.setting_types import suggest
 from moorage.settings import Settings
 from providers import declarations
 from providers.base import Provider
+from providers.bfl import BflProvider
 from providers.declarations import Declaration
 from providers.declared import DeclaredProvider
 from providers.fal import Fal
@@ -23,6 +24,8 @@ _COMPATIBLE: Final[Mapping[str, tuple[type[Provider], str, str, str]]] = {
     "openai": (OpenAI, "openai_api_url", "openai_api_key", "openai_webhook_secret"),
     "replicate": (Replicate, "replicate_api_url", "replicate_api_token", "replicate_webhook_secret"),
 }
+# What `submit` of a declaration stands for: a declared provider that also submits.
+_SUBMITTING: Final[Mapping[str, type[DeclaredProvider]]] = {"bfl": BflProvider}
 _TAKEN: Final = frozenset({"placeholder", "keep"})  # of predictions without a provider, and of a pause
 
 
@@ -33,8 +36,9 @@ def load(settings: Settings) -> Mapping[str, Provider]:
         declared = declarations.read_file(settings.providers_file, {*loaded, *_TAKEN})
         text = settings.providers_file.read_text(encoding="utf-8")
         loaded |= {name: _build(name, declaration, settings, text) for name, declaration in declared.items()}
-    for name in settings.allow_unsigned:
-        _require_name("MOORAGE_ALLOW_UNSIGNED", name, loaded, "is not a provider")
+    for setting in ("allow_unsigned", "ignore_unregistered"):
+        for name in getattr(settings, setting):
+            _require_name(f"MOORAGE_{setting.upper()}", name, loaded, "is not a provider")
     submitting = {name for name, provider in loaded.items() if provider.submit_setting}
     for key in settings.in_flight:
         problem = "is not a provider that takes submissions"
@@ -76,9 +80,12 @@ def _build(name: str, declaration: Declaration, settings: Settings, text: str) -
             "sends_webhooks": webhook is not None,
             "jwks_setting": locate("webhook", "jwks"),
         }
-        declared: Provider = type(name, (DeclaredProvider,), attributes)(settings, declaration)
+        if declaration.submit and declaration.poll:
+            attributes["submit_setting"] = declaration.poll.token
+        kind = _SUBMITTING[declaration.submit] if declaration.submit else DeclaredProvider
+        declared: Provider = type(name, (kind,), attributes)(settings, declaration)
         return declared
-    kind, url, token, secrets = _COMPATIBLE[declaration.api]
+    api, url, token, secrets = _COMPATIBLE[declaration.api]
     tokens = declarations.read_secrets([declaration.token or ""])
     given: dict[str, Any] = {
         url: declaration.base_url,
@@ -89,5 +96,5 @@ def _build(name: str, declaration: Declaration, settings: Settings, text: str) -
     }
     if declaration.api == "fal" and webhook:
         given[secrets], settings = webhook.users, settings.with_constants(fal_jwks_url=webhook.jwks)
-    compatible: Provider = type(name, (kind,), attributes)(settings.model_copy(update=given))
+    compatible: Provider = type(name, (api,), attributes)(settings.model_copy(update=given))
     return compatible

@@ -5,10 +5,12 @@ The provider interface; each provider implements it in one file.
 and `cancel` send HTTP requests. An instance is created once per process, before it forks, and used by many threads.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -44,6 +46,7 @@ class Provider(ABC):
     recorded_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     default_first_poll_seconds: ClassVar[float] = 60.0
     models: Sequence[str] = ()  # those of its setting, which GET /v1/models offers
+    file_path: re.Pattern[str] | None = None  # of files that its API serves with the token
     hosts_setting: ClassVar[str]  # of its output hosts; this and the next two are named in messages
     url_setting: ClassVar[str] = ""
     models_setting: ClassVar[str] = ""
@@ -51,6 +54,7 @@ class Provider(ABC):
     webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
     submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions
     submit_response_seconds: ClassVar[float] = RESPONSE_SECONDS
+    file_fields: ClassVar[frozenset[str]] = frozenset()  # of an input, whose files are sent as bytes, not as URLs
     is_synchronous: ClassVar[bool] = False  # the response to a submission has the files: nothing to look up or poll
 
     def __init__(self, settings: Settings, *, hosts: HostAllowlist, verifier: Verifier | None = None) -> None:
@@ -193,12 +197,13 @@ class Provider(ABC):
         """Request the cancellation; no error if it ended. Webhook or poll report the result. Raises as `poll`."""
         raise ProviderRefused(f"{self.name} cannot cancel {to_storable(external_id, 100)}")
 
-    def list_models(self, kind: str) -> list[dict[str, Any]]:  # noqa: ARG002 (for subclasses)
+    def list_models(self, kind: str) -> list[dict[str, Any]]:
         """
         Return the models of a kind (image or video): `name`, `description`, `kind`, `accepts` ("image": it has an image
         input) and `picture_field`. Raises as `poll`.
         """
-        return []
+        facts: dict[str, Any] = {"description": None, "kind": "image", "accepts": [], "picture_field": None}
+        return [{"name": name, **facts} for name in self.models] if kind == "image" else []
 
     def get_input_schema(self, model: str) -> Mapping[str, Any] | None:  # noqa: ARG002 (for subclasses)
         """
@@ -225,6 +230,15 @@ class Provider(ABC):
         """Return None if a URL may be downloaded, else the reason, which names the host and the setting to change."""
         return self.hosts.refusal_reason(url)
 
-    def download_headers(self, url: str) -> dict[str, str]:  # noqa: ARG002 (for subclasses)
-        """Return the headers for a download: credentials for the provider's own hosts only."""
-        return {}
+    def download_headers(self, url: str) -> dict[str, str]:
+        """
+        Return the token for files of the API itself, which need it; none for the other hosts of output files.
+
+        Output hosts are chosen by operators, for files that anybody with the URL may read.
+        """
+        if not self._token_header or not self.file_path or self.refusal_reason(url) is not None:
+            return {}
+        is_of_api = parse_endpoint(url) == parse_endpoint(self._api_url) and self.file_path.fullmatch(
+            urlsplit(url).path
+        )
+        return dict([self._token_header]) if is_of_api else {}

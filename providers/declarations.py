@@ -85,22 +85,26 @@ class FieldsDeclaration(_Table):
     status: Expression
     outputs: Expression
     error: Expression | None = None
+    completed_at: Expression | None = None
     expires_at: Expression | None = None
     when: Expression | None = None  # a falsy result: not about a prediction
 
 
 class PollDeclaration(_Table):
+    # {+id}: an id may have several segments, as in RFC 6570
     url: HttpUrl = Field(description='the status URL with {id}, "https://api.acme.example/v1/jobs/{id}"')
     token: Variable
     header: str = Field("Authorization", description='the name of the header, "x-key"')
     scheme: str = Field("Bearer", description='the word before the token, "Key", or ""')
     headers: Mapping[str, str] = Field({}, description='further headers, { "X-Version" = "1" }')
-    fields: Mapping[Literal["id", "status", "outputs", "error", "expires_at"], Expression] = {}  # if others
+    serves_files: bool = Field(False, description="true if files at the host of url need the token, too")
+    fields: Mapping[Literal["id", "status", "outputs", "error", "completed_at", "expires_at"], Expression] = {}
 
     @model_validator(mode="after")
     def _check(self) -> "PollDeclaration":
-        rest = self.url.replace("{id}", "", 1).replace("{model}", "", 1)
-        if "{id}" not in self.url.partition("//")[2].partition("/")[2] or "{" in rest or "}" in rest:
+        url = self.url.replace("{+id}", "{id}", 1)
+        rest = url.replace("{id}", "", 1).replace("{model}", "", 1)
+        if "{id}" not in url.partition("//")[2].partition("/")[2] or "{" in rest or "}" in rest:
             raise ValueError("url has no {id} in its path, or other braces: write https://HOST/PATH/{id}")
         return self
 
@@ -109,6 +113,7 @@ class Declaration(_Table):
     """One provider: `api` for a service that is compatible with a built-in one, else fields, statuses and poll."""
 
     api: Literal["replicate", "fal", "openai"] | None = Field(None, description='"replicate", "fal" or "openai"')
+    submit: Literal["bfl"] | None = Field(None, description='"bfl", beside fields and poll')
     base_url: HttpUrl | None = Field(None, description='the URL of the API, "https://api.acme.example"')
     token: Variable | None = None
     models: Texts = ()
@@ -126,7 +131,7 @@ class Declaration(_Table):
     @model_validator(mode="after")
     def _check(self) -> "Declaration":
         if self.api:
-            if self.fields or self.poll or self.statuses:
+            if self.fields or self.poll or self.statuses or self.submit:
                 raise ValueError(f'api = "{self.api}" has its own fields, statuses and polls: remove the tables')
             if self.base_url is None or self.token is None:
                 raise ValueError("a compatible service has a URL and a key: write base_url and token")
@@ -137,13 +142,13 @@ class Declaration(_Table):
                     'its webhooks are signed as those of its api: write signature = "standard" or "digest"'
                 )
             return self
-        if self.base_url or self.token or self.models:
+        if self.base_url or self.token or (self.models and not self.submit):
             raise ValueError("base_url, token and models belong to a compatible service: write api, or remove them")
         if self.fields is None or not self.statuses.get("succeeded"):
             raise ValueError('write the tables fields (id, status, outputs) and statuses (succeeded = ["done"])')
         if len({word.casefold() for word in self.words}) < len(self.words):
             raise ValueError("a status word has two meanings: write it once")
-        if self.poll is None and (self.webhook is None or self.is_hint):
+        if self.poll is None and (self.webhook is None or self.is_hint or self.submit):
             raise ValueError("nothing confirms what it reports: write a table poll with url and token")
         return self
 

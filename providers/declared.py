@@ -1,6 +1,8 @@
-"""A provider that is declared in MOORAGE_PROVIDERS_FILE: it receives webhooks and polls; it does not submit."""
+"""A provider that is declared in MOORAGE_PROVIDERS_FILE: it receives webhooks and polls; what submits is a subclass."""
 
+import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, ClassVar, Final
 
 import jmespath
@@ -15,9 +17,10 @@ from providers.api_client import ApiClient
 from providers.base import Provider
 from providers.declarations import Declaration, WebhookDeclaration
 from providers.jwks import KeySet
+from providers.submit_client import SubmitClient
 from providers.verifiers import DigestVerifier, HmacVerifier, StandardVerifier, TokenVerifier, Verifier
 
-_FIELDS: Final = ("id", "status", "outputs", "error", "expires_at")
+_FIELDS: Final = ("id", "status", "outputs", "error", "completed_at", "expires_at")
 _DECODERS: Final[Mapping[str, Callable[[str], bytes]]] = {"text": str.encode, "hex": bytes.fromhex}
 _HINT: Final = "callback"  # instead of the status in a body that anybody could have sent
 
@@ -44,12 +47,16 @@ class DeclaredProvider(Provider):
             own = {name: poll.fields.get(name, texts[name]) for name in _FIELDS}
             self._poll_fields, self._api_url = _Fields({**own, "when": None}), poll.url
             self._poll_remedy = f"set {poll.token}"
-            endpoints.require_secure_url(
-                poll.url.replace("{id}", "id").replace("{model}", "m"), hosts, self.url_setting
-            )
+            endpoints.require_secure_url(_fill_in(poll.url, "id", "model"), hosts, self.url_setting)
+            self.file_path = re.compile(".*") if poll.serves_files else None
             for token in declarations.read_secrets([poll.token])[:1]:
-                header = endpoints.build_token_header(poll.scheme, token, poll.token, name=poll.header)
-                self._api = ApiClient(self.label, header, max_bytes=settings.webhook_max_bytes, headers=poll.headers)
+                header = self._token_header = endpoints.build_token_header(
+                    poll.scheme, token, poll.token, name=poll.header
+                )
+                max_bytes, headers = settings.webhook_max_bytes, poll.headers
+                self._api = ApiClient(self.label, header, max_bytes=max_bytes, headers=headers)
+                if declaration.submit:
+                    self._submit_client = SubmitClient(self.label, header, max_bytes=max_bytes)
 
     @property
     def can_cancel(self) -> bool:
@@ -63,8 +70,7 @@ class DeclaredProvider(Provider):
             raise ProviderRefused(f"{self.name} cannot be polled: {self._poll_remedy}")
         if "{model}" in self._api_url and not model:
             raise ProviderRefused(f"a prediction of {self.name} is polled by its model: register it with one")
-        url = self._api_url.replace("{model}", endpoints.quote_path_segment(model or "none"))
-        url = url.replace("{id}", endpoints.quote_path_segment(external_id))
+        url = _fill_in(self._api_url, external_id, model or "none")
         return self._fetch_report(url, external_id, lambda body: self._parse(body, self._poll_fields))
 
     def _parse(self, body: bytes, fields: "_Fields", *, is_hint: bool = False) -> PredictionReport:
@@ -81,7 +87,6 @@ class DeclaredProvider(Provider):
         word = json_fields.require_text(fields.find("status", document), f"status ({fields.texts['status']})")
         status = self._statuses.get(word.casefold(), "unknown")
         files = self.extract_files(fields.find("outputs", document) if status == "succeeded" else None, "outputs")
-        expires_at = fields.find("expires_at", document)
         return PredictionReport(
             external_id=external_id,
             status=status,
@@ -89,8 +94,17 @@ class DeclaredProvider(Provider):
             outputs=files.outputs,
             mentions=files.mentions,
             error=json_fields.optional_text(fields.find("error", document)),
-            expires_at=json_fields.optional_datetime(expires_at) or json_fields.optional_unix_time(expires_at),
+            completed_at=fields.find_time("completed_at", document),
+            expires_at=fields.find_time("expires_at", document),
         )
+
+
+def _fill_in(url: str, external_id: str, model: str) -> str:
+    quote = endpoints.quote_path_segment
+    url = url.replace("{model}", quote(model))
+    if "{+id}" in url:
+        return url.replace("{+id}", "/".join(map(quote, external_id.split("/"))))
+    return url.replace("{id}", quote(external_id))
 
 
 class _Fields:
@@ -109,6 +123,10 @@ class _Fields:
             return self._compiled[name].search(document)
         except (jmespath.exceptions.JMESPathError, ArithmeticError, RecursionError) as error:
             raise MalformedPayload(f"{name} ({self.texts[name]}): {str(error)[:200]}") from error
+
+    def find_time(self, name: str, document: Mapping[str, Any]) -> datetime | None:
+        value = self.find(name, document)
+        return json_fields.optional_datetime(value) or json_fields.optional_unix_time(value)
 
 
 def _build_verifier(name: str, webhook: WebhookDeclaration, setting: str, hosts: HostAllowlist) -> Verifier | None:

@@ -51,9 +51,10 @@ def quote_path_segment(external_id: str) -> str:
     return quote(external_id, safe="", errors="replace")
 
 
-def split_model_name(model: str) -> tuple[str, ...]:
-    """Return the segments of "owner/name"; raises ProviderRefused for one that is not safe in a URL path."""
+def split_model_name(model: str, form: str = "owner/name") -> tuple[str, ...]:
+    """Return the segments of a model's name; raises ProviderRefused for one that is not safe in a URL path."""
     segments = tuple(model.strip("/").split("/"))
-    if not 2 <= len(segments) <= 12 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
-        raise ProviderRefused(f"{to_storable(model, 100)!r} is not a model: write it as owner/name")
+    least = form.count("/") + 1
+    if not least <= len(segments) <= 12 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
+        raise ProviderRefused(f"{to_storable(model, 100)!r} is not a model: write it as {form}")
     return segments

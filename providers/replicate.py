@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
 
 from moorage import logs
 from moorage.errors import MoorageError, SubmitUncertain
@@ -21,7 +20,7 @@ from moorage.provider_types import (
     SubmitResult,
 )
 from moorage.settings import Settings
-from moorage.urls import HostAllowlist, parse_endpoint
+from moorage.urls import HostAllowlist
 from providers import (
     endpoints,
     json_fields,
@@ -48,8 +47,6 @@ _STATUSES: Final[dict[str, PredictionStatus]] = {
 }
 # The prediction ended already (status not documented by Replicate); the next poll returns its status.
 _ENDED: Final = (400, 409, 422)
-# No dots and no escapes: a server could resolve them to another path of the API.
-_FILE_PATH: Final = re.compile(r"/v1/files(/(?!\.+(/|$))[\w.~-]+)+", re.ASCII)
 _LIFETIME_SECONDS: Final = 3600.0  # then Replicate deletes the data of API predictions
 
 
@@ -61,6 +58,8 @@ class Replicate(Provider):
     hosts_setting, url_setting, models_setting = "REPLICATE_OUTPUT_HOSTS", "REPLICATE_API_URL", "REPLICATE_MODELS"
     webhook_setting = "REPLICATE_WEBHOOK_SECRET"
     submit_setting = "REPLICATE_API_TOKEN"
+    # No dots and no escapes: a server could resolve them to another path of the API.
+    file_path = re.compile(r"/v1/files(/(?!\.+(/|$))[\w.~-]+)+", re.ASCII)
     output_lifetime_seconds: ClassVar[float | None] = _LIFETIME_SECONDS
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
@@ -146,17 +145,6 @@ class Replicate(Provider):
         if self._api is None:
             return None
         return replicate_models.get_input_schema(self._api, self._api_url, replicate_models.ModelName.parse(model))
-
-    def download_headers(self, url: str) -> dict[str, str]:
-        """
-        Return the token for files of the API itself, which need it; none for the other hosts of output files.
-
-        Output hosts are chosen by operators, for files that anybody with the URL may read.
-        """
-        if not self._token_header or self.refusal_reason(url) is not None:
-            return {}
-        is_api_file = parse_endpoint(url) == parse_endpoint(self._api_url) and _FILE_PATH.fullmatch(urlsplit(url).path)
-        return dict([self._token_header]) if is_api_file else {}
 
 
 def _get_expiry(completed_at: datetime | None) -> datetime | None:

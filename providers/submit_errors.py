@@ -15,7 +15,7 @@ from moorage.errors import (
     ProviderRefused,
     SubmitUncertain,
 )
-from moorage.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from moorage.retry_policy import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from moorage.text import to_storable
 from providers import json_fields
 
@@ -45,14 +45,14 @@ def classify_response(
     if status == 402 or code in _BILLING_CODES or (status == 403 and _BILLING_WORDS.search(reason)):
         return BillingRefused(message, facts=facts)
     if status == 429:
-        return ProviderBusy(message, facts=facts, retry_after=_parse_wait_seconds(headers, reason))
+        return ProviderBusy(message, facts=facts, retry_after=_parse_wait_seconds(headers, fields, reason))
     if status == 425:
         return NotSubmitted(message, facts=facts)
     if status == 401:
         return ProviderRefused(f"{message} (the API token is not valid)", facts=facts)
     if 400 <= status < 500 and status != 408:
         return ProviderRefused(message, facts=facts)
-    return SubmitUncertain(message, facts=facts, retry_after=_parse_wait_seconds(headers, reason))
+    return SubmitUncertain(message, facts=facts, retry_after=_parse_wait_seconds(headers, fields, reason))
 
 
 def _parse_fields(body: bytes) -> dict[str, Any]:
@@ -98,12 +98,13 @@ def _redact(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-def _parse_wait_seconds(headers: Message, reason: str) -> float | None:
-    """Return the delay in seconds: OpenAI also sends milliseconds, Replicate only a sentence."""
+def _parse_wait_seconds(headers: Message, fields: Mapping[str, Any], reason: str) -> float | None:
+    """Return the delay in seconds: OpenAI also sends milliseconds, BFL a field, Replicate only a sentence."""
     milliseconds = headers.get("retry-after-ms")
     if milliseconds and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", milliseconds.strip()):
         return min(float(milliseconds) / 1000, MAX_RETRY_AFTER_SECONDS)
-    seconds = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
+    stated = headers.get("Retry-After") or fields.get("retry_after")
+    seconds = parse_retry_after(stated if stated is None else str(stated), datetime.now(UTC))
     if seconds is not None:
         return seconds
     match = _RESETS_IN.search(reason)

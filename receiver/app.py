@@ -1,7 +1,12 @@
 """The receiver as an ASGI application: `granian --interface asgi --workers 1 receiver.app:app`."""
 
 import asyncio
+import multiprocessing
+import os
+import signal
+import threading
 import time
+from multiprocessing.connection import wait
 from typing import Final
 
 import providers
@@ -12,16 +17,14 @@ from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import health
 from receiver.connection_pool import ConnectionPool
-from receiver.metrics_server import serve_metrics
-from receiver.parent_watch import end_with_parent
-from receiver.recorder import DeliveryRecorder
-from receiver.refusals import STATUSES, RefusalRecorder
+from receiver.recorder import REFUSAL_STATUSES, DeliveryRecorder, RefusalRecorder
 from receiver.responses import KINDS, Response, json_response, problem_response, send_response
 from receiver.webhooks import WebhookReceiver, parse_provider_name
 from worker.publish import WakeRelay, publish_ingest_wakes
 
 log = logs.get_logger(__name__)
 
+GRACE_SECONDS: Final = 10.0  # for requests in flight, as granian's main process grants
 ALLOW_WEBHOOK: Final = (b"allow", b"POST, GET, HEAD, OPTIONS")
 ALLOW_READ: Final = (b"allow", b"GET, HEAD")
 _UNAVAILABLE_REASONS: Final[dict[type[Transient], str]] = {DatabaseUnavailable: "database", KeysStale: "keys"}
@@ -52,10 +55,10 @@ class Receiver:
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        end_with_parent()
+        _end_with_parent()
         self._relay.start()
         address = self._metrics_address
-        stop_metrics = serve_metrics(address, self._database_url) if address != "off" else None
+        stop_metrics = health.serve_metrics(address, self._database_url) if address != "off" else None
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await asyncio.to_thread(self._relay.stop)
@@ -86,10 +89,8 @@ class Receiver:
                 response = self._describe_webhook(name, scope["method"])
         except Refused as error:
             metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc()
-            is_signed = any(
-                header.endswith(b"-signature") for header, _ in scope["headers"]
-            )  # else no provider sent it
-            if is_signed and error.status in STATUSES and name in self._webhooks.providers:
+            is_signed = any(header.endswith(b"-signature") for header, _ in scope["headers"])  # else of no provider
+            if is_signed and error.status in REFUSAL_STATUSES and name in self._webhooks.providers:
                 self._refusals.add(name, str(error))
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
             return problem_response(error.status, str(error))
@@ -125,6 +126,27 @@ def _unavailable_response(name: str, error: Transient) -> Response:
     metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
     log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
     return problem_response(503, f"not recorded: {error}. Retry", (b"retry-after", b"1"))
+
+
+def _end_with_parent() -> None:
+    """
+    End this process when the main process of its server has died; do nothing if multiprocessing did not start it.
+
+    granian serves in a child of its main process. Killed by SIGKILL, the main process cannot stop the child, which
+    would keep the port and serve an old version beside the new one. The end of the parent closes a pipe that
+    multiprocessing opened for this purpose: no interval, and on every system (the parent death signal is Linux's).
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), name="parent-watch", daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    log.error("receiver.parent_died", grace_s=GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _build_app() -> Receiver:

@@ -6,7 +6,7 @@ unique key makes that safe. After an error that may be one row's alone its rows 
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +25,8 @@ MAX_BATCHES: Final = 2  # in flight: one is sent while the server commits the ot
 MAX_ROWS: Final = 128
 MAX_BYTES: Final = 4 << 20  # of bodies in a batch of several: a small webhook does not wait for many large ones
 RETRY_SECONDS: Final = 0.1  # pause before a failed batch is repeated
+REFUSAL_SECONDS: Final = 1.0
+REFUSAL_STATUSES: Final = (401, 404)  # a wrong signature, or a provider without a secret
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,3 +156,38 @@ def _is_refusal(error: BaseException) -> bool:
     if not isinstance(error, psycopg.Error):
         return False
     return sqlstates.translate(error) is None and error.sqlstate not in sqlstates.REPEATED
+
+
+RECORD_REFUSALS: Final = """
+INSERT INTO webhook_refusals AS r (provider, value, reason) VALUES (%(provider)s, %(value)s, %(reason)s)
+ON CONFLICT (provider) DO UPDATE SET last_at = moment(), reason = excluded.reason,
+       value = excluded.value + CASE WHEN r.last_at > moment() - interval '10 min' THEN r.value ELSE 0 END
+"""
+
+
+class RefusalRecorder:
+    """Records whose webhooks are refused, so that operators see a wrong secret: one write a second at most."""
+
+    def __init__(self, connections: ConnectionPool) -> None:
+        self._connections = connections
+        self._counts: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, provider: str, reason: str) -> None:
+        """Count a refusal of a provider that exists; it is written within a second, or lost with the process."""
+        self._counts[provider] += 1
+        self._reasons[provider] = reason
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write_later())
+
+    async def _write_later(self) -> None:
+        await asyncio.sleep(REFUSAL_SECONDS)
+        counts, self._counts = self._counts, Counter()
+        try:
+            async with self._connections.acquire() as conn:
+                for provider, value in counts.items():
+                    args = {"provider": provider, "value": value, "reason": self._reasons[provider]}
+                    await conn.execute(RECORD_REFUSALS, args)
+        except psycopg.Error as error:
+            log.warning("refusals.not_recorded", error=str(error))

@@ -1,14 +1,15 @@
 """POST /webhooks/{provider}: read, verify, record, wake, respond."""
 
+import asyncio
 import hashlib
 import random
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from moorage import ids, metrics, webhook_keys
 from moorage.asgi import Receive
-from moorage.errors import Refused
+from moorage.errors import KeysStale, Refused
 from moorage.model import Wake
 from moorage.provider_types import VerifiedDelivery
 from moorage.settings import Settings
@@ -16,7 +17,6 @@ from providers.base import Provider
 from receiver import deliveries, request_body
 from receiver.recorder import DeliveryRecorder
 from receiver.responses import Headers, Response, json_response
-from receiver.verification import SignatureVerifier
 from worker.publish import WakeRelay
 
 PREFIXES: Final = ("/webhooks/", "/api/webhooks/", "/api/v1/webhooks/")
@@ -40,7 +40,8 @@ class WebhookReceiver:
         self.providers = providers
         self._recorder = recorder
         self._relay = relay
-        self._verifier = SignatureVerifier(answer_seconds=settings.constants.answer_seconds)
+        self._answer_seconds = settings.constants.answer_seconds
+        self._fetches: dict[str, asyncio.Task[None]] = {}
         self.in_flight = request_body.BytesInFlight(settings.constants.bytes_in_flight)
 
     def get_enabled_provider(self, name: str) -> Provider:
@@ -59,7 +60,7 @@ class WebhookReceiver:
         signature = provider.check_headers(headers, time.time())  # before any byte of the body is held
         limit = min(self._max_bytes, provider.max_delivery_bytes or self._max_bytes)
         async with request_body.read_body(receive, headers, limit, self.in_flight) as body:
-            verified = await self._verifier.verify(provider, signature, body)
+            verified = await self._verify(provider, signature, body)
             key_sha256 = webhook_keys.hash_key_in_query(query.decode("latin-1")) if query else None
             recorded = await self._recorder.record(_build_delivery(provider, verified, headers, body, key_sha256))
             size = len(body)
@@ -69,6 +70,22 @@ class WebhookReceiver:
         status = provider.new_delivery_status if recorded.is_new else provider.known_delivery_status
         outcome = "recorded" if recorded.is_new else "known"
         return json_response(status, {"id": str(recorded.id), "status": outcome})
+
+    async def _verify(self, provider: Provider, signature: Any, body: bytes) -> VerifiedDelivery:
+        """Return what a signature authenticates. Raises BadSignature; KeysStale: keys not fetched in time (503)."""
+        try:
+            return provider.verify_body(signature, body)
+        except KeysStale:
+            await self._fetch_keys(provider)
+        return provider.verify_body(signature, body)
+
+    async def _fetch_keys(self, provider: Provider) -> None:
+        """Fetch public keys off the event loop, once for concurrent requests, which wait at most `answer_seconds`."""
+        fetch = self._fetches.get(provider.name)
+        if fetch is None or fetch.done():
+            fetch = asyncio.create_task(asyncio.to_thread(provider.fetch_keys))
+            self._fetches[provider.name] = fetch
+        await asyncio.wait({fetch}, timeout=self._answer_seconds)
 
 
 def _build_delivery(

@@ -52,11 +52,15 @@ def apply_page(
     if criteria.ids is not None and after == FIRST:
         known = database.run(partial(dead_letters.list_ids, criteria=criteria, after=FIRST, limit=len(criteria.ids)))
         refused = [{"id": x, "reason": "no open dead letter has this id"} for x in criteria.ids if x not in set(known)]
-    apply = _choose(action, actor, note)
+    actions: dict[Action, Callable[..., Wake | None]] = {
+        "replay": partial(replay.replay_dead_letter, actor=actor),
+        "discard": partial(replay.discard_dead_letter, actor=actor),
+        "acknowledge": partial(_acknowledge, actor=actor, note=note),
+    }
     done, wakes = 0, []
     for dead_letter_id in ids:
         try:
-            wake = database.run(partial(apply, dead_letter_id=dead_letter_id))
+            wake = database.run(partial(actions[action], dead_letter_id=dead_letter_id))
         except Refused as error:
             refused.append({"id": dead_letter_id, "reason": str(error)})
         else:
@@ -67,14 +71,6 @@ def apply_page(
             break
     remaining = database.run(partial(dead_letters.count_expiring, criteria=criteria, after=after))["matched"]
     return BulkResult(done, refused, wakes, after, remaining)
-
-
-def _choose(action: Action, actor: str, note: str) -> Callable[..., Wake | None]:
-    if action == "replay":
-        return partial(replay.replay_dead_letter, actor=actor)
-    if action == "discard":
-        return partial(replay.discard_dead_letter, actor=actor)
-    return partial(_acknowledge, actor=actor, note=note)
 
 
 def _acknowledge(conn: Connection, dead_letter_id: UUID, actor: str, note: str) -> None:

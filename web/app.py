@@ -1,6 +1,7 @@
 """The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.asgi`."""
 
 import contextlib
+import math
 import re
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
@@ -16,12 +17,13 @@ from starlette.types import Message, Receive, Scope, Send
 from moorage import local_errors, logs
 from moorage import settings as settings_module
 from moorage.asgi import LazyApp
+from moorage.errors import OwnerLimitReached, Refused
 from moorage.ids import uuid7
 from moorage.settings import Settings
 from web import openapi, reference, routes, shutdown
 from web.api import assets
-from web.console import pages as console
-from web.http import ids, validation
+from web.console import dead_letters, operations, overview, records, session
+from web.http import problems, validation
 from web.http.problems import REQUEST_ID, Problem, unavailable
 from web.page import views as page
 from web.services.context import AppContext
@@ -78,7 +80,8 @@ def build_api(context: AppContext) -> FastAPI:
     api = FastAPI(openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run)
     api.state.context = context
     api.openapi = openapi.build_document  # type: ignore[method-assign]
-    api.router.routes.extend((*page.router.routes, *console.build_routes()))
+    for module in (page, session, overview, dead_letters, operations, records):
+        api.router.routes.extend(module.router.routes)
     api.add_api_route(reference.PATH, reference.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
     for kind, handler in _HANDLERS.items():
@@ -97,8 +100,8 @@ async def _run(api: FastAPI) -> AsyncIterator[None]:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     problem = cast(Problem, error)
-    if console.is_console_path(request.url.path):
-        return console.render_problem(request, problem)
+    if session.is_console_path(request.url.path):
+        return session.render_problem(request, problem)
     is_file = any(request.url.path.startswith(prefix + assets.PREFIX) for prefix in routes.PREFIXES)
     if is_file:
         problem.headers.update(assets.CORS_HEADERS)
@@ -107,12 +110,18 @@ async def _on_problem(request: Request, error: Exception) -> Response:
     return problem.response()
 
 
+async def _on_refused(request: Request, error: Exception) -> Response:
+    refused = cast(Refused, error)
+    headers = {"Retry-After": str(math.ceil(refused.retry_after))} if isinstance(refused, OwnerLimitReached) else {}
+    return await _on_problem(request, Problem(refused.status, str(refused), headers=headers))
+
+
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     """Return 404 for an invalid id in the path, 422 with every invalid name in the query or header."""
     errors: list[Any] = list(cast(RequestValidationError, error).errors())
     for item in errors:
         if item["loc"][0] == "path":
-            return await _on_problem(request, ids.invalid_parameter(item["loc"][1]))
+            return await _on_problem(request, problems.invalid_parameter(item["loc"][1]))
     queries = [field.field_info.annotation for field in request.scope["route"].dependant.query_params]
     return validation.invalid_fields(validation.explain_errors(errors, next(iter(queries), None), skip=1)).response()
 
@@ -143,6 +152,7 @@ async def _on_unexpected_error(request: Request | None, error: Exception) -> Res
 
 _HANDLERS: Final = {
     Problem: _on_problem,
+    Refused: _on_refused,
     RequestValidationError: _on_invalid_request,
     HTTPException: _on_http_exception,
     Exception: _on_unexpected_error,

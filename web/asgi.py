@@ -25,20 +25,12 @@ class AppLifespan:
     """Forwards the server's two lifespan events to one application and returns its replies."""
 
     def __init__(self, app: ASGIApp, scope: Scope) -> None:
-        self._app = app
-        self._scope = dict(scope)
         self._events: asyncio.Queue[Message] = asyncio.Queue()
         self._replies: asyncio.Queue[Message] = asyncio.Queue()
-        self._task: asyncio.Task[None]  # set by `start`
+        self._task = asyncio.ensure_future(app(dict(scope), self._events.get, self._replies.put))
 
-    async def start(self) -> Message:
-        self._task = asyncio.ensure_future(self._app(self._scope, self._events.get, self._replies.put))
-        return await self._send_event("lifespan.startup")
-
-    async def stop(self) -> Message:
-        return await self._send_event("lifespan.shutdown")
-
-    async def _send_event(self, event: str) -> Message:
+    async def send(self, event: str) -> Message:
+        """Return the reply to an event; raises what the application raised."""
         await self._events.put({"type": event})
         reply = asyncio.create_task(self._replies.get())
         await asyncio.wait({reply, self._task}, return_when=asyncio.FIRST_COMPLETED)
@@ -70,18 +62,19 @@ class CombinedApp:
         started: list[AppLifespan] = []
         for app in (self._receiver, self._api):
             lifespan = AppLifespan(app, scope)
-            reply = await lifespan.start()
+            reply = await lifespan.send("lifespan.startup")
             if reply["type"] != "lifespan.startup.complete":
-                await _stop_all(started)
-                await send(reply)
-                return
+                break
             started.append(lifespan)
-        gc.freeze()  # what the API loaded would be visited by every full collection while webhooks arrive
-        await send({"type": "lifespan.startup.complete"})
-        self._on_started()
-        await receive()
-        await _stop_all(started)
-        await send({"type": "lifespan.shutdown.complete"})
+        else:
+            gc.freeze()  # what the API loaded would be visited by every full collection while webhooks arrive
+            await send(reply)
+            self._on_started()
+            await receive()
+            reply = {"type": "lifespan.shutdown.complete"}
+        for lifespan in reversed(started):
+            await lifespan.send("lifespan.shutdown")
+        await send(reply)
 
 
 def _log_listening() -> None:
@@ -103,11 +96,6 @@ def is_api_path(path: str) -> bool:
     if path in api.PUBLIC_PATHS or is_page_path(path):
         return True
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
-
-
-async def _stop_all(lifespans: list[AppLifespan]) -> None:
-    for lifespan in reversed(lifespans):
-        await lifespan.stop()
 
 
 # By name: packages on one level do not import each other.

@@ -21,8 +21,8 @@ from web import routes
 from web.api.job_schema import JobCreate
 from web.http.json_body import JsonBody
 from web.http.permissions import Level, find_scope
-from web.services import dependencies
-from web.services.dependencies import RequireLevel
+from web.services import context
+from web.services.context import RequireLevel
 
 PATH: Final = "/openapi.json"
 _BASE: Final = Path(__file__).with_name("openapi_base.json")
@@ -74,7 +74,7 @@ def get_level(dependant: Dependant) -> Level:
     """Return the minimum level that the dependencies of a route require."""
     calls = list(_list_calls(dependant))
     levels = [call.level for call in calls if isinstance(call, RequireLevel)]
-    return max([Level.OWNER, *levels]) if dependencies.authenticate in calls else Level.OPEN
+    return max([Level.OWNER, *levels]) if context.authenticate in calls else Level.OPEN
 
 
 def _describe_operation(operation: dict[str, Any], dependant: Dependant) -> list[type[BaseModel]]:

@@ -12,6 +12,7 @@ from typing import Final
 import click
 from celery.bin.base import CLIContext
 
+from moorage import settings as settings_module
 from worker.celery import app
 
 LISTEN_ERRORS: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -21,7 +22,8 @@ def main() -> None:
     """Run the command; options are also read from the environment, as by Celery."""
     name = sys.argv[1]
     command = getattr(importlib.import_module("flower.command" if name == "flower" else f"celery.bin.{name}"), name)
-    context = CLIContext(app=app, no_color=False, workdir=None, quiet=False)
+    is_json = settings_module.get_settings().log_format == "json"  # a banner is no object of JSON
+    context = CLIContext(app=app, no_color=False, workdir=None, quiet=is_json)
     group = click.Group("celery", commands={name: command})
     try:
         group.main(prog_name="celery", obj=context, auto_envvar_prefix="CELERY")

@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import warnings
+from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
@@ -12,6 +13,8 @@ from moorage import broker_urls, logs
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from worker import bootsteps, broker_errors, queues, redis_transport, schedule
+
+log = logs.get_logger(__name__)
 
 # Flower reads its environment after loading the app. By default it listens on every interface and shows no results.
 os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
@@ -33,6 +36,16 @@ def _load_tasks(**_: object) -> None:
     """Define the tasks, and load what they use, in a worker: beat and Flower know them by name."""
     _set_up_logging()  # Celery does after the checks of `worker_init`, which may wait and say for what
     importlib.import_module("worker.celery_tasks")
+
+
+@signals.worker_ready.connect
+def _log_worker_ready(sender: Any, **_: object) -> None:
+    log.info("worker.ready", worker=sender.hostname, queues=",".join(sorted(sender.app.amqp.queues.consume_from)))
+
+
+@signals.beat_init.connect
+def _log_beat_ready(**_: object) -> None:
+    log.info("beat.ready", sweeps=",".join(schedule.SWEEPS))
 
 
 def create_app() -> Celery:

@@ -5,7 +5,6 @@ import dataclasses
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any, Final
 
 import click
@@ -40,7 +39,7 @@ _OTHER_SCANS: Final = {
               help="Delay before findings are rechecked; default: a lease. Use 0 for a stopped system.")  # fmt: skip
 @click.option("--repair", is_flag=True, help="Repair findings: wake rows, fetch missing objects. Deletes nothing.")
 @click.option("--yes", is_flag=True, help="Repair without confirmation.")
-@console.json_option
+@console.json_flag
 def audit(deep: bool, sample: int, second_look_seconds: float | None, repair: bool, yes: bool, as_json: bool) -> None:
     """
     Check the rules of docs/design.md over PostgreSQL and storage.
@@ -73,24 +72,14 @@ def audit(deep: bool, sample: int, second_look_seconds: float | None, repair: bo
 @contextlib.contextmanager
 def _exit_if_unfinished() -> Iterator[None]:
     """Exit with status 2 if PostgreSQL or storage fails, on Ctrl-C and on SIGTERM."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except KeyboardInterrupt:
-        _exit_unfinished("interrupted")
-    except MoorageError as error:
-        _exit_unfinished(str(error))
+    except (KeyboardInterrupt, MoorageError) as error:
+        click.echo(f"moorage: the audit could not finish: {str(error) or 'interrupted'}", err=True)
+        raise SystemExit(EXIT_UNFINISHED) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _exit_unfinished(reason: str) -> None:
-    click.echo(f"moorage: the audit could not finish: {reason}", err=True)
-    raise SystemExit(EXIT_UNFINISHED)
 
 
 def _repair(report: AuditReport, *, ask: bool) -> list[RepairResult]:
@@ -147,9 +136,9 @@ def _print_report(report: AuditReport) -> None:
     if not report.findings:
         click.echo("no finding")
         return
-    columns = ("rule", "subject", "id", "problem", "advice")
-    lines = [(item.rule, item.subject, item.id, item.what, get_advice(item)) for item in report.findings]
-    console.print_parts(console.build_table("Findings", columns, lines))
+    findings = [{**_fields(finding), "advice": get_advice(finding)} for finding in report.findings]
+    columns = ("rule", "subject", "id", ("problem", "what"), "advice")
+    console.print_parts(*console.build_tables("Findings", findings, *columns))
     unlisted = sum(report.unlisted.values())
     click.echo(f"{len(report.findings)} findings{f', and {unlisted} more of the same kinds' if unlisted else ''}")
 
@@ -165,10 +154,6 @@ def describe_proof(report: AuditReport) -> str:
 
 
 def _print_repair_results(results: list[RepairResult]) -> None:
-    columns = ("", "rule", "subject", "id", "result")
-    rows = (
-        ("done" if item.is_done else "left", item.finding.rule, item.finding.subject, item.finding.id, item.message)
-        for item in results
-    )
-    console.print_parts(console.build_table("Repair", columns, rows))
+    rows = [{**_fields(x.finding), "": "done" if x.is_done else "left", "result": x.message} for x in results]
+    console.print_parts(*console.build_tables("Repair", rows, "", "rule", "subject", "id", "result"))
     click.echo(f"{sum(item.is_done for item in results)} of {len(results)} repaired; run the audit again to verify")

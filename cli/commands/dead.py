@@ -24,6 +24,19 @@ from worker import boot, publish
 ACTOR: Final = "cli"
 PAGE: Final = 100
 REFUSALS_SHOWN: Final = 20
+_GROUP_COLUMNS: Final[tuple[console.Column, ...]] = (
+    *("count", "provider", "step", "category", "error"),
+    ("replay may help", "retryable"),
+    ("newest", lambda group: f"{group['newest']:%Y-%m-%d %H:%M:%S}"),
+    ("example", lambda group: group["example"][:120]),
+)
+_LETTER_COLUMNS: Final[tuple[console.Column, ...]] = (
+    ("id", lambda letter: console.shorten_id(letter["id"])),
+    ("at", lambda letter: f"{letter['created_at']:%Y-%m-%d %H:%M:%S}"),
+    *("provider", "step", "category", "error"),
+    ("job", lambda letter: letter["job_id"] and console.shorten_id(letter["job_id"])),
+    ("reason", lambda letter: letter["reason"][:120]),
+)
 
 
 @click.group()
@@ -47,37 +60,30 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--all", "is_ungrouped", is_flag=True, help="List single dead letters instead of groups.")
 @click.option("--limit", default=1000, show_default=True, help="Maximum number with --all, newest first.")
 @console.json_option
-def list_dead_letters(is_ungrouped: bool, limit: int, as_json: bool, **filters: Any) -> None:
+def list_dead_letters(is_ungrouped: bool, limit: int, **filters: Any) -> console.Output:
     """List open dead letters, grouped by provider, step, category and error."""
     database, criteria = boot.get_deps().database, DeadLetterFilter(**filters)
-    rows: Any
     if is_ungrouped:
-        rows = database.run(lambda conn: dead_letters.list_newest(conn, criteria, limit=limit))
+        letters = database.run(lambda conn: dead_letters.list_newest(conn, criteria, limit=limit))
+        rows, columns = [asdict(letter) for letter in letters], _LETTER_COLUMNS
     else:
-        rows = database.run(lambda conn: dead_letters.count_groups(conn, criteria))
-    if as_json:
-        console.print_json(rows)
-    elif not rows:
-        click.echo("no open dead letter" + (" matches" if any(filters.values()) else ""))
-    else:
-        console.print_parts(_build_letter_table(rows) if is_ungrouped else _build_group_table(rows))
+        rows, columns = database.run(lambda conn: dead_letters.count_groups(conn, criteria)), _GROUP_COLUMNS
+    tables = console.build_tables("Open dead letters", rows, *columns)
+    return rows, tables or ["no open dead letter" + (" matches" if any(filters.values()) else "")]
 
 
 @dead.command("show")
 @click.argument("dead_letter")
 @console.json_option
-def show_dead_letter(dead_letter: str, as_json: bool) -> None:
+def show_dead_letter(dead_letter: str) -> console.Output:
     """Show one dead letter with its facts, and a link to its file in quarantine that is valid for five minutes."""
     deps = boot.get_deps()
     letter = deps.database.run(partial(_get, text=dead_letter))
     fields = asdict(letter) | {"quarantine": _find_quarantined_file(deps, letter)}
-    if as_json:
-        console.print_json(fields)
-        return
     pairs = {name: value for name, value in fields.items() if name not in ("facts", "quarantine")}
     pairs |= {f"fact {name}": value for name, value in letter.facts.items()}
     pairs |= {f"quarantine {name}": value for name, value in (fields["quarantine"] or {}).items()}
-    console.print_parts(*console.format_facts(pairs))
+    return fields, console.format_facts(pairs)
 
 
 def _find_quarantined_file(deps: Deps, letter: DeadLetter) -> Row | None:
@@ -97,7 +103,7 @@ def _add_bulk_command(name: Literal["replay", "discard"], done: str) -> None:
     @_filters
     @click.option("--all", "all_open", is_flag=True, help="All open dead letters.")
     @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-    @console.json_option
+    @console.json_flag
     def command(names: tuple[str, ...], all_open: bool, yes: bool, as_json: bool, **filters: Any) -> None:
         deps, criteria = boot.get_deps(), DeadLetterFilter(**filters)
         if bool(names) == bool(all_open or any(filters.values())):
@@ -148,7 +154,7 @@ def _apply_action(deps: Deps, criteria: DeadLetterFilter, action: Action) -> dic
         page = apply_page(deps.database, criteria, action, ACTOR, after=after, limit=PAGE)
         done, after, remaining = done + page.done, page.after, page.remaining
         refused += page.refused
-        unsent += len(page.wakes) - publish.publish_wakes(page.wakes) if page.wakes else 0
+        unsent += len(page.wakes) - publish.publish_wakes(page.wakes)
     return {"done": done, "refused": refused, "unsent_wakes": unsent}
 
 
@@ -157,35 +163,9 @@ def _print_result(result: dict[str, Any], done: str, as_json: bool) -> None:
     if as_json:
         console.print_json(result)
     else:
-        click.echo(f"{result['done']} {done}" + (f", {len(refused)} refused" if refused else ""))
-        for item in refused[:REFUSALS_SHOWN]:
-            click.echo(console.escape_control_chars(f"  refused {item['id']}: {item['reason']}"))
+        console.print_parts(f"{result['done']} {done}" + (f", {len(refused)} refused" if refused else ""))
+        console.print_parts(*(f"  refused {item['id']}: {item['reason']}" for item in refused[:REFUSALS_SHOWN]))
         if result["unsent_wakes"]:
-            click.echo("the broker is unavailable: processing starts when it is available again")
+            click.echo(console.BROKER_UNAVAILABLE)
     if refused:
         raise SystemExit(1)
-
-
-def _build_group_table(groups: list[Row]) -> Any:
-    columns = ("count", "provider", "step", "category", "error", "replay may help", "newest", "example")
-    names = ("count", "provider", "step", "category", "error", "retryable")
-    rows = [(*(g[n] for n in names), f"{g['newest']:%Y-%m-%d %H:%M:%S}", g["example"][:120]) for g in groups]
-    return console.build_table("Open dead letters", columns, rows)
-
-
-def _build_letter_table(letters: list[DeadLetter]) -> Any:
-    columns = ("id", "at", "provider", "step", "category", "error", "job", "reason")
-    rows = [
-        (
-            console.shorten_id(x.id),
-            f"{x.created_at:%Y-%m-%d %H:%M:%S}",
-            x.provider,
-            x.step,
-            x.category,
-            x.error,
-            x.job_id and console.shorten_id(x.job_id),
-            x.reason[:120],
-        )
-        for x in letters
-    ]
-    return console.build_table("Open dead letters", columns, rows)

@@ -11,7 +11,7 @@ from db.connection import Database
 from db.reports.show import find_rows
 from moorage.errors import ConfigError
 from moorage.settings import Settings
-from tasks.jobs import cancel, retry
+from tasks.jobs import cancel, replay
 from tasks.jobs.cancel import ActionOutcome
 from worker import boot, publish
 
@@ -44,31 +44,27 @@ def job() -> None:
 @job.command("cancel")
 @click.argument("name", metavar="ID")
 @console.json_option
-def cancel_job(name: str, as_json: bool) -> None:
+def cancel_job(name: str) -> console.Output:
     """Cancel an open or keeping job; what it has published remains."""
-    _apply(name, cancel.cancel_job, as_json)
+    return _apply(name, cancel.cancel_job)
 
 
 @job.command("retry")
 @click.argument("name", metavar="ID")
 @console.json_option
-def retry_job(name: str, as_json: bool) -> None:
+def retry_job(name: str) -> console.Output:
     """Retry a failed or partial job: replay its dead letters, or restart its fallback chain."""
-    _apply(name, retry.retry_job, as_json)
+    return _apply(name, replay.retry_job)
 
 
-def _apply(name: str, action: Action, as_json: bool) -> None:
+def _apply(name: str, action: Action) -> console.Output:
     deps = boot.get_deps()
     job_id = find_job(deps.database, name)
     outcome = action(deps.database, deps.settings, job_id, ACTOR)
     if outcome.refused is not None:
         raise ConfigError(f"job {job_id}: {outcome.refused}")
-    unsent = len(outcome.wakes) - publish.publish_wakes(outcome.wakes) if outcome.wakes else 0
-    if as_json:
-        fields = {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}
-        console.print_json(fields)
-        return
+    sent = publish.publish_wakes(outcome.wakes)
+    fields = {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}
     replayed = f", {outcome.replayed} dead letters replayed" if outcome.replayed else ""
-    click.echo(f"job {job_id} is {outcome.after}, it was {outcome.before}{replayed}")
-    if unsent:
-        click.echo("the broker is unavailable: processing starts when it is available again")
+    lines = [f"job {job_id} is {outcome.after}, it was {outcome.before}{replayed}"]
+    return fields, lines if sent == len(outcome.wakes) else [*lines, console.BROKER_UNAVAILABLE]

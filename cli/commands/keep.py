@@ -16,7 +16,7 @@ from media import sniff
 from moorage.errors import ConfigError
 from moorage.model import JobDescription
 from moorage.provider_types import OutputFile
-from tasks.jobs import keep_job, local_files
+from tasks.jobs import create, local_files
 from tasks.jobs.local_files import FileSource
 from tasks.step import Deps
 from worker import boot, broker_errors, publish
@@ -53,7 +53,7 @@ def keep(what: Sequence[str], owner: str, timeout: float, as_json: bool) -> None
         spooled = list(_spool_files(deps, sources, progress))
     named = [OutputFile(f"file[{n}]", url=source.url, object_key=key) for n, (source, key) in enumerate(spooled)]
     description = JobDescription(owner=owner, kind="mixed")
-    job = keep_job.create_keep_job(
+    job = create.create_keep_job(
         deps.database, deps.settings, deps.providers, description, named, actor="cli", notify=False
     )
     job_id, rows = job.job_id, None

@@ -40,8 +40,8 @@ KINDS: Final = {name.replace("_", "-"): name for name in get_args(ListKind)}
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Maximum number of rows.")
 @console.json_option
 def list_rows(
-    kind: str, since: timedelta | None, before: UUID | None, limit: int, as_json: bool, **filters: str | UUID | None
-) -> None:
+    kind: str, since: timedelta | None, before: UUID | None, limit: int, **filters: str | UUID | None
+) -> console.Output:
     """
     List rows of a kind, newest first; `moorage show ID` shows one of them.
 
@@ -52,12 +52,9 @@ def list_rows(
     values = {**filters, "since": since and now - since}
     rows = database.run(partial(list_page, kind=name, filters=values, before=before, limit=limit))
     following = rows[-1]["id"] if len(rows) == limit else None
-    if as_json:
-        console.print_json({"kind": name, "rows": rows, "next": following})
-        return
-    console.print_parts(*_format_rows(rows, COLUMNS[name], now) if rows else [f"no {kind} match"])
-    if following is not None:
-        click.echo(f"next page: --before {following}")
+    lines = _format_rows(rows, COLUMNS[name], now) if rows else [f"no {kind} match"]
+    lines += [f"next page: --before {following}"] if following else []
+    return {"kind": name, "rows": rows, "next": following}, lines
 
 
 def _format_rows(rows: Sequence[Row], columns: Sequence[str], now: datetime) -> list[str]:

@@ -20,7 +20,7 @@ from worker import boot
 @click.option("--reason", help="Reason, shown by moorage status.")
 @click.option("--by", help="Operator; default: user and host.")
 @console.json_option
-def pause(target: str, reason: str | None, by: str | None, as_json: bool) -> None:
+def pause(target: str, reason: str | None, by: str | None) -> console.Output:
     """
     Pause a provider (no polls, submissions or downloads) or `keep` (no downloads at all).
 
@@ -31,31 +31,26 @@ def pause(target: str, reason: str | None, by: str | None, as_json: bool) -> Non
     began = begin_pause(deps.database, deps.providers, target, actor=by or _user(), reason=reason)
     rows, now = deps.database.run(lambda conn: (pauses.list_pauses(conn), current_time(conn)))
     row = next((row for row in rows if row["target"] == target), None)
-    if as_json:
-        console.print_json({"target": target, "changed": began is not None, "pause": row})
-        return
-    click.echo(f"{target} is paused" if began else f"{target} was paused already")
-    if row is not None:
-        console.print_parts(*format_pause(row, now), f"resume with: moorage resume {target}")
+    facts = [*_format_pause(row, now), f"resume with: moorage resume {target}"] if row else []
+    lines = [f"{target} is paused" if began else f"{target} was paused already", *facts]
+    return {"target": target, "changed": began is not None, "pause": row}, lines
 
 
 @click.command()
 @click.argument("target", metavar="PROVIDER|keep")
 @console.json_option
-def resume(target: str, as_json: bool) -> None:
+def resume(target: str) -> console.Output:
     """End a pause. Waiting rows are due immediately."""
     deps = boot.get_deps()
     since, due = end_pause(deps.database, deps.providers, target, actor=_user())
-    if as_json:
-        console.print_json({"target": target, "changed": since is not None, "paused_at": since, "due": due})
-    elif since is None:
-        click.echo(f"{target} is not paused")
-    else:
+    line = f"{target} is not paused"
+    if since is not None:
         counts = f"{due['outputs']} outputs and {due['predictions']} predictions are due now"
-        click.echo(f"{target} is resumed; it was paused since {since:%Y-%m-%d %H:%M:%S} UTC; {counts}")
+        line = f"{target} is resumed; it was paused since {since:%Y-%m-%d %H:%M:%S} UTC; {counts}"
+    return {"target": target, "changed": since is not None, "paused_at": since, "due": due}, [line]
 
 
-def format_pause(row: Row, now: datetime) -> list[str]:
+def _format_pause(row: Row, now: datetime) -> list[str]:
     expires_at = row["expires_at"]
     expiry = None
     if expires_at is not None:

@@ -18,14 +18,11 @@ def providers() -> None:
 
 @providers.command("list")
 @console.json_option
-def list_providers(as_json: bool) -> None:
+def list_providers() -> console.Output:
     """List built-in and declared providers with what is configured."""
     loaded = provider_package.load(settings_module.get_settings())
     rows = [_describe(provider) for _, provider in sorted(loaded.items())]
-    if as_json:
-        console.print_json({"providers": rows})
-    else:
-        console.print_screen(console.build_record_table("", {name: name for name in rows[0]}, rows))
+    return {"providers": rows}, console.build_tables("", rows, *rows[0])
 
 
 def _describe(provider: Provider) -> dict[str, Any]:
@@ -48,13 +45,9 @@ def test_payload(name: str, body: BinaryIO) -> None:
     except UnrelatedEvent as error:
         click.echo(f"ignored: {error}")
         return
-    facts: dict[str, object] = {
-        "id": report.external_id,
-        "status": f"{report.status} ({report.raw_status})",
-        "error": report.error,
-    }
-    facts |= {"expires_at": report.expires_at, "next": "poll" if report.needs_fetch else None}
-    click.echo("\n".join(f"{key}: {value}" for key, value in facts.items() if value is not None))
+    status, following = f"{report.status} ({report.raw_status})", "poll" if report.needs_fetch else None
+    facts = {"id": report.external_id, "status": status, "error": report.error, "expires_at": report.expires_at}
+    click.echo("\n".join(f"{key}: {x}" for key, x in {**facts, "next": following}.items() if x is not None))
     for file in (*report.outputs, *report.mentions):
         effect = "not downloaded" if file.problem else "downloaded"
         click.echo(f"{file.path}: {effect} {file.url or 'inline'} {file.problem or ''}".rstrip())

@@ -57,7 +57,7 @@ class Duration(click.ParamType[timedelta]):
 @click.option("--all", "each", is_flag=True, help="Include predictions whose webhook is outside PUBLIC_URL.")
 @click.option("--dry-run", is_flag=True, help="Show the actions without performing them.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@console.json_option
+@console.json_flag
 def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """
     Register the predictions in PROVIDER's list that are not registered, and poll them and those still awaited.
@@ -117,6 +117,6 @@ def _print_preview(preview: RecoveryOverview, provider: str, begin: datetime, *,
 def _print_result(deps: Deps, result: Counter[str], provider: str) -> None:
     click.echo(f"{result['registered']} registered, {result['polled']} due for a poll now")
     if result["unsent_wakes"]:
-        click.echo("the broker is unavailable: processing starts when it is available again")
+        click.echo(console.BROKER_UNAVAILABLE)
     if result["polled"] and any(row["target"] == provider for row in deps.database.run(pauses.list_pauses)):
         click.echo(f"{provider} is paused: nothing is polled before moorage resume {provider}")

@@ -28,7 +28,7 @@ _LABELS: Final = {"attempt": "attempt {}", "bytes": "{:,} B", "ended_by": "by {}
 @click.command()
 @click.argument("name", metavar="ID")
 @console.json_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str) -> console.Output:
     """
     Show the facts, rows, history and next actions of one record.
 
@@ -38,10 +38,7 @@ def show(name: str, as_json: bool) -> None:
     deps = boot.get_deps()
     names = sorted({*deps.providers, "direct"})
     report = deps.database.run(lambda conn: build_report(conn, name, names))
-    if as_json:
-        console.print_json(report)
-    else:
-        console.print_parts(*_format_report(report, deps.storage.build_asset_url))
+    return report, _format_report(report, deps.storage.build_asset_url)
 
 
 def _format_report(report: RecordReport, build_url: Callable[[str], str]) -> list[str]:

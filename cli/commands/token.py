@@ -32,49 +32,37 @@ def token() -> None:
 @click.argument("name")
 @click.option("--level", "--role", "role", type=click.Choice(get_args(Role)), default="application", show_default=True)
 @console.json_option
-def create_token(name: str, role: Role, as_json: bool) -> None:
+def create_token(name: str, role: Role) -> console.Output:
     """Create a token and print it. It cannot be shown again."""
     if not name.strip() or len(name) > MAX_NAME_CHARS or not is_storable(name):
         raise ConfigError(f"NAME must have 1 to {MAX_NAME_CHARS} characters")
     row, secret = _database().run(partial(api_tokens.create, name=name, role=role))
-    if as_json:
-        console.print_json({**row, "token": secret})
-        return
-    click.echo(secret)
-    click.echo(
-        f"token {row['id']} of {console.escape_control_chars(name)}, role {role}: it is not shown again", err=True
-    )
+    shown = console.escape_control_chars(name)
+    click.echo(f"token {row['id']} of {shown}, role {role}: it is not shown again", err=True)
+    return {**row, "token": secret}, [secret]
 
 
 @token.command("list")
 @console.json_option
-def list_tokens(as_json: bool) -> None:
+def list_tokens() -> console.Output:
     """List all tokens, including revoked ones."""
     database = _database()
     rows, now = database.run(api_tokens.list_tokens), database.run(current_time)
-    if as_json:
-        console.print_json({"tokens": rows})
-        return
-    columns: console.RecordColumns = {
-        **{name: name for name in ("id", "name", "role")},
-        "created": lambda row: console.format_age(row["created_at"], now),
-        "revoked": lambda row: console.format_age(row["revoked_at"], now) if row["revoked_at"] else "",
-    }
-    console.print_parts(console.build_record_table("API tokens", columns, rows) if rows else "no tokens")
+    created = ("created", lambda row: console.format_age(row["created_at"], now))
+    revoked = ("revoked", lambda row: console.format_age(row["revoked_at"], now) if row["revoked_at"] else "")
+    tables = console.build_tables("API tokens", rows, "id", "name", "role", created, revoked)
+    return {"tokens": rows}, tables or ["no tokens"]
 
 
 @token.command("revoke")
 @click.argument("token_id", metavar="ID", type=click.UUID)
 @console.json_option
-def revoke_token(token_id: UUID, as_json: bool) -> None:
+def revoke_token(token_id: UUID) -> console.Output:
     """Revoke a token. Its requests are refused immediately; its open streams end within five minutes."""
     row = _database().run(partial(api_tokens.revoke, token_id=token_id))
     if row is None:
         raise ConfigError(f"no active token {token_id}: see moorage token list")
-    if as_json:
-        console.print_json(row)
-        return
-    click.echo(f"{console.escape_control_chars(row['name'])} is revoked")
+    return row, [f"{row['name']} is revoked"]
 
 
 def _database() -> Database:

@@ -59,6 +59,12 @@ SELECT 'job' AS subject, j.id::text AS id, 'has a placeholder, ' || CASE WHEN j.
   FROM jobs j WHERE j.id {_THESE} AND EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.is_placeholder)
    AND (NOT j.placeholder OR (j.state = 'succeeded' AND EXISTS
         (SELECT FROM outputs o WHERE o.prediction_id = j.chosen_id AND o.is_placeholder)))""",
+    Check(7, "jobs", "untried"): f"""
+SELECT 'job' AS subject, j.id::text AS id, 'failed, and files of prediction ' || p.id || ' were not attempted' AS what
+  FROM jobs j JOIN predictions p ON p.job_id = j.id
+ WHERE j.id {_THESE} AND j.state = 'failed' AND p.state = 'succeeded'
+   AND NOT EXISTS (SELECT FROM outputs o WHERE o.prediction_id = p.id)
+   AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id)""",
     Check(2, "jobs", "unawaited"): f"""
 SELECT 'job' AS subject, j.id::text AS id, 'open without a planned, submitting or running prediction' AS what
   FROM jobs j WHERE j.id {_THESE} AND j.state = 'open'

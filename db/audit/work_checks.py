@@ -58,7 +58,8 @@ SELECT 'delivery' AS subject, id::text AS id, 'unmatched although unmatched_unti
 SELECT 'output' AS subject, o.id::text AS id, 'waiting, but its job is ' || coalesce(j.state, 'missing') AS what
   FROM outputs o LEFT JOIN jobs j ON j.id = o.job_id
  WHERE o.id = ANY(%(ids)s::uuid[]) AND o.state = 'waiting'
-   AND (o.deferred_at IS NULL AND j.state IS DISTINCT FROM 'keeping' OR j.state IN ('succeeded', 'cancelled'))""",
+   AND ((o.deferred_at IS NULL OR o.category IS NULL) AND j.state IS DISTINCT FROM 'keeping'
+        OR j.state IN ('succeeded', 'cancelled'))""",
     }
 )
 

@@ -16,7 +16,7 @@ SCENES: Final = ("harbour", "pier", "quay")
 
 
 def registered_cases() -> list[Case]:
-    """Return the predictions that the application starts: 38 of them, with 86 files."""
+    """Return the predictions that the application starts: 42 of them, with 90 files."""
     return [*_plain(), *_webhooks(), *_downloads(), *_rejected_files(), *_ends(), *_declared()]
 
 
@@ -102,13 +102,17 @@ def _ends() -> list[Case]:
 
 
 def _declared() -> list[Case]:
-    """Return predictions of a provider that exists only in a TOML file."""
+    """Return predictions of providers that exist only in a TOML file."""
     hosts = _with_faults(2, n1="other_host")
     return [
         Case("declared: webhook is sent twice", _input(webhook="double"), provider="atelier"),
         Case("declared: webhook is missing", _input(webhook="missing"), provider="atelier"),
         Case("declared: forged, then right", _input(1, webhook="bad_signature_first"), provider="atelier"),
         Case("declared: a file on a foreign host", hosts, provider="atelier"),
+        *(
+            Case(f"{name}: {webhook}", _input(1, webhook=webhook), provider=name)
+            for name, webhook in (("bfl", "missing"), ("gemini", "double"), ("ideogram", "late"), ("luma", "ok"))
+        ),
     ]
 
 
@@ -142,11 +146,14 @@ def _fallback_chains() -> list[Case]:
 def _single_entries() -> list[Case]:
     lost, busy = _entry("replicate", submit="lost"), _entry("fal", submit="busy", submit_times=2)
     long, no_credit = _entry("replicate", 120.0, duration_s=100.0), _entry("fal", submit="no_credit", submit_times=1)
+    bfl = Entry("bfl", {"submit": "busy", "submit_times": 1}, model="flux-2-pro")
     two_files = _entry("replicate", outputs=2)
     return [
         Case("response is lost", chain=(lost,), providers=("replicate",)),
         Case("provider is busy twice", chain=(busy,), providers=("fal",)),
+        Case("submitted to a declared provider", chain=(bfl,), providers=("bfl",)),
         Case("cancelled", chain=(long,), providers=("replicate",), state="cancelled", files=0, action="cancel"),
         Case("fails, then retried", chain=(no_credit,), providers=("fal", "fal"), action="retry"),
         Case("from an upload", chain=(two_files,), providers=("replicate",), files=2, source="upload"),
+        Case("edit of an upload", chain=(_entry("openai"),), providers=("openai",), source="upload"),
     ]

@@ -59,7 +59,7 @@ class Standin:
         return self._process.pid if self._process else None
 
     def environment(self) -> dict[str, str]:
-        """Return the settings that make this stand-in moorage's Replicate, fal and OpenAI, and a declared provider."""
+        """Return the settings that make this stand-in moorage's built-in and declared providers."""
         return {
             "REPLICATE_API_URL": self.url,
             "REPLICATE_API_TOKEN": self.token,
@@ -77,8 +77,7 @@ class Standin:
             "OPENAI_OUTPUT_HOSTS": "127.0.0.1",
             "MOORAGE_EGRESS_ALLOW": self.address,
             "MOORAGE_PROVIDERS_FILE": str(self._providers_file or ""),
-            "ATELIER_WEBHOOK_SECRET": self.secret,
-            "ATELIER_API_KEY": self.token,
+            **declared.build_environment(self.token, self.secret),
         }
 
     def start(self, folder: Path) -> "Standin":
@@ -107,8 +106,7 @@ class Standin:
             )
         self.port = self._await_port(self._process, port_file, log)
         self._providers_file = folder / "providers.toml"
-        text = declared.PATH.read_text(encoding="utf-8")
-        self._providers_file.write_text(text.replace(declared.BASE_URL, self.url), encoding="utf-8")
+        self._providers_file.write_text(declared.build_file(self.url), encoding="utf-8")
         return self
 
     def stop(self) -> None:
@@ -138,7 +136,7 @@ class Standin:
     def create_declared(self, name: str, input_: dict[str, Any], webhook: str) -> str:
         """Create a prediction of a declared provider and return its id."""
         created = self._request("POST", f"/declared/{name}", {"input": input_, "webhook": webhook})
-        return str(created["task"]["id"])
+        return str(created["id"])
 
     def get_prediction(self, prediction_id: str) -> dict[str, Any]:
         return self._request("GET", f"/v1/predictions/{prediction_id}")

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,6 +25,7 @@ from simulation.provider.webhooks import Message, Signer
 
 _QUEUE: Final = {"starting": "IN_QUEUE", "processing": "IN_PROGRESS"}
 _KEYS: Final = [".well-known", "jwks.json"]
+_HEADERS: Final = [f"X-Fal-Webhook-{part}" for part in ("Request-Id", "User-Id", "Timestamp", "Signature")]
 _NAMESPACES: Final = ("workflows", "comfy")
 _ERRORS: Final = {"failed": "Invalid status code: 422", "canceled": "Request was cancelled", "aborted": "Timed out"}
 
@@ -91,21 +93,16 @@ def _build_file(output: Output, url: str) -> dict[str, Any]:
     }
 
 
-def fal_signer(signing_key: Ed25519PrivateKey) -> Signer:
-    """Return a signer in fal's scheme: Ed25519 over request id, user id, time and the digest of the body."""
+def fal_signer(signing_key: Ed25519PrivateKey, names: Sequence[str] = _HEADERS) -> Signer:
+    """Return a signer in fal's scheme: Ed25519 over request id, user id, time and digest of the body."""
     wrong_key = Ed25519PrivateKey.generate()
 
     def build_headers(message: Message, is_valid: bool) -> dict[str, str]:
         timestamp = str(int(time.time()))
         parts = [message.prediction_id, FAL_USER, timestamp, hashlib.sha256(message.body).hexdigest()]
         signature = (signing_key if is_valid else wrong_key).sign("\n".join(parts).encode())
-        return {
-            "User-Agent": "Fal-Standin/1",
-            "X-Fal-Webhook-Request-Id": message.prediction_id,
-            "X-Fal-Webhook-User-Id": FAL_USER,
-            "X-Fal-Webhook-Timestamp": timestamp,
-            "X-Fal-Webhook-Signature": signature.hex(),
-        }
+        values = zip(names, (*parts[:3], signature.hex()), strict=True)
+        return {"User-Agent": "Fal-Standin/1", **dict(values)}
 
     return build_headers
 

@@ -48,7 +48,8 @@ def start_server(options: argparse.Namespace) -> Server:
     fal_signing_key = derive_signing_key(options.secret)
     signers = {"replicate": webhooks.standard_signer(options.secret), "fal": fal_signer(fal_signing_key)}
     declarations = declared.read_declarations(options.providers)
-    signers |= {name: declared.build_signer(table, options.secret) for name, table in declarations.items()}
+    for name, table in declarations.items():
+        signers[name] = declared.build_signer(table, options.secret, fal_signing_key)
     sender = webhooks.Sender(signers, scheduler, ledger)
     predictions = Predictions(outputs, sender, scheduler, ledger)
     submissions = Submissions(predictions, ledger, outputs.files)
@@ -57,7 +58,7 @@ def start_server(options: argparse.Namespace) -> Server:
         "standin": ControlApi(predictions, sender, ledger, outage, token=token),
         "v1": ReplicateApi(submissions, token=token, secret=options.secret, base_url=base_url),
         "fal": FalApi(submissions, key=fal_key, base_url=f"{base_url}/fal", signing_key=fal_signing_key),
-        "declared": declared.DeclaredApi(submissions, declarations, token=token),
+        "declared": declared.DeclaredApi(submissions, declarations, token=token, base_url=f"{base_url}/declared"),
         "openai": OpenAIApi(submissions, key=http_types.openai_key(token)),
     }
     server.RequestHandlerClass = _build_handler(apis, OutputResponder(outputs, ledger, trap_url), outage)
@@ -89,7 +90,9 @@ def _dispatch(apis: Mapping[str, Api], outage: Outage, handler: Handler, body: b
     parts = urlsplit(handler.path)
     name, *steps = [step for step in parts.path.split("/") if step] or [""]
     method = "GET" if handler.command == "HEAD" else handler.command
-    request = Request(method, steps, parse_qs(parts.query), handler.headers.get("Authorization"), body)
+    authorization = handler.headers.get("Authorization") or f"Bearer {handler.headers.get('x-key')}"
+    content_type = handler.headers.get("Content-Type", "")
+    request = Request(method, steps, parse_qs(parts.query), authorization, body, content_type)
     try:
         if name not in apis:
             raise not_found()

@@ -40,6 +40,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "job": "restore the job from a backup",
     "unasked": "restore the prediction from a backup, or run moorage recover",
     "empty": "restore its variants from a backup",
+    "untried": "a success was ignored: keep this report, and retry the job (moorage job retry)",
     "unawaited": "no report is awaited: it ends at its deadline or is retried; keep this report",
     **dict.fromkeys(("unwanted", "overdue", "held", "unmatched"), _SWEEPS),
     "nofile": "restore the output from a backup",

@@ -5,10 +5,11 @@ from uuid import UUID
 from db import cancellation, jobs, placements, projects, renders, retention
 from db.connection import Connection
 from moorage import transitions
+from moorage.errors import Refused
 from moorage.model import ProjectKey
 
 
-class JobNotSettled(Exception):
+class JobNotSettled(Refused):
     """The render's job was reopened: an output may be added to it."""
 
 
@@ -20,7 +21,7 @@ def delete_render(conn: Connection, render_id: UUID, *, asset_base: str, actor: 
     if renders.is_deleted(conn, render_id):
         return True
     if job.state not in transitions.TERMINAL_JOB_STATES:
-        raise JobNotSettled(f"job {job.id} is {job.state}")
+        raise JobNotSettled("the job was reopened: delete the render once the job is settled", status=409)
     create_tombstone(conn, render_id, job.project, asset_base=asset_base, actor=actor, reason=reason)
     return True
 

@@ -46,10 +46,20 @@ def settle_if_last(
         deferral.cancel_others(conn, job.id, job.chosen_id, reason=NOT_NEEDED, actor=actor)
     if settlement.publish:
         _publish(conn, job, counts, settlement, asset_base, actor)
+    elif settlement.state == "keeping":
+        wakes += _choose_reserve(conn, job, counts, actor)
     else:
         wakes += fallback.advance_after_files(conn, job, _explain_no_files(conn, job.id, counts), actor=actor)
     failpoint("settle.after_publish")
     return wakes
+
+
+def _choose_reserve(conn: Connection, job: Job, counts: OutputCounts, actor: str) -> list[Wake]:
+    """Choose the prediction of a late success, whose files are attempted now; returns their wakes."""
+    chosen_id = deferral.get_reserve(conn, job.id)
+    reason = f"{_explain_no_files(conn, job.id, counts).reason}; those of a late success are used"
+    jobs.change_state(conn, job, "keeping", actor=actor, reason=reason, chosen_id=chosen_id)
+    return [Wake("keep", output_id) for output_id in deferral.resume(conn, job.id, chosen_id, actor)]
 
 
 def _publish(

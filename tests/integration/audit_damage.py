@@ -71,6 +71,7 @@ _ON_ROWS: Final = {
     "3 renders unearned": "UPDATE jobs SET state = 'failed'",
     "3 renders empty": "DELETE FROM render_variants",
     "3 renders cover": "UPDATE renders SET cover_idx = 7",
+    "7 jobs untried": "WITH r AS (DELETE FROM renders), o AS (DELETE FROM outputs) UPDATE jobs SET state = 'failed'",
     "2 jobs unawaited": "UPDATE jobs SET state = 'open', settled_at = NULL, run_at = moment()",
     "2 predictions unwanted": "UPDATE predictions SET state = 'planned'",
     "3 jobs standin": "UPDATE outputs SET is_placeholder = true",

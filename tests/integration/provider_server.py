@@ -2,17 +2,23 @@
 
 import contextlib
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 import providers
 from moorage.settings import Settings
 from providers import Provider
+from tests.support import declared
 
-TOKENS = {"replicate": "r8_secret_token", "fal": "id:secret_of_fal", "openai": "sk-secret_token"}
+TOKENS = {
+    "replicate": "r8_secret_token", "fal": "id:secret_of_fal", "openai": "sk-secret_token", "bfl": "key_secret_of_bfl",
+}  # fmt: skip
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -109,4 +115,10 @@ def provider_at(name: str, port: int, *, scheme: str = "http", host: str = "127.
         "openai_api_url": url,
         "egress_allow": f"127.0.0.1:{port}",
     }
-    return providers.load(Settings(_env_file=None, **{**settings, **given}))[name]
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file, pytest.MonkeyPatch.context() as patch:
+        entry = declared.CATALOG[0].with_name("bfl.toml").read_text(encoding="utf-8")
+        file.write(entry.replace("https://api.us.bfl.ai", url))
+        file.flush()
+        patch.setenv("BFL_API_KEY", TOKENS["bfl"])
+        patch.setenv("BFL_WEBHOOK_SECRET", "secret_of_the_webhooks")
+        return providers.load(Settings(_env_file=None, providers_file=file.name, **{**settings, **given}))[name]

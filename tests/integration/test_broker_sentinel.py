@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands.doctor.broker_checks import check_broker
+from cli.commands.doctor.checks import check_broker
 from embedded.stack import Stack
 from moorage.settings import load_settings
 from tests.integration import command_line as cli

@@ -7,7 +7,7 @@ import subprocess
 
 import redis
 
-from cli.commands.doctor import broker_checks
+from cli.commands.doctor import checks
 from db import migrate
 from db.connection import Connection, connect
 from embedded.stack import Stack
@@ -100,7 +100,7 @@ def test_a_broker_that_evicts_is_a_failure(stack: Stack, database_url: str) -> N
     before = client.config_get("maxmemory-policy")["maxmemory-policy"]  # type: ignore[index]  # not async
     try:
         client.config_set("maxmemory-policy", "allkeys-lru")
-        told = {check.what: check.level for check in broker_checks.check_broker(settings)}
+        told = {check.what: check.level for check in checks.check_broker(settings)}
     finally:
         client.config_set("maxmemory-policy", before)
         client.close()
@@ -116,9 +116,7 @@ def test_a_broker_is_asked_by_the_name_it_has(stack: Stack, database_url: str) -
         client.acl_setuser(
             "valkey", enabled=True, passwords=["+of-valkey"], commands=["+@all"], keys=["*"], channels=["*"]
         )
-        told = list(
-            broker_checks.check_broker(load_settings(_env_file=None, database_url=database_url, broker_url=url))
-        )
+        told = list(checks.check_broker(load_settings(_env_file=None, database_url=database_url, broker_url=url)))
     finally:
         client.acl_deluser("valkey")
         client.close()

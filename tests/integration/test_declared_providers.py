@@ -1,6 +1,7 @@
 """Two providers that exist only in a TOML file, one signed and one not, from the webhook to the kept file."""
 
 import asyncio
+import base64
 import dataclasses
 import hmac
 import json
@@ -227,3 +228,71 @@ def test_a_poll_sends_what_is_declared_and_refuses_another_prediction(tmp_path, 
     assert (asked.method, asked.path) == ("GET", "/..%2Fme/tasks/a%2Fb%3Fc")
     assert (asked.headers["x-key"], asked.headers["X-Version"]) == ("t1", "2")
     assert "Authorization" not in asked.headers
+
+
+OPERATIONS = """
+[veo]
+output_hosts = ["127.0.0.1", "files.example"]
+[veo.webhook]
+signature = "standard"
+secrets = ["SIGNED_SECRET"]
+jwks = ["BASE/jwks.json"]
+[veo.fields]
+when = "starts_with(type, 'video.')"
+id = "data.id"
+status = "type"
+outputs = "data.video_uri"
+[veo.statuses]
+running = ["open"]
+succeeded = ["video.generated", "done"]
+failed = ["failed"]
+[veo.poll]
+url = "BASE/v1/{+id}"
+token = "SIGNED_TOKEN"
+header = "x-key"
+scheme = ""
+serves_files = true
+[veo.poll.fields]
+id = "name"
+status = "done && (error && 'failed' || 'done') || 'open'"
+outputs = "response"
+error = "error.message"
+"""
+
+
+def test_a_long_running_operation_is_polled_and_the_key_is_sent_to_the_host_of_its_api_alone(
+    tmp_path, monkeypatch
+) -> None:
+    """As Gemini's: an id of several segments, a status that is computed, files as bytes and as URIs."""
+    monkeypatch.setenv("SIGNED_TOKEN", "t1")
+    name, picture = "models/m/operations/1", base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
+    with running() as server:
+        base, address = f"http://127.0.0.1:{server.server_port}", f"127.0.0.1:{server.server_port}"
+        path = tmp_path / "providers.toml"
+        path.write_text(OPERATIONS.replace("BASE", base), encoding="utf-8")
+        servers = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
+        veo = providers.load(Settings(_env_file=None, **servers, providers_file=path, egress_allow=address))["veo"]
+        uris = [f"{base}/files/a:download", "https://files.example/b.mp4"]
+        parts = [{"inlineData": {"data": picture}}, *({"video": {"uri": uri}} for uri in uris)]
+        bodies: list[dict[str, Any]] = [
+            {"name": name}, {"name": name, "done": True, "error": {"message": "no"}},
+            {"name": name, "done": True, "response": {"parts": parts}},
+        ]  # fmt: skip
+        reports = []
+        for body in bodies:
+            server.answer = answer(200, json.dumps(body).encode())
+            reports.append(veo.poll(name))
+        for wrong in ("../files", "models//x", "models/./x", "models/x/"):
+            with pytest.raises(ProviderRefused, match="is not the id"):
+                veo.poll(wrong)
+
+    assert [(report.status, report.error) for report in reports] == [
+        ("running", None), ("failed", "no"), ("succeeded", None)
+    ]  # fmt: skip
+    assert [(file.url, bool(file.data), file.problem) for file in reports[2].outputs] == [
+        (None, True, None), (uris[0], False, None), (uris[1], False, None)
+    ]  # fmt: skip
+    assert {(one.path, one.headers["x-key"]) for one in server.asked} == {(f"/v1/{name}", "t1")}
+    assert veo.download_headers(uris[0]) == {"x-key": "t1"}
+    for url in (uris[1], f"https://127.0.0.1:{server.server_port}/a", "http://127.0.0.1:1/a", "https://evil.example/a"):
+        assert veo.download_headers(url) == {}

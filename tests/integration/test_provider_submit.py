@@ -5,6 +5,7 @@ A new provider adds its wire to WIRES; `test_every_provider_that_accepts_submiss
 """
 
 import base64
+import email
 import json
 import socket
 import ssl
@@ -19,10 +20,11 @@ from urllib.parse import quote, unquote
 from uuid import UUID
 
 import pytest
+from jsonschema import Draft202012Validator
 
 import providers
 from moorage.errors import BillingRefused, NotSubmitted, ProviderBusy, ProviderRefused, SubmitUncertain
-from moorage.provider_types import SubmitRequest
+from moorage.provider_types import InputFile, SubmitRequest
 from moorage.settings import Settings
 from providers import Provider, submit_client
 from providers.submit_client import SubmitClient
@@ -44,6 +46,7 @@ class Wire:
     good: bytes
     external_id: str
     authorization: str
+    header: str = "Authorization"
 
 
 WIRES = {
@@ -67,6 +70,14 @@ WIRES = {
         json.dumps({"created": 1790000000, "data": [{"b64_json": base64.b64encode(PNG).decode()}]}).encode(),
         str(PREDICTION_ID),
         f"Bearer {TOKENS['openai']}",
+    ),
+    "bfl": Wire(
+        "flux-2-pro",
+        "/v1/flux-2-pro",
+        b'{"id": "b1", "polling_url": "https://api.eu.bfl.ai/v1/get_result?id=b1"}',
+        "b1",
+        TOKENS["bfl"],
+        "x-key",
     ),
 }
 
@@ -101,7 +112,7 @@ def test_every_provider_that_accepts_submissions_is_in_this_suite(server):
     given = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
     bare = providers.load(Settings(_env_file=None, **given)).values()
 
-    assert {one.name for one in bare if one.submit_setting} == set(WIRES)
+    assert {one.name for one in bare if one.submit_setting} | {"bfl"} == set(WIRES)  # of the catalog
     assert not any(one.can_submit or one.can_list or one.can_cancel for one in bare)
     assert all(provider_at(name, server.server_port).can_submit for name in WIRES)
 
@@ -115,7 +126,7 @@ def test_an_order_is_one_request_with_token_and_input(server, provider, wire):
     (asked,) = server.asked
     assert submitted.external_id == wire.external_id
     assert (asked.method, asked.path) == ("POST", wire.path)
-    assert asked.headers["Authorization"] == wire.authorization
+    assert asked.headers[wire.header] == wire.authorization
     assert asked.headers["Content-Type"] == "application/json"
     assert asked.fields.get("input", asked.fields)["prompt"] == "a harbour at dawn, é"
     assert (submitted.report is not None) == provider.is_synchronous
@@ -144,7 +155,7 @@ def test_no_connection_means_that_nothing_was_created(name, wire):
             provider.submit(order(wire.model))
 
     assert type(raised.value) is NotSubmitted
-    assert wire.authorization.split()[1] not in str(raised.value)
+    assert wire.authorization.split()[-1] not in str(raised.value)
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "127.0.0.1"])
@@ -250,7 +261,7 @@ def test_the_reason_is_the_providers_own_and_short(server, provider, wire, body,
 
 def test_a_reason_contains_neither_token_nor_key(server, provider, wire):
     """A provider that repeats what it was sent must not write them into our rows."""
-    token = wire.authorization.split()[1]
+    token = wire.authorization.split()[-1]
 
     def repeat(request: BaseHTTPRequestHandler) -> None:
         sent = f"{token} {unquote(request.path)} {server.asked[0].fields.get('webhook', '')} are wrong"
@@ -374,7 +385,7 @@ def test_the_environment_changes_neither_token_nor_way(server, provider, wire, t
 
     provider.submit(order(wire.model))
 
-    assert server.asked[0].headers["Authorization"] == wire.authorization
+    assert server.asked[0].headers[wire.header] == wire.authorization
 
 
 def test_a_refusal_before_the_whole_body_was_sent_is_read(server, provider, wire):
@@ -528,3 +539,122 @@ def test_a_success_of_openais_without_pictures_is_a_success_without_files(server
     report = provider_at("openai", server.server_port).submit(order("gpt-image-1")).report
 
     assert (report.status, report.outputs, report.completed_at) == ("succeeded", (), None)
+
+
+def parse_form(asked: Any) -> list[tuple[str, str | None, str, bytes]]:
+    """Return name, file name, content type and bytes of each part, read with the standard library."""
+    message = email.message_from_bytes(f"Content-Type: {asked.headers['Content-Type']}\r\n\r\n".encode() + asked.body)
+    return [
+        (str(part.get_param("name", header="content-disposition")), part.get_filename(), part.get_content_type(),
+         bytes(part.get_payload(decode=True)))
+        for part in message.walk() if not part.is_multipart()
+    ]  # fmt: skip
+
+
+FILE = InputFile("image.png", "image/png", PNG)
+
+
+@pytest.mark.parametrize("image", [FILE, [FILE, FILE]])
+def test_an_order_with_input_files_is_an_edit(server, image):
+    """A form with the bytes: OpenAI reads no URLs. Options keep their values."""
+    server.answer = answer(200, WIRES["openai"].good)
+    options = {"output_format": "webp", "background": "transparent", "n": 2, "user": "é"}
+
+    submitted = provider_at("openai", server.server_port).submit(
+        order("gpt-image-1", image=image, mask=FILE, **options)
+    )
+
+    (asked,) = server.asked
+    assert asked.path == "/v1/images/edits"
+    assert submitted.report is not None
+    assert len(submitted.report.outputs) == 1
+    parts = parse_form(asked)
+    name = "image[]" if isinstance(image, list) else "image"
+    assert [part for part in parts if part[1]] == [
+        *[(name, "image.png", "image/png", PNG)] * (2 if isinstance(image, list) else 1),
+        ("mask", "image.png", "image/png", PNG),
+    ]
+    assert {part[0]: part[3].decode() for part in parts if not part[1]} == {
+        "model": "gpt-image-1", "output_format": "webp", "background": "transparent", "n": "2", "user": "é"
+    }  # fmt: skip
+
+
+def test_options_of_gpt_image_are_passed_on(server):
+    """Format and transparency are OpenAI's to judge; an unknown format is refused with the job request."""
+    server.answer = answer(200, WIRES["openai"].good)
+    options = {"prompt": "a boat", "output_format": "webp", "background": "transparent", "quality": "high"}
+    openai = provider_at("openai", server.server_port)
+
+    openai.submit(order("gpt-image-1", **options))
+
+    assert server.asked[0].fields == {**options, "model": "gpt-image-1"}
+    schema = openai.get_input_schema("gpt-image-1") or {}
+    assert not list(Draft202012Validator(schema).iter_errors({**options, "more": 1}))
+    for wrong in ({"output_format": "gif"}, {"prompt": ""}, {"background": 1}):
+        assert list(Draft202012Validator(schema).iter_errors({**options, **wrong})), wrong
+    assert openai.get_input_schema("dall-e-3") is None
+
+
+@pytest.mark.parametrize(
+    "image", ["https://us.example/a.png", "data:image/png;base64,AAAA", [FILE, "https://us.example"]]
+)
+def test_an_image_that_is_no_file_is_refused_by_us(server, image):
+    """OpenAI would say that the parameter is unknown; other models behind the same API may take a URL."""
+    openai = provider_at("openai", server.server_port)
+    with pytest.raises(ProviderRefused, match="sent as files: write"):
+        openai.submit(order("gpt-image-1", image=image))
+    assert server.asked == []
+    server.answer = answer(200, WIRES["openai"].good)
+
+    openai.submit(order("flux-kontext", image_url="https://us.example/a.png"))
+
+    assert server.asked[0].fields["image_url"] == "https://us.example/a.png"
+
+
+# --- Black Forest Labs ------------------------------------------------------------------------------------------
+
+
+def test_a_submission_to_bfl_names_webhook_and_secret(server, caplog):
+    """A webhook is signed only if its submission has a secret; the region must be the one that is polled."""
+    bfl = provider_at("bfl", server.server_port)
+    server.answer = answer(200, WIRES["bfl"].good)
+
+    bfl.submit(order("flux-2-pro", prompt="x", seed=7))
+    bfl.submit(replace(order("flux-2-pro"), webhook_url=None))
+
+    first, second = (one.fields for one in server.asked)
+    expected = {"webhook_url": WEBHOOK, "webhook_secret": "secret_of_the_webhooks"}
+    assert first == {"prompt": "x", "seed": 7, **expected}
+    assert not expected.keys() & second.keys()
+    assert "submit.polled_elsewhere" in caplog.text
+
+
+def test_no_secret_of_bfl_comes_back_in_a_message(server):
+    """An error may repeat what was sent."""
+    server.answer = answer(422, b'{"error": "validation", "message": "secret_of_the_webhooks"}')
+    with pytest.raises(ProviderRefused) as raised:
+        provider_at("bfl", server.server_port).submit(order("flux-2-pro"))
+    server.answer = answer(422, b'{"detail": "webhook_secret secret_of_the_webhooks is short"}')
+    with pytest.raises(ProviderRefused) as other:
+        provider_at("bfl", server.server_port).submit(order("flux-2-pro"))
+
+    assert "secret_of" not in str(raised.value) + str(other.value)
+    assert "[...] is short" in str(other.value)
+
+
+@pytest.mark.parametrize("model", ["", "../v1", "a b", "a//b", "a/../b"])
+def test_a_model_of_bfl_leads_to_no_other_path(server, model):
+    """It is input of an application."""
+    with pytest.raises(ProviderRefused, match="write it as flux-2-pro"):
+        provider_at("bfl", server.server_port).submit(order(model))
+    assert server.asked == []
+
+
+def test_the_wait_of_a_busy_bfl_is_in_its_body(server):
+    """At most 24 requests are in flight: 429 names seconds."""
+    server.answer = answer(429, b'{"error": "rate_limit", "message": "slow down", "retry_after": 5}')
+
+    with pytest.raises(ProviderBusy) as raised:
+        provider_at("bfl", server.server_port).submit(order("flux-2-pro"))
+
+    assert raised.value.retry_after == 5

@@ -21,7 +21,7 @@ from moorage.model import JobDescription
 from moorage.provider_types import OutputFile
 from storage import keys, s3
 from tasks.audit import run as audit
-from tasks.jobs import keep_job, local_files, replay
+from tasks.jobs import create, local_files, replay
 from tasks.outputs import discard, keep
 from tasks.step import Deps
 from tasks.sweeps import orphans, retention
@@ -434,7 +434,7 @@ def kept_file(at: World, path: Path) -> Any:
     """Return the output of `moorage keep FILE`, refused, and its job."""
     key = local_files.spool_file(at.deps, path)
     description, files = JobDescription(owner="ann", kind="mixed"), [OutputFile("file[0]", object_key=key)]
-    job_id = keep_job.create_keep_job(
+    job_id = create.create_keep_job(
         at.deps.database, at.deps.settings, at.deps.providers, description, files, actor="cli", notify=False
     ).job_id
     small(at).keep_all(job_id)

@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cli.commands.doctor.background_check import BackgroundCheck
 from cli.commands.doctor.checks import CheckResult, ok
+from cli.commands.doctor.command import BackgroundCheck
 from db.connection import Connection
 from db.reports.status import read_overview
 from embedded.server import Server

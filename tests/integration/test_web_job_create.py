@@ -81,6 +81,19 @@ def test_a_request_creates_a_job_and_its_first_prediction(front: wp.Front, url: 
     assert (prediction["provider"], prediction["model"], prediction["due"]) == ("replicate", "acme/picture", True)
 
 
+def test_the_prompt_of_a_job_is_that_of_its_first_input_unless_it_has_its_own(front: wp.Front, url: str) -> None:
+    for fields, expected in (
+        ({}, "a harbour"),
+        ({"prompt": "own"}, "own"),
+        ({"chain": [{**ENTRY, "input": {"prompt": "of the entry"}}]}, "of the entry"),
+        ({"input": {"prompt": ["no", "text"]}}, None),
+        ({"input": {"text": "without"}}, None),
+    ):
+        made = order(front, **fields)
+        query = f"SELECT prompt FROM jobs WHERE id = '{made.fields['job_id']}'"
+        assert rp.rows(url, query) == [{"prompt": expected}]
+
+
 def test_an_unavailable_provider_is_no_reason_to_reject(front: wp.Front) -> None:
     """The schema was not available: the request is accepted, and the response states that it was not checked."""
     made = order(front)

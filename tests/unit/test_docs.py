@@ -9,8 +9,7 @@ from pydantic_settings import BaseSettings
 
 from cli import main
 from moorage import settings, settings_sources, transitions
-from moorage.constants import DEVELOPER_PREFIX, Constants
-from moorage.settings import Settings
+from moorage.settings import Constants, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -31,10 +30,10 @@ FILLED_IN = {"S3_PUBLIC_ENDPOINT_URL"}
 REQUIRED = {"DATABASE_URL", "CELERY_BROKER_URL"}
 
 
-def defaults(kind: type[BaseSettings] = Settings, prefix: str = "MOORAGE_") -> dict[str, str]:
+def defaults(kind: type[BaseSettings] = Settings) -> dict[str, str]:
     """Return every field's preferred name in the environment and its default as the tables show it."""
     return {
-        settings_sources.names_of(field, info, prefix)[0]: _shown(info.get_default(), is_required=info.is_required())
+        settings_sources.names_of(field, info)[0]: _shown(info.get_default(), is_required=info.is_required())
         for field, info in kind.model_fields.items()
     }
 
@@ -68,7 +67,7 @@ def test_the_table_of_developer_overrides_holds_every_constant_with_its_default(
     """A test that needs a shorter wait must find the name of its override."""
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
-    assert dict(SETTING_ROW.findall(page)) == defaults(Constants, DEVELOPER_PREFIX)
+    assert dict(SETTING_ROW.findall(page)) == defaults(Constants)
 
 
 def test_the_example_environment_holds_every_setting_with_its_default():
@@ -151,7 +150,7 @@ def test_every_setting_that_a_page_names_exists(page):
         "MOORAGE_DOTENV",
         "MOORAGE_DATA_DIR",
         "MOORAGE_DEV",
-        *defaults(Constants, DEVELOPER_PREFIX),
+        *defaults(Constants),
     }
     named = set(re.findall(r"\bMOORAGE_[A-Z][A-Z0-9_]+[A-Z0-9]\b", page.read_text(encoding="utf-8")))
     examples = {"MOORAGE_LEASE_SECOND"}  # the misspelling that the settings page shows the answer to

@@ -15,7 +15,6 @@ import yaml
 from cli import main
 from db.reports.metrics import GAUGE_QUERIES
 from moorage import settings
-from moorage.constants import Constants
 from tests.support import pages, promql
 from tests.support.exposition import render_metrics
 from worker.queues import QUEUES
@@ -252,7 +251,7 @@ def test_keda_scales_the_workers_that_keep_by_a_gauge_that_exists():
         assert_has_labels(name, labels)
     assert promql.evaluate(promql.parse(query), samples, 0.0) == {frozenset(): 60.0}
     assert pages.read_blocks(pages.HOW_TO / "run-on-kubernetes.md", "promql")[0].text.strip() == query
-    assert f"at most {Constants().queue_depth} of them" in page
+    assert f"at most {settings.Constants().queue_depth} of them" in page
 
 
 # --- Prometheus and Grafana ----------------------------------------------------------------------------------------

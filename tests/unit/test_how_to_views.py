@@ -25,7 +25,7 @@ from tasks import notifications
 from tests.support import pages
 from web import openapi
 from web.api.job_schema import JobCreate
-from web.api.predictions import PredictionCreate
+from web.api.registrations import PredictionCreate
 from web.http.query import RenderQuery
 
 REPLICATE, NEXTJS = pages.HOW_TO / "keep-replicate-pictures.md", pages.HOW_TO / "use-from-nextjs.md"

@@ -14,8 +14,9 @@ from cli import main
 from tests.support.operations import OPERATIONS
 from web import openapi, reference, routes
 from web.api.job_schema import JobCreate
-from web.api.predictions import PredictionCreate
-from web.api.project_schema import ProjectBody, SceneBody, SceneOrderBody
+from web.api.projects import ProjectBody
+from web.api.registrations import PredictionCreate
+from web.api.scenes import SceneBody, SceneOrderBody
 from web.api.tokens import OwnerTokenCreate, TokenCreate
 from web.http.permissions import Level
 

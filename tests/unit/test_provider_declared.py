@@ -6,6 +6,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from cli.commands import providers as command
 from moorage import settings as settings_module
 from moorage.errors import BadSignature, ConfigError, KeysStale, MalformedPayload, ProviderRefused, UnrelatedEvent
 from moorage.settings import Settings
-from providers import Provider
+from providers import Provider, json_fields
+from providers.declared import DeclaredProvider
+from tasks.predictions.reports import compute_expiry
+from tests.support import declared
 
 BASE = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
 SECRET = "a secret, with a comma, of 32 bytes"
-CATALOG = sorted((Path(providers.__file__).parent / "catalog").glob("*.toml"))
 ACME = """
 [acme]
 output_hosts = ["files.acme.example"]
@@ -295,6 +298,8 @@ WRONG = [
     (ACME.replace("[acme.webhook]", 'api = "openai"\n[acme.webhook]'), "has its own fields, statuses and polls"),
     ('[acme]\napi = "openai"\n', "write base_url and token"),
     ("[acme]\n", "write the tables fields"),
+    (ACME.replace("output_hosts", 'submit = "bfl"\noutput_hosts'), "nothing confirms what it reports: write a table"),
+    (ACME.replace("output_hosts", 'models = ["m"]\noutput_hosts'), "belong to a compatible service"),
     (COMPATIBLE.replace('users = ["me"]\n', ""), "one set of keys signs for all users: write"),
     (COMPATIBLE.partition("[queue.webhook]")[0], 'write a table webhook with signature = "digest"'),
     ("acme = 1\n", "line 1: acme: is not a table"),
@@ -327,82 +332,106 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 # --- the catalog: payloads built from the providers' documentation, not seen live -------------------------------
 
-FILE = "https://files.example/a.png"
-PAYLOADS = {
-    "runway": (
-        {"id": "t1", "status": "SUCCEEDED", "output": [FILE], "progress": 1},
-        {"id": "t1", "status": "FAILED", "failure": "no", "failureCode": "INTERNAL"},
-        {"id": "t1", "status": "THROTTLED"},
-    ),
-    "luma": (
-        {"id": "t1", "state": "completed", "failure_reason": None, "created_at": "2025-01-15T10:30:00Z",
-         "assets": {"video": FILE, "image": None, "progress_video": FILE + "?p"}, "model": "ray-2", "request": {}},
-        {"id": "t1", "state": "failed", "failure_reason": "no", "assets": None},
-        {"id": "t1", "state": "dreaming", "assets": None},
-    ),
-    "runpod": (
-        {"id": "t1", "status": "COMPLETED", "output": {"image_url": FILE}, "delayTime": 1, "executionTime": 2},
-        {"id": "t1", "status": "TIMED_OUT", "error": "no"},
-        {"id": "t1", "status": "IN_QUEUE"},
-    ),
-    "ideogram": (
-        {"generation_id": "t1", "created": "2025-01-15T10:30:00Z", "data": [
-            {"url": FILE, "prompt": "a boat", "resolution": "1x1", "seed": 1, "is_image_safe": True},
-            {"url": "", "prompt": "a boat", "resolution": "1x1", "seed": 2, "is_image_safe": False}]},
-        {"generation_id": "t1", "data": [{"url": "", "is_image_safe": False}]},
-        None,
-    ),
-}  # fmt: skip
+PAYLOADS = json.loads((Path(__file__).parents[1] / "corpus/catalog.json").read_text(encoding="utf-8"))
+EACH_PAYLOAD = [(name, payload) for name, payloads in PAYLOADS.items() for payload in payloads]
+each_payload = pytest.mark.parametrize(
+    ("name", "payload"), EACH_PAYLOAD, ids=[f"{name}-{payload['about']}" for name, payload in EACH_PAYLOAD]
+)
+COMPUTED = {"ideogram": ["generation_id", "data"]}  # its status is computed from the files
 
 
-def catalog_entry(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> Provider:
-    for name in ("RUNWAYML_API_SECRET", "LUMAAI_API_KEY", "RUNPOD_API_KEY"):
-        monkeypatch.setenv(name, "a_token")
-    text = path.read_text(encoding="utf-8").replace("output_hosts = [", 'output_hosts = ["files.example", ')
-    return load(tmp_path, text)[path.stem]
+@pytest.fixture
+def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Provider]:
+    """Return an entry of the catalog with its tokens and secrets set."""
+
+    def load_entry(name: str) -> Provider:
+        path = tmp_path / "entry.toml"
+        path.write_text(declared.read_entry(declared.CATALOG[0].with_name(f"{name}.toml")), encoding="utf-8")
+        for kind, variables in declared.find_variables(path).items():
+            for variable in variables:
+                monkeypatch.setenv(variable, "a_token" if kind == "tokens" else "whsec_" + "bW9v" * 8)
+        return load(tmp_path, path.read_text(encoding="utf-8"))[name]
+
+    return load_entry
 
 
-@pytest.mark.parametrize("path", CATALOG, ids=lambda path: path.stem)
-def test_an_entry_of_the_catalog_reads_the_documented_payloads(tmp_path, monkeypatch, path):
-    """Quoted field by field; with unknown fields, in another case, and with one missing."""
-    entry = catalog_entry(tmp_path, path, monkeypatch)
-    done, failed, open_ = PAYLOADS[path.stem]
-
-    def parse(document: dict[str, Any]) -> Any:  # as a poll does: a hint is believed by nobody
-        return entry._parse(json.dumps(document).encode(), entry._poll_fields)
-
-    for document in (done, {**done, "unknown": {"url": FILE}}):
-        report = parse(document)
-        assert (report.external_id, report.status) == ("t1", "succeeded")
-        assert [(file.url, file.problem) for file in report.outputs] == [(FILE, None)]
-    assert parse(failed).status == "failed"
-    assert open_ is None or parse(open_).status in ("queued", "running")
-    for name in list(done)[:2] if open_ else ["generation_id", "data"]:
-        with pytest.raises(MalformedPayload):
-            parse({key: value for key, value in done.items() if key != name})
-        with pytest.raises(MalformedPayload):
-            parse({key.upper() if key == name else key: value for key, value in done.items()})
+def as_polled(entry: Provider, document: dict[str, Any]) -> Any:
+    """Return what a document is read as where it is believed: a hint is not."""
+    assert isinstance(entry, DeclaredProvider)
+    return entry._parse(json.dumps(document).encode(), entry._poll_fields)
 
 
-@pytest.mark.parametrize("path", CATALOG, ids=lambda path: path.stem)
-def test_an_entry_of_the_catalog_believes_no_unsigned_body(tmp_path, monkeypatch, path):
+def test_every_entry_of_the_catalog_has_a_payload_of_success_and_failure():
+    """One outside this suite is untested."""
+    ends = {name: {payload["expect"]["status"] for payload in payloads} for name, payloads in PAYLOADS.items()}
+
+    assert set(ends) == {path.stem for path in declared.CATALOG}
+    assert all(statuses >= {"succeeded", "failed"} for statuses in ends.values())
+
+
+@each_payload
+def test_an_entry_of_the_catalog_reads_the_documented_payloads(catalog, name, payload):
+    """Quoted field by field; unknown fields change nothing."""
+    entry, document, expect = catalog(name), payload["body"], payload["expect"]
+
+    for one in (document, {**document, "unknown": {"url": declared.FILE, "deep": [{"id": "x"}]}}):
+        report = as_polled(entry, one)
+        assert (report.external_id, report.status, report.raw_status, report.error) == (
+            expect["external_id"], expect["status"], expect["raw_status"], expect["error"],
+        )  # fmt: skip
+        assert [[file.path, file.url] for file in report.outputs] == expect["outputs"]
+        assert not any(file.problem for file in report.outputs)
+        assert report.completed_at == json_fields.optional_datetime(expect.get("completed_at"))
+
+
+@each_payload
+def test_a_field_that_is_missing_or_in_another_case_is_refused(catalog, name, payload):
+    """Id and status: without them nothing is known. A dead letter shows it, and is replayed after a correction."""
+    entry, document = catalog(name), payload["body"]
+    found = {"gemini": ["type", "data"], "luma": ["id", "state"], **COMPUTED}.get(name, ["id", "status"])
+
+    for field in found:
+        for spelt in (None, field.upper(), field.title()):
+            damaged = {spelt if key == field else key: value for key, value in document.items()}
+            with pytest.raises((MalformedPayload, UnrelatedEvent)):
+                as_polled(entry, {key: value for key, value in damaged.items() if key is not None})
+
+
+@each_payload
+def test_an_entry_of_the_catalog_believes_no_unsigned_body(catalog, name, payload):
     """What is signed is verified, what is not is only a reason to poll."""
-    entry, (done, failed, _) = catalog_entry(tmp_path, path, monkeypatch), PAYLOADS[path.stem]
+    entry, document = catalog(name), payload["body"]
 
     if entry.has_secret:
         with pytest.raises((BadSignature, KeysStale)):
-            entry.verify([], json.dumps(done).encode(), 0)
+            entry.verify([], json.dumps(document).encode(), 0)
     elif entry.is_enabled:
-        for document in (done, failed):
-            report = entry.parse_report(json.dumps(document).encode())
-            assert (report.status, report.outputs, report.error, report.needs_fetch) == ("unknown", (), None, True)
+        report = entry.parse_report(json.dumps(document).encode())
+        assert (report.status, report.outputs, report.error) == ("unknown", (), None)
+        assert report.needs_fetch is (payload["expect"]["status"] not in ("queued", "running"))
         assert entry.can_poll
     assert entry.can_poll or entry.has_secret
 
 
-def test_a_poll_that_needs_the_model_says_so(tmp_path, monkeypatch):
-    """RunPod's URLs have the endpoint."""
-    entry = catalog_entry(tmp_path, next(path for path in CATALOG if path.stem == "runpod"), monkeypatch)
+def test_bfl_is_polled_within_a_minute_and_expires_ten_minutes_after_its_end(catalog):
+    """Its webhooks are retried for 36 s: most of the life of a URL must be left for the first poll."""
+    bfl = catalog("bfl")
+    report = as_polled(bfl, PAYLOADS["bfl"][0]["body"])
 
+    assert 36 < bfl.first_poll_seconds() < 60
+    assert max(bfl.next_poll_seconds(polls) for polls in range(50)) <= 60
+    received_at = report.completed_at + timedelta(seconds=36)
+    expires_at = compute_expiry(report, received_at, bfl.output_lifetime_seconds)
+    assert expires_at == report.completed_at + timedelta(minutes=10)
+
+
+def test_gemini_ignores_what_is_about_something_else(catalog):
+    """A project may subscribe to more events."""
+    with pytest.raises(UnrelatedEvent, match="starts_with"):
+        catalog("gemini").parse_report(b'{"type": "file.deleted", "data": {"id": "x"}}')
+
+
+def test_a_poll_that_needs_the_model_says_so(catalog):
+    """RunPod's URLs have the endpoint."""
     with pytest.raises(ProviderRefused, match="register it with one"):
-        entry.poll("t1")
+        catalog("runpod").poll("t1")

@@ -5,9 +5,8 @@ import os
 import pytest
 
 from moorage import settings
-from moorage.constants import Constants
 from moorage.errors import ConfigError
-from moorage.settings import Settings
+from moorage.settings import Constants, Settings
 
 GOOD = {"DATABASE_URL": "postgresql://u:p@h/d", "REDIS_URL": "redis://h:6379/0"}
 

@@ -4,6 +4,7 @@ import asyncio
 import difflib
 import threading
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 import pytest
@@ -13,8 +14,8 @@ from moorage.model import Registration
 from moorage.settings import Settings
 from web import asgi
 from web.api.job_schema import JobCreate
-from web.api.predictions import PredictionCreate
-from web.api.project_schema import ProjectBody
+from web.api.projects import ProjectBody
+from web.api.registrations import PredictionCreate
 from web.api.responses import ModelSchema, SceneUrls
 from web.asgi import AppLifespan
 from web.http import json_body, query, validation
@@ -25,7 +26,8 @@ T = TypeVar("T")
 
 
 def parse_registration(body: dict[str, Any], *, partial: Literal["keep", "discard"]) -> Registration:
-    return validation.parse_body(body, PredictionCreate).build_registration(partial)
+    settings: Any = SimpleNamespace(partial=partial, notify_urls=())
+    return Registration(**validation.parse_body(body, PredictionCreate).build_fields(settings))
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -114,10 +116,13 @@ def test_an_application_that_fails_during_startup_is_not_waited_for() -> None:
     async def silent(scope: Any, receive: Any, send: Any) -> None:
         return
 
+    async def start(app: Any) -> Any:
+        return await AppLifespan(app, {}).send("lifespan.startup")
+
     with pytest.raises(LookupError, match="broken"):
-        run(AppLifespan(breaks, {}).start())
+        run(start(breaks))
     with pytest.raises(RuntimeError, match=r"without a reply to lifespan\.startup"):
-        run(AppLifespan(silent, {}).start())
+        run(start(silent))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from web.http import ranges
+from web.api import assets
+from web.http.problems import Problem
 
 
 @pytest.mark.parametrize(
@@ -26,14 +27,16 @@ from web.http import ranges
 )
 def test_a_range_is_parsed_or_the_whole_file_sent(header: str | None, span: tuple[int, int] | None) -> None:
     """Players seek with it; for malformed ranges the whole file is always allowed (RFC 9110, 14.2)."""
-    assert ranges.parse_range(header, 10) == span
+    assert assets.parse_range(header, 10) == span
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0"])
 def test_a_range_after_the_end_is_rejected(header: str) -> None:
     """An empty 206 would be interpreted as the rest of the file."""
-    with pytest.raises(ranges.RangeNotSatisfiable):
-        ranges.parse_range(header, 10)
+    with pytest.raises(Problem, match="starts after the end") as refused:
+        assets.parse_range(header, 10)
+
+    assert (refused.value.status, refused.value.headers) == (416, {"Content-Range": "bytes */10"})
 
 
 @pytest.mark.parametrize(
@@ -42,4 +45,4 @@ def test_a_range_after_the_end_is_rejected(header: str) -> None:
 )
 def test_a_tag_is_found_in_a_list(header: str | None, is_named: bool) -> None:
     """Caches send all versions they have."""
-    assert ranges.matches_etag(header, '"a"') == is_named
+    assert assets.matches_etag(header, '"a"') == is_named

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from moorage.errors import Refused
 from web.api.responses import BulkResult, RefusedRequest
 from web.http.problems import Problem
 
@@ -19,10 +20,10 @@ async def apply_to_each(row_ids: Sequence[UUID], operate: Callable[[UUID], Await
     for row_id in dict.fromkeys(row_ids):
         try:
             await operate(row_id)
-        except Problem as problem:
-            if problem.status == 503:  # the rest would fail, too: the request is repeated
+        except (Problem, Refused) as error:
+            if error.status == 503:  # the rest would fail, too: the request is repeated
                 raise
-            refused.append(RefusedRequest(id=row_id, status=problem.status, message=problem.detail))
+            refused.append(RefusedRequest(id=row_id, status=error.status, message=str(error)))
         else:
             changed.append(row_id)
     return BulkResult(changed=changed, refused=refused)

@@ -17,9 +17,9 @@ from db import events
 from db.connection import Connection, Row
 from web.http import query, visibility
 from web.http.permissions import Level
+from web.http.query import Filters, StreamQuery
 from web.http.router import Router
-from web.services.context import AppContext
-from web.services.dependencies import AnyCaller, Context
+from web.services.context import AnyCaller, AppContext, Context
 from web.services.event_feed import Subscription
 
 router: Final = Router(prefix="/events", tags=["events"])
@@ -65,7 +65,7 @@ LastEventId = Annotated[
     },
 )
 async def stream_events(
-    params: query.StreamFilters, caller: AnyCaller, ctx: Context, last_id: LastEventId = None
+    params: Filters[StreamQuery], caller: AnyCaller, ctx: Context, last_id: LastEventId = None
 ) -> Response:
     """Return a stream of new events, or of those after Last-Event-ID."""
     owner, seconds = caller.resolve_owner(params.owner), MAX_STREAM_SECONDS

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -10,13 +11,13 @@ from fastapi import Response
 from starlette.requests import Request
 
 from db import owner_use
-from db.connection import Connection, Database
+from db.connection import Connection
 from moorage import logs
 from moorage.model import JobRequest
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import create
-from tasks.jobs.create import CreatedJob, IdempotencyConflict
+from tasks.jobs.create import CreatedJob
 from tasks.predictions import references
 from web.api import job_files, job_inputs
 from web.api.job_files import JobBody
@@ -24,12 +25,10 @@ from web.api.job_responses import NewJob
 from web.api.job_schema import AUTO_MODEL, IdempotencyKey, JobCreate, ParsedEntry
 from web.http import json_body, problems, validation
 from web.http.permissions import Caller, Level
-from web.http.problems import Problem
 from web.http.router import Router
 from web.services import multipart
-from web.services.context import AppContext
+from web.services.context import AnyCaller, AppContext, Context
 from web.services.database import ANSWER_SECONDS
-from web.services.dependencies import AnyCaller, Context
 
 log = logs.get_logger(__name__)
 
@@ -68,7 +67,6 @@ async def create_job(
 async def _create_job(caller: Caller, ctx: AppContext, key: str | None, body: JobBody) -> NewJob:
     job = validation.parse_body(body.resolved, JobCreate)
     caller.resolve_owner(job.owner)
-    job.check_notify_url(ctx.settings)
     entries = job.parse_entries(ctx.settings)
     _check_providers(ctx.providers, entries, caller)
     chain = [parsed.entry for parsed in entries]
@@ -84,6 +82,12 @@ async def _check_and_store(
     ctx: AppContext, job_request: JobRequest, entries: Sequence[ParsedEntry], body: JobBody, limits: Mapping[str, int]
 ) -> tuple[CreatedJob, list[str]]:
     """Return the new or existing job, and the reasons of unchecked entries. Storing files has its own time limit."""
+
+    def check_stored(conn: Connection) -> None:
+        """Check limits and references before models are requested and files stored; limits again when the job is."""
+        owner_use.require(conn, job_request.owner, limits, **create.NEW_JOB)
+        _check_references(conn, job_request.owner, entries, body.files.keys())
+
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(ANSWER_SECONDS) as limit:
@@ -91,32 +95,19 @@ async def _check_and_store(
                 existing = await ctx.database.transaction(lambda conn: create.find_existing_job(conn, job_request))
                 if existing is not None:
                     return existing, []
-            await ctx.database.transaction(lambda conn: _check_stored(conn, job_request.owner, entries, body, limits))
+            await ctx.database.transaction(check_stored)
             chain, unchecked = await job_inputs.check_inputs(ctx, job_request.kind, entries)
             if body.files:
                 limit.reschedule(None)
                 await body.store_files(ctx.upload_spool, job_request.owner)
                 limit.reschedule(loop.time() + ANSWER_SECONDS)
             complete = dataclasses.replace(job_request, fallback_chain=chain)
-            return await ctx.database.run(lambda database: _store_job(database, ctx, complete, limits)), unchecked
-    except IdempotencyConflict as error:
-        raise Problem(409, str(error)) from error
+            store = partial(
+                create.create_job, settings=ctx.settings, providers=ctx.providers, request=complete, limits=limits
+            )
+            return await ctx.run_and_wake(store), unchecked
     except TimeoutError as error:
         raise problems.unavailable(f"no response within {ANSWER_SECONDS:g} s: retry") from error
-
-
-def _store_job(database: Database, ctx: AppContext, job_request: JobRequest, limits: Mapping[str, int]) -> CreatedJob:
-    created = create.create_job(database, ctx.settings, ctx.providers, job_request, limits)
-    ctx.relay.enqueue(*created.wakes)
-    return created
-
-
-def _check_stored(
-    conn: Connection, owner: str, entries: Sequence[ParsedEntry], body: JobBody, limits: Mapping[str, int]
-) -> None:
-    """Check limits and references before models are asked and files stored; limits again when the job is."""
-    owner_use.require(conn, owner, limits, **create.NEW_JOB)
-    _check_references(conn, owner, entries, body.files.keys())
 
 
 def _check_references(conn: Connection, owner: str, entries: Sequence[ParsedEntry], attached: Collection[UUID]) -> None:
@@ -127,8 +118,7 @@ def _check_references(conn: Connection, owner: str, entries: Sequence[ParsedEntr
         for missing in references.find_missing(conn, owner, stored):
             message = f"names {missing.label}, which {owner} does not have"
             errors.append(validation.field_error(f"{parsed.input_field}.{missing.path}", message))
-    if errors:
-        raise validation.invalid_fields(errors)
+    validation.raise_errors(errors)
 
 
 def _check_providers(providers: Mapping[str, Provider], entries: Sequence[ParsedEntry], caller: Caller) -> None:
@@ -143,8 +133,7 @@ def _check_providers(providers: Mapping[str, Provider], entries: Sequence[Parsed
             for index, parsed in enumerate(entries)
             if parsed.entry.model not in (AUTO_MODEL, *providers[parsed.entry.provider].models)
         ]
-    if errors:
-        raise validation.invalid_fields(errors)
+    validation.raise_errors(errors)
 
 
 def _find_provider_error(providers: Mapping[str, Provider], name: str) -> str | None:

@@ -56,8 +56,7 @@ def parse_job_form(form: Form) -> JobBody:
         field_error(JOB_FIELD, f"references the file {name!r}, which is not in the form")
         for name in used - upload_ids.keys()
     ]
-    if errors:
-        raise validation.invalid_fields(errors)
+    validation.raise_errors(errors)
     return JobBody(body, resolved, {upload_ids[name]: file for name, file in form.files})
 
 

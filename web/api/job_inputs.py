@@ -56,8 +56,7 @@ async def check_inputs(
     tasks = (_check_entry(ctx, kind, parsed, f"chain[{index}]") for index, parsed in enumerate(entries))
     checked = await asyncio.gather(*tasks)
     errors = [error for result in checked for error in result.errors]
-    if errors:
-        raise validation.invalid_fields(errors)
+    validation.raise_errors(errors)
     return tuple(result.entry for result in checked), [result.unchecked for result in checked if result.unchecked]
 
 

@@ -88,11 +88,6 @@ class Job(JobView, ResultView):
     errors: list[JobErrorView]
 
 
-class JobPage(View):
-    jobs: list[ListedJob]
-    next: UUID | None
-
-
 class Event(View):
     id: int
     subject: str

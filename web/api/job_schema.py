@@ -24,6 +24,7 @@ MAX_KEY_CHARS: Final = 255
 MAX_METADATA: Final = 16
 MAX_METADATA_CHARS: Final = 500
 AUTO_MODEL: Final = "auto"  # the model is chosen by what it accepts
+MAX_PROMPT_CHARS: Final = 20_000
 MAPPABLE_FIELDS: Final = ("prompt", "style", "room_type", "mode", "variants")  # for `map`, beside the job's input
 
 
@@ -93,17 +94,20 @@ class ResultFields(Body):
     mode: Name | None = None
     room_type: Name | None = None
     style: Name | None = None
-    prompt: Annotated[str, Field(max_length=20_000), Storable] | None = None
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS), Storable] | None = Field(
+        None, description="if omitted, `prompt` of the first input"
+    )
     project_id: ProjectId | None = None
     scene: SceneName = None
     policy: Literal["keep", "discard"] | None = None  # of partial results
     notify_url: Name | None = Field(None, description="one of MOORAGE_NOTIFY_URL; if omitted, the first")
     metadata: Metadata = Field({}, description="the application's own; repeated in responses and notifications")
 
-    def check_notify_url(self, settings: Settings) -> None:
-        """Raise Problem: 422 if the URL is not one of those that the operator allows."""
+    def build_fields(self, settings: Settings, *not_stored: str) -> dict[str, Any]:
+        """Return the fields of the job to store. Raises Problem: 422, the operator does not allow the URL."""
         if self.notify_url is not None and self.notify_url not in settings.notify_urls:
             raise validation.invalid_field("notify_url", "is not one of MOORAGE_NOTIFY_URL on the server")
+        return {"partial": self.policy or settings.partial, **self.model_dump(exclude={"policy", *not_stored})}
 
     @field_validator("scene")
     @classmethod
@@ -126,43 +130,38 @@ class JobCreate(ResultFields):
     def parse_entries(self, settings: Settings) -> list[ParsedEntry]:
         """Return entries with complete inputs. Raises Problem: 422 no input, unknown name in `map`, too much input."""
         errors: list[FieldError] = []
-        default_seconds = settings.video_seconds if self.kind == "video" else settings.image_seconds
-        entries = [
-            self._parse_entry(entry, f"chain[{index}]", default_seconds, errors)
-            for index, entry in enumerate(self.chain)
-        ]
+        entries = []
+        seconds = settings.video_seconds if self.kind == "video" else settings.image_seconds
+        for index, entry in enumerate(self.chain):
+            field, is_own_input = f"chain[{index}]", entry.input is not None or entry.map is not None
+            model_input = self._build_input(entry, field, errors)
+            parsed = FallbackEntry(
+                provider=entry.provider, model=entry.model, input=model_input, seconds=entry.seconds or seconds
+            )
+            input_field = f"{field}.input" if is_own_input else "input"
+            entries.append(ParsedEntry(parsed, input_field, references.find_references(model_input)))
         input_bytes = sum(len(json.dumps(dict(parsed.entry.input))) for parsed in entries)
         if not errors and input_bytes > validation.MAX_CHAIN_BYTES:
             message = f"holds more than {validation.MAX_CHAIN_BYTES} bytes of input: upload files and reference them"
             errors.append({"field": "chain", "message": message})
-        if errors:
-            raise validation.invalid_fields(errors)
+        validation.raise_errors(errors)
         return entries
 
     def build_request(
         self, chain: Sequence[FallbackEntry], settings: Settings, idempotency_key: str | None, sha256: str
     ) -> JobRequest:
         """Return the request to store; `sha256`, the hash of the HTTP request, is stored only with a key."""
-        fields = self.model_dump(exclude={"policy", "chain", "input", "deadline_seconds"})
+        fields = self.build_fields(settings, "chain", "input", "deadline_seconds")
+        prompt = chain[0].input.get("prompt")
+        if self.prompt is None and isinstance(prompt, str):
+            fields["prompt"] = prompt[:MAX_PROMPT_CHARS]
         return JobRequest(
             **fields,
             fallback_chain=tuple(chain),
-            partial=self.policy or settings.partial,
             deadline_seconds=self.deadline_seconds or settings.job_deadline_seconds,
             idempotency_key=idempotency_key,
             request_sha256=sha256 if idempotency_key else None,
         )
-
-    def _parse_entry(
-        self, entry: ChainEntry, field: str, default_seconds: float, errors: list[FieldError]
-    ) -> ParsedEntry:
-        model_input = self._build_input(entry, field, errors)
-        parsed = FallbackEntry(
-            provider=entry.provider, model=entry.model, input=model_input, seconds=entry.seconds or default_seconds
-        )
-        is_own_input = entry.input is not None or entry.map is not None
-        input_field = f"{field}.input" if is_own_input else "input"
-        return ParsedEntry(parsed, input_field, references.find_references(model_input))
 
     def _build_input(self, entry: ChainEntry, field: str, errors: list[FieldError]) -> dict[str, Any]:
         if entry.input is None and entry.map is None and self.input is None:

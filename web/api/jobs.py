@@ -1,39 +1,51 @@
-"""GET /v1/jobs: lists jobs, and returns one with its variants, predictions, outputs, errors and events."""
+"""/v1/jobs: lists jobs, returns one with its variants, predictions, outputs, errors and events; cancels and retries."""
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
+from pydantic import Field
+
 from db import events, jobs, outputs, predictions, renders
-from db.connection import Connection, Row
-from web.api.job_responses import EventPage, Job, JobPage
-from web.api.renders import build_variant
+from db.connection import Connection, Database, Row
+from moorage import logs
+from moorage.settings import Settings
+from tasks.jobs import cancel, replay
+from tasks.jobs.cancel import ActionOutcome
+from web.api.bulk import MAX_IDS, RowId, apply_to_each
+from web.api.job_responses import EventPage, Job, JobStateView, ListedJob, RetryView
+from web.api.responses import BulkResult, page_model
 from web.http import query, visibility
-from web.http.ids import PathId
+from web.http.json_body import Json
 from web.http.permissions import Caller
+from web.http.problems import Problem
+from web.http.query import EventQuery, Filters, JobQuery, WaitQuery
 from web.http.router import Router
-from web.services.context import AppContext
-from web.services.dependencies import AnyCaller, Context
+from web.http.validation import Body, PathId
+from web.services.context import AnyCaller, AppContext, Context
+
+log = logs.get_logger(__name__)
 
 POLL_SECONDS: Final = 0.5  # while a request waits for a job
 
 router: Final = Router(prefix="/jobs", tags=["jobs"])
 
 
-@router.get("", response_description="a page of jobs")
-async def list_jobs(params: query.JobFilters, caller: AnyCaller, ctx: Context) -> JobPage:
+@router.get("", response_model=page_model("JobPage", jobs=ListedJob), response_description="a page of jobs")
+async def list_jobs(params: Filters[JobQuery], caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of jobs, newest first."""
     filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
     rows = await ctx.database.transaction(lambda conn: jobs.list_page(conn, filters, params.limit + 1))
     page, next_id = query.split_page(rows, params.limit)
     jobs_shown = [{"job_id": row["id"], **ctx.visibility.filter_reason(caller.level, row)} for row in page]
-    return JobPage.model_validate({"jobs": jobs_shown, "next": next_id})
+    return {"jobs": jobs_shown, "next": next_id}
 
 
 @router.get("/{job_id}/events", response_description="a page of events")
-async def list_job_events(job_id: PathId, params: query.EventFilters, caller: AnyCaller, ctx: Context) -> EventPage:
+async def list_job_events(job_id: PathId, params: Filters[EventQuery], caller: AnyCaller, ctx: Context) -> EventPage:
     """Return a page of a job's events, oldest first."""
 
     def read_events(conn: Connection) -> list[Row]:
@@ -47,7 +59,7 @@ async def list_job_events(job_id: PathId, params: query.EventFilters, caller: An
 
 
 @router.get("/{job_id}", response_description="the job")
-async def get_job(job_id: PathId, params: query.WaitParameter, caller: AnyCaller, ctx: Context) -> Job:
+async def get_job(job_id: PathId, params: Filters[WaitQuery], caller: AnyCaller, ctx: Context) -> Job:
     """Return a job with its variants, predictions, outputs and errors; with `wait`, once it is settled."""
     until = time.monotonic() + params.wait
     while True:
@@ -68,7 +80,7 @@ async def _wait_until_settled(ctx: AppContext, job_id: UUID, until: float) -> No
 def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> Job:
     job = caller.require_visible(jobs.get_with_render(conn, job_id), "job")
     show = partial(ctx.visibility.filter_reason, caller.level)
-    variants = [build_variant(row, ctx.asset_base) for row in renders.list_variants(conn, job_id)]
+    variants = [ctx.add_urls(row) for row in renders.list_variants(conn, job_id)]
     is_published = job["render_id"] is not None and job["deleted_at"] is None
     fields: dict[str, Any] = {
         **show(job),
@@ -90,3 +102,43 @@ def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) 
 
 def _name_reason(row: Row) -> Row:
     return {**row, "type": row["category"], "message": row["reason"]}
+
+
+@router.post("/{job_id}/cancel", response_description="cancelled, now or before")
+async def cancel_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> JobStateView:
+    """Cancel a job; a job that is already cancelled is unchanged."""
+    return JobStateView(**await _apply_action(job_id, caller, ctx, "job.cancelled", cancel.cancel_job))
+
+
+class JobIdsBody(Body):
+    job_ids: Annotated[list[RowId], Field(min_length=1, max_length=MAX_IDS)]
+
+
+@router.post("/cancel", response_description="what became of each job")
+async def cancel_jobs(caller: AnyCaller, ctx: Context, body: Json[JobIdsBody]) -> BulkResult:
+    """Cancel jobs, each in a transaction of its own; repeating the request is safe."""
+    return await apply_to_each(body.job_ids, lambda job_id: cancel_job(job_id, caller, ctx))
+
+
+@router.post("/{job_id}/retry", status_code=202, response_description="retried")
+async def retry_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> RetryView:
+    """Retry a failed or partial job."""
+    action = partial(replay.retry_job, limits=caller.get_limits(ctx.settings))
+    return RetryView(**await _apply_action(job_id, caller, ctx, "job.retried", action))
+
+
+async def _apply_action(
+    job_id: UUID, caller: Caller, ctx: AppContext, event: str,
+    action: Callable[[Database, Settings, UUID, str], ActionOutcome],
+) -> Row:  # fmt: skip
+    """Return the fields of the response. Raises Problem: 404 no such job, 409 refused in its present state, 429."""
+
+    def apply(database: Database) -> ActionOutcome:
+        caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")
+        return action(database, ctx.settings, job_id, "api")
+
+    outcome = await ctx.run_and_wake(apply)
+    if outcome.refused is not None:
+        raise Problem(409, outcome.refused)
+    log.info(event, job_id=job_id, from_state=outcome.before, to_state=outcome.after)
+    return {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}

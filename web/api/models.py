@@ -7,12 +7,12 @@ from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.text import is_storable, to_storable
 from providers.base import Provider
 from web.api.responses import ModelPage, ModelSchema
-from web.http import ids, problems, query
+from web.http import problems
 from web.http.problems import Problem
+from web.http.query import Filters, ModelQuery, SchemaQuery
 from web.http.router import Router
 from web.services import model_cache
-from web.services.context import AppContext
-from web.services.dependencies import Context
+from web.services.context import AppContext, Context
 
 router: Final = Router(prefix="/models", tags=["models"])
 
@@ -20,7 +20,7 @@ MODEL_FIELDS: Final = ("name", "description", "kind", "accepts", "picture_field"
 
 
 @router.get("", response_description="models by provider")
-async def list_models(params: query.ModelFilters, ctx: Context) -> ModelPage:
+async def list_models(params: Filters[ModelQuery], ctx: Context) -> ModelPage:
     """Return the models of all providers that accept submissions, and the providers that are unavailable."""
     kinds = (params.kind,) if params.kind else ("image", "video")
     if params.provider is not None:
@@ -45,11 +45,11 @@ async def _fetch_models(
 
 
 @router.get("/{owner}/{name}/schema", response_description="the schema")
-async def get_model_schema(owner: str, name: str, params: query.SchemaFilters, ctx: Context) -> ModelSchema:
+async def get_model_schema(owner: str, name: str, params: Filters[SchemaQuery], ctx: Context) -> ModelSchema:
     """Return the JSON Schema of a model's input."""
     provider, model = ctx.get_provider(params.provider), f"{owner}/{name}"
     if not is_storable(model):
-        raise ids.not_found("model")
+        raise problems.not_found("model")
     try:
         schema = await ctx.model_cache.get_schema(provider, model)
     except ProviderUnavailable as error:

@@ -1,43 +1,37 @@
 """What operators do: dead letters, pauses, recovery from a provider's list, notifications sent again."""
 
-import asyncio
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any, Final, TypeVar
-from uuid import UUID
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from fastapi import Depends
 from pydantic import Field
 from starlette.responses import Response
 
 from db import dead_letters, pauses
-from db.connection import Database, current_time
+from db.connection import current_time
 from db.dead_letters import FIRST, DeadLetterFilter
 from moorage import logs
-from moorage.errors import DatabaseUnavailable, MoorageError, Refused
-from moorage.text import to_storable
+from moorage.errors import Refused
 from tasks import dead_letters as bulk
 from tasks import pauses as pausing
 from tasks.dead_letters import Action, BulkResult
 from tasks.jobs import replay
+from web.api.bulk import RowId
 from web.api.operator_views import BulkView, PauseView, RecoveryView, ResentView, ResumedView
-from web.http import problems, query
-from web.http.ids import PathId
-from web.http.json_body import JsonBody
+from web.http import query
+from web.http.json_body import Json
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.router import Router
-from web.http.validation import Body, Name, invalid_field
-from web.services.context import AppContext
-from web.services.dependencies import AdminOnly, AnyCaller, Context
+from web.http.validation import Body, Name, PathId, invalid_field
+from web.services.context import AdminOnly, AnyCaller, AppContext, Context
+from web.services.worker_access import run_with_deps
 
-T = TypeVar("T")
-Id = Annotated[UUID, Field(strict=False)]
+if TYPE_CHECKING:
+    from tasks.step import Deps
 
 log = logs.get_logger(__name__)
 
@@ -56,7 +50,7 @@ class DeadLetterFilterBody(Body):
     category: Name | None = None
     error: Name | None = None
     retryable: bool | None = None
-    job_id: Id | None = None
+    job_id: RowId | None = None
     owner: Name | None = None
     project_id: Name | None = None
     since: query.Time | None = None
@@ -66,10 +60,10 @@ class DeadLetterFilterBody(Body):
 class DeadLettersBody(Body):
     """Dead letters by id, or those that match a filter; `after` is `next` of the call before."""
 
-    ids: Annotated[list[Id], Field(min_length=1, max_length=bulk.MAX_ROWS)] | None = None
+    ids: Annotated[list[RowId], Field(min_length=1, max_length=bulk.MAX_ROWS)] | None = None
     filter: DeadLetterFilterBody | None = None
     dry_run: bool = False
-    after: Id | None = None
+    after: RowId | None = None
 
     def build_filter(self) -> DeadLetterFilter:
         """Return the filter. Raises Problem: 422 unless exactly one of ids and filter is given."""
@@ -102,25 +96,19 @@ class RecoveryCreate(Body):
 
 
 @router.post("/dead-letters/replay", response_description="what was done, and what remains")
-async def replay_dead_letters(
-    ctx: Context, caller: AnyCaller, body: Annotated[DeadLettersBody, Depends(JsonBody(DeadLettersBody))]
-) -> BulkView:
+async def replay_dead_letters(ctx: Context, caller: AnyCaller, body: Json[DeadLettersBody]) -> BulkView:
     """Replay dead letters, at most 500 in a call."""
     return await _apply_to_dead_letters(ctx, caller, body, "replay")
 
 
 @router.post("/dead-letters/discard", response_description="what was done, and what remains")
-async def discard_dead_letters(
-    ctx: Context, caller: AnyCaller, body: Annotated[DeadLettersBody, Depends(JsonBody(DeadLettersBody))]
-) -> BulkView:
+async def discard_dead_letters(ctx: Context, caller: AnyCaller, body: Json[DeadLettersBody]) -> BulkView:
     """Discard dead letters, at most 500 in a call."""
     return await _apply_to_dead_letters(ctx, caller, body, "discard")
 
 
 @router.post("/dead-letters/acknowledge", response_description="what was done, and what remains")
-async def acknowledge_dead_letters(
-    ctx: Context, caller: AnyCaller, body: Annotated[AcknowledgeBody, Depends(JsonBody(AcknowledgeBody))]
-) -> BulkView:
+async def acknowledge_dead_letters(ctx: Context, caller: AnyCaller, body: Json[AcknowledgeBody]) -> BulkView:
     """Note that dead letters are known, at most 500 in a call; they stay open and are no problem any more."""
     return await _apply_to_dead_letters(ctx, caller, body, "acknowledge", body.note)
 
@@ -132,12 +120,11 @@ async def _apply_to_dead_letters(
     plan = await ctx.database.read(lambda conn: dead_letters.count_expiring(conn, criteria, after))
     result = BulkResult(0, [], [], after, plan["matched"])
     if not body.dry_run:
-        result = await ctx.database.run(
+        result = await ctx.run_and_wake(
             lambda database: bulk.apply_page(
                 database, criteria, action, caller.actor, after=after, note=note, seconds=PAGE_SECONDS
             )
         )
-        ctx.relay.enqueue(*result.wakes)
         log.info("dead_letters.closed", action=action, done=result.done, refused=len(result.refused), by=caller.actor)
     refused = [{"dead_letter_id": item["id"], "reason": item["reason"]} for item in result.refused]
     next_id = result.after if result.remaining and not body.dry_run else None
@@ -151,13 +138,10 @@ async def _apply_to_dead_letters(
     response_description="paused",
     responses={200: {"description": "was paused already, unchanged", "model": PauseView}},
 )
-async def create_pause(
-    response: Response, ctx: Context, caller: AnyCaller, body: Annotated[PauseCreate, Depends(JsonBody(PauseCreate))]
-) -> PauseView:
+async def create_pause(response: Response, ctx: Context, caller: AnyCaller, body: Json[PauseCreate]) -> PauseView:
     """Pause a provider (no polls, submissions or downloads) or `keep` (no downloads at all)."""
-
     pause = partial(pausing.pause, providers=ctx.providers, target=body.target, actor=caller.actor, reason=body.reason)
-    if await _run(ctx, pause) is None:
+    if await ctx.database.run(pause) is None:
         response.status_code = 200
     rows = await ctx.database.read(pauses.list_pauses)
     row = next((row for row in rows if row["target"] == body.target), None)
@@ -170,7 +154,10 @@ async def create_pause(
 async def delete_pause(target: str, ctx: Context, caller: AnyCaller) -> ResumedView:
     """End a pause; waiting rows are due at once."""
     resume = partial(pausing.resume, providers=ctx.providers, target=target, actor=caller.actor)
-    since, due = await _run(ctx, resume, missing=404)
+    try:
+        since, due = await ctx.database.run(resume)
+    except Refused as error:  # no such target
+        raise Problem(404, str(error)) from error
     if since is None:
         raise Problem(404, f"{target} is not paused")
     return ResumedView.model_validate({"target": target, "paused_at": since, **due})
@@ -179,66 +166,40 @@ async def delete_pause(target: str, ctx: Context, caller: AnyCaller) -> ResumedV
 @router.post("/notifications/{notification_id}/resend", status_code=202, response_description="to be sent again")
 async def resend_notification(notification_id: PathId, ctx: Context, caller: AnyCaller) -> ResentView:
     """Send a notification again, whether it was sent or given up."""
-
-    def resend(database: Database) -> None:
-        ctx.relay.enqueue(database.run(lambda conn: replay.resend_notification(conn, notification_id, caller.actor)))
-
-    await _run(ctx, resend)
+    resend = partial(replay.resend_notification, notification_id=notification_id, actor=caller.actor)
+    ctx.relay.enqueue(await ctx.database.transaction(resend))
     return ResentView(notification_id=notification_id, state="waiting")
 
 
 @router.post("/recoveries", response_description="what the provider lists, and what was done")
-async def create_recovery(
-    ctx: Context, caller: AnyCaller, body: Annotated[RecoveryCreate, Depends(JsonBody(RecoveryCreate))]
-) -> RecoveryView:
+async def create_recovery(ctx: Context, caller: AnyCaller, body: Json[RecoveryCreate]) -> RecoveryView:
     """Register a provider's predictions that are unknown, and poll them and those awaited; a dry run first."""
-    ctx.get_provider(body.provider)
-    try:
-        return await asyncio.to_thread(_recover, ctx, caller.actor, body)
-    except DatabaseUnavailable as error:
-        raise problems.unavailable("database unavailable, retry") from error
-    except MoorageError as error:  # the provider's answer, without secrets
-        raise Problem(409, to_storable(str(error), 500)) from error
+    provider = ctx.get_provider(body.provider).name
+    return await run_with_deps(ctx.settings, partial(_recover, provider=provider, actor=caller.actor, body=body))
 
 
-def _recover(ctx: AppContext, actor: str, body: RecoveryCreate) -> RecoveryView:
-    """Run in a thread, over a connection of its own. What a worker needs is imported on first use."""
-    boot = importlib.import_module("worker.boot")
+def _recover(deps: "Deps", provider: str, actor: str, body: RecoveryCreate) -> RecoveryView:
     recover: Any = importlib.import_module("tasks.predictions.recover")
     publish: Any = importlib.import_module("worker.publish")
     is_complete = True
+    since = deps.database.run(current_time) - timedelta(seconds=body.seconds)
 
-    def read_in_time(pages: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    def scan() -> Iterator[Sequence[Any]]:
         nonlocal is_complete
         deadline = time.monotonic() + RECOVERY_SECONDS
-        for page in pages:
+        for page in recover.scan(deps, deps.providers[provider], since, include_foreign=body.include_foreign):
             yield page
             if time.monotonic() > deadline:
                 is_complete = False
                 return
 
-    with closing(Database(ctx.settings.database_url.get_secret_value(), name="moorage recovery")) as database:
-        deps, provider = replace(boot.get_deps(), database=database), ctx.get_provider(body.provider)
-        since = database.run(current_time) - timedelta(seconds=body.seconds)
-
-        def scan() -> Iterator[Sequence[Any]]:
-            return read_in_time(recover.scan(deps, provider, since, include_foreign=body.include_foreign))
-
-        overview = recover.build_overview(scan(), LINES_SHOWN)
-        result = recover.register_pages(
-            deps, provider, iter(()) if body.dry_run else scan(), owner=body.owner, actor=actor,
-            send_wakes=publish.publish_wakes,
-        )  # fmt: skip
+    overview = recover.build_overview(scan(), LINES_SHOWN)
+    result = recover.register_pages(
+        deps, deps.providers[provider], iter(()) if body.dry_run else scan(), owner=body.owner, actor=actor,
+        send_wakes=publish.publish_wakes,
+    )  # fmt: skip
     names = ("external_id", "raw_status", "model")  # not the webhook's URL, which contains a key
     first = [{"match": item.match, **{name: getattr(item.listed, name) for name in names}} for item in overview.first]
     found = {match: overview.counts[match] for match in recover.MATCHES}
-    fields = {"provider": provider.name, "since": since, "dry_run": body.dry_run, "found": found, "first": first}
+    fields = {"provider": provider, "since": since, "dry_run": body.dry_run, "found": found, "first": first}
     return RecoveryView.model_validate({**fields, **result, "is_complete": is_complete})
-
-
-async def _run(ctx: AppContext, work: Callable[[Database], T], missing: int = 0) -> T:
-    """Run an action. Raises Problem: what it refuses, with its status, or `missing` in place of 422."""
-    try:
-        return await ctx.database.run(work)
-    except Refused as error:
-        raise Problem(missing if missing and error.status == 422 else error.status, str(error)) from error

@@ -161,31 +161,6 @@ class ListedDeadLetterView(DeadLetterSummaryView):
     project_id: str | None
 
 
-class DeliveryPage(View):
-    deliveries: list[ListedDeliveryView]
-    next: UUID | None
-
-
-class PredictionPage(View):
-    predictions: list[ListedPredictionView]
-    next: UUID | None
-
-
-class OutputPage(View):
-    outputs: list[ListedOutputView]
-    next: UUID | None
-
-
-class NotificationPage(View):
-    notifications: list[ListedNotificationView]
-    next: UUID | None
-
-
-class DeadLetterPage(View):
-    dead_letters: list[ListedDeadLetterView]
-    next: UUID | None
-
-
 class RefusedView(View):
     dead_letter_id: UUID
     reason: str

@@ -5,26 +5,35 @@ from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 import psycopg
-from fastapi import Depends, Header, Response
+from fastapi import Header, Path, Response
+from pydantic import AfterValidator, field_validator
 
 from db import placements, progress, projects
 from db.connection import Connection, Row
 from moorage import scene_documents
 from moorage.model import ProjectKey
+from moorage.text import is_storable
 from storage import urls
-from web.api import project_schema
-from web.api.project_schema import ProjectBody, ProjectId
-from web.api.responses import Project, ProjectPage
-from web.http import ids, problems, query, validation
-from web.http.json_body import BodyBytes, JsonBody
+from web.api.responses import ListedProject, Project, page_model
+from web.http import problems, query, validation
+from web.http.json_body import BodyBytes, Json
 from web.http.permissions import Caller
 from web.http.problems import Problem
+from web.http.query import Filters, OwnerQuery, ProjectQuery
 from web.http.router import Router
-from web.services.context import AppContext
-from web.services.dependencies import AnyCaller, Context
+from web.http.validation import Body, Name, invalid_field
+from web.services.context import AnyCaller, AppContext, Context
 
 T = TypeVar("T")
 
+
+def _check_storable(text: str) -> str:
+    if not is_storable(text):
+        raise ValueError("cannot be stored")
+    return text
+
+
+ProjectId = Annotated[str, Path(max_length=validation.MAX_NAME_CHARS), AfterValidator(_check_storable)]
 IfMatch = Annotated[
     str | None, Header(alias="If-Match", description="ETags of the document, of which one must match", examples=["*"])
 ]
@@ -32,20 +41,39 @@ IfMatch = Annotated[
 router: Final = Router(prefix="/projects", tags=["projects"])
 
 
-@router.get("", response_description="a page of an owner's projects")
-async def list_projects(params: query.ProjectFilters, caller: AnyCaller, ctx: Context) -> ProjectPage:
+class ProjectBody(Body):
+    """A project's owner, and the application's document: any object whose `scenes` is a list of objects."""
+
+    owner: Name | None = None  # not with an owner token, which determines it
+    document: dict[str, Any]
+
+    @field_validator("document")
+    @classmethod
+    def _check_scenes(cls, document: dict[str, Any]) -> dict[str, Any]:
+        scenes = document.get("scenes", [])
+        if not isinstance(scenes, list) or not all(isinstance(scene, dict) for scene in scenes):
+            raise ValueError("has scenes that are not a list of objects")
+        if len(scenes) > scene_documents.MAX_SCENES:
+            raise ValueError(f"has {len(scenes)} scenes, more than {scene_documents.MAX_SCENES}")
+        return document
+
+
+@router.get(
+    "",
+    response_model=page_model("ProjectPage", str, projects=ListedProject),
+    response_description="a page of an owner's projects",
+)
+async def list_projects(params: Filters[ProjectQuery], caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of an owner's projects, by id."""
-    owner = caller.resolve_owner(params.owner)
-    if owner is None:
-        raise validation.invalid_field("owner", "is required")
+    owner = caller.require_owner(params.owner)
     rows = await ctx.database.transaction(lambda conn: projects.list_page(conn, owner, params.after, params.limit + 1))
     page, next_id = query.split_page(rows, params.limit)
-    return ProjectPage.model_validate({"projects": [{"project_id": row["id"], **row} for row in page], "next": next_id})
+    return {"projects": [{"project_id": row["id"], **row} for row in page], "next": next_id}
 
 
 @router.get("/{project_id}", response_description="the project")
 async def get_project(
-    project_id: ProjectId, response: Response, params: query.OwnerFilter, caller: AnyCaller, ctx: Context
+    project_id: ProjectId, response: Response, params: Filters[OwnerQuery], caller: AnyCaller, ctx: Context
 ) -> Project:
     """Return a project with its document and progress."""
 
@@ -56,7 +84,7 @@ async def get_project(
 
 
 @router.delete("/{project_id}", status_code=204, response_description="deleted")
-async def delete_project(project_id: ProjectId, params: query.OwnerFilter, caller: AnyCaller, ctx: Context) -> Response:
+async def delete_project(project_id: ProjectId, params: Filters[OwnerQuery], caller: AnyCaller, ctx: Context) -> None:
     """Delete a project with its document; its renders remain. 409 while a job of it is not settled."""
 
     def delete(conn: Connection) -> bool | None:
@@ -64,10 +92,9 @@ async def delete_project(project_id: ProjectId, params: query.OwnerFilter, calle
 
     is_deleted = await ctx.database.transaction(delete)
     if is_deleted is None:
-        raise ids.not_found("project")
+        raise problems.not_found("project")
     if not is_deleted:
         raise Problem(409, "a job of the project is not settled: cancel it, or delete the project when it is")
-    return problems.no_content()
 
 
 @router.put(
@@ -81,12 +108,12 @@ async def put_project(
     response: Response,
     caller: AnyCaller,
     ctx: Context,
-    body: Annotated[ProjectBody, Depends(JsonBody(ProjectBody))],
+    body: Json[ProjectBody],
     data: BodyBytes,
     if_match: IfMatch = None,
 ) -> Project:
     """Create a project or replace its document; `imageUrls` in the document are computed, not stored."""
-    key, text = ProjectKey(project_schema.check_project_body(body, caller), project_id), data.decode()
+    key, text = ProjectKey(caller.require_owner(body.owner), project_id), data.decode()
 
     def write(conn: Connection) -> tuple[int, Project]:
         is_new = if_match is None and projects.add(conn, key, text)
@@ -106,7 +133,7 @@ async def write_document(ctx: AppContext, work: Callable[[Connection], T]) -> T:
     try:
         return await ctx.database.transaction(work)
     except psycopg.DataError as error:
-        raise validation.invalid_field("document", f"cannot be stored: {str(error).splitlines()[0]}") from error
+        raise invalid_field("document", f"cannot be stored: {str(error).splitlines()[0]}") from error
 
 
 def find_project(conn: Connection, project_id: str, caller: Caller, owner: str | None) -> ProjectKey:
@@ -118,7 +145,7 @@ def find_project(conn: Connection, project_id: str, caller: Caller, owner: str |
     if len(owners) > 1:
         raise Problem(409, f"several owners have a project of this id: add ?owner= ({', '.join(owners)})")
     if not owners:
-        raise ids.not_found("project")
+        raise problems.not_found("project")
     return ProjectKey(owners[0], project_id)
 
 
@@ -126,7 +153,7 @@ def lock_project(conn: Connection, key: ProjectKey, if_match: str | None) -> Row
     """Lock a project and return it with its document. Raises Problem: 404, 412 If-Match."""
     project = projects.lock(conn, key)
     if project is None:
-        raise ids.not_found("project")
+        raise problems.not_found("project")
     tags = [] if if_match is None else [tag.strip() for tag in if_match.split(",")]
     if if_match is not None and "*" not in tags and _etag(project["document"]) not in tags:
         raise Problem(412, "the document was changed: read it again and retry with its new ETag")
@@ -147,7 +174,7 @@ def read_project(conn: Connection, key: ProjectKey, caller: Caller, ctx: AppCont
     """Return a project. Raises Problem: 404."""
     row = projects.get_with_image_urls(conn, key, ctx.asset_base)
     if row is None:
-        raise ids.not_found("project")
+        raise problems.not_found("project")
     failures, show = progress.list_failed_jobs(conn, key), partial(ctx.visibility.filter_reason, caller.level)
     counts = progress.get_progress(conn, key)
     fields = {

@@ -4,41 +4,35 @@ from collections.abc import Sequence
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import Depends
 from pydantic import Field
-from starlette.responses import Response
 
 import tasks.jobs.delete_render
 from db import jobs, renders
 from db.connection import Connection, Row
 from moorage import logs
-from storage import urls
-from tasks.jobs.delete_render import JobNotSettled
 from web.api.bulk import MAX_IDS, RowId, apply_to_each
-from web.api.responses import BulkResult, Render, RenderPage, Variant
-from web.http import ids, problems, query, validation
-from web.http.ids import PathId
-from web.http.json_body import JsonBody
+from web.api.responses import BulkResult, Render, page_model
+from web.http import problems, query, validation
+from web.http.json_body import Json
 from web.http.permissions import Caller
-from web.http.problems import Problem
+from web.http.query import Filters, RenderQuery
 from web.http.router import Router
-from web.http.validation import Body, Name
-from web.services.context import AppContext
-from web.services.dependencies import AnyCaller, Context
+from web.http.validation import Body, Name, PathId
+from web.services.context import AnyCaller, AppContext, Context
 
 log = logs.get_logger(__name__)
 
 router: Final = Router(prefix="/renders", tags=["renders"])
 
 
-@router.get("", response_description="a page of renders")
-async def list_renders(params: query.RenderFilters, caller: AnyCaller, ctx: Context) -> RenderPage:
+@router.get("", response_model=page_model("RenderPage", renders=Render), response_description="a page of renders")
+async def list_renders(params: Filters[RenderQuery], caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of renders with their variants, newest first."""
     filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
 
-    def read_page(conn: Connection) -> RenderPage:
+    def read_page(conn: Connection) -> Row:
         page, next_id = query.split_page(renders.list_page(conn, filters, params.limit + 1), params.limit)
-        return RenderPage(renders=_build_renders(conn, page, ctx, caller), next=next_id)
+        return {"renders": _build_renders(conn, page, ctx, caller), "next": next_id}
 
     return await ctx.database.read(read_page)
 
@@ -63,9 +57,7 @@ class RenderBody(Body):
 
 
 @router.patch("/{render_id}", response_description="the render as it is now")
-async def update_render(
-    render_id: PathId, caller: AnyCaller, ctx: Context, body: Annotated[RenderBody, Depends(JsonBody(RenderBody))]
-) -> Render:
+async def update_render(render_id: PathId, caller: AnyCaller, ctx: Context, body: Json[RenderBody]) -> Render:
     """Change the title, favourite mark or cover of a render; the cover is one of its images or videos."""
 
     def update(conn: Connection) -> Render:
@@ -82,15 +74,13 @@ class RenderIdsBody(Body):
 
 
 @router.post("/delete", response_description="what became of each render")
-async def delete_renders(
-    caller: AnyCaller, ctx: Context, body: Annotated[RenderIdsBody, Depends(JsonBody(RenderIdsBody))]
-) -> BulkResult:
+async def delete_renders(caller: AnyCaller, ctx: Context, body: Json[RenderIdsBody]) -> BulkResult:
     """Delete renders, each in a transaction of its own; repeating the request is safe."""
     return await apply_to_each(body.render_ids, lambda render_id: delete_render(render_id, caller, ctx))
 
 
 @router.delete("/{render_id}", status_code=204, response_description="deleted, now or before")
-async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> Response:
+async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> None:
     """Delete a render; one that is already deleted is unchanged. 409 while its job is reopened."""
 
     def delete(conn: Connection) -> bool:
@@ -99,26 +89,14 @@ async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> R
             conn, render_id, asset_base=ctx.asset_base, actor="api", reason="deleted by the application"
         )
 
-    try:
-        is_deleted = await ctx.database.transaction(delete)
-    except JobNotSettled as error:
-        raise Problem(409, "the job was reopened: delete the render once the job is settled") from error
-    if not is_deleted:
-        raise ids.not_found("render")
+    if not await ctx.database.transaction(delete):
+        raise problems.not_found("render")
     log.info("render.deleted", render_id=render_id)
-    return problems.no_content()
 
 
 def _build_renders(conn: Connection, rows: Sequence[Row], ctx: AppContext, caller: Caller) -> list[Render]:
-    variants: dict[UUID, list[Variant]] = {row["id"]: [] for row in rows}
+    variants: dict[UUID, list[Row]] = {row["id"]: [] for row in rows}
     for variant in renders.list_variants_of_renders(conn, list(variants)):
-        variants[variant["render_id"]].append(build_variant(variant, ctx.asset_base))
+        variants[variant["render_id"]].append(ctx.add_urls(variant))
     shown = [ctx.visibility.filter_reason(caller.level, row) for row in rows]
     return [Render.model_validate({"render_id": row["id"], **row, "variants": variants[row["id"]]}) for row in shown]
-
-
-def build_variant(row: Row, base: str) -> Variant:
-    """Return a row of the view `variants` with the URLs of its file and thumbnail; `base` is the URL prefix of keys."""
-    thumb = row["thumb_key"]
-    thumb_url = urls.build_asset_url(base, thumb) if thumb else None
-    return Variant.model_validate({**row, "url": urls.build_asset_url(base, row["key"]), "thumb_url": thumb_url})

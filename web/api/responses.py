@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
 
 from moorage.owner_tokens import Scope
 
@@ -46,6 +46,12 @@ class View(BaseModel):
         json_schema_serialization_defaults_required=True,
         json_schema_extra={"additionalProperties": False},
     )
+
+
+def page_model(name: str, next_type: Any = UUID, **lists: type[View]) -> type[View]:
+    """Return the model of a page: a list of rows, and `next` for the page after it, null on the last one."""
+    fields: dict[str, Any] = {field: list[row] for field, row in lists.items()}  # type: ignore[valid-type]
+    return create_model(name, __base__=View, **fields, next=next_type | None)
 
 
 class StoredFile(View):
@@ -103,11 +109,6 @@ class Render(ResultView):
     variants: list[Variant]
 
 
-class RenderPage(View):
-    renders: list[Render]
-    next: UUID | None
-
-
 class RefusedRequest(View):
     id: UUID
     status: int
@@ -152,11 +153,6 @@ class Upload(StoredFile):
     url_seconds: int
 
 
-class UploadPage(View):
-    uploads: list[Upload]
-    next: UUID | None
-
-
 class SceneUrls(View):
     id: Annotated[SceneRef, BeforeValidator(lambda value: value if type(value) in (str, int, float) else None)]
     index: str | int | float
@@ -192,11 +188,6 @@ class ListedProject(View):
     status: str
     created_at: Timestamp
     updated_at: Timestamp
-
-
-class ProjectPage(View):
-    projects: list[ListedProject]
-    next: str | None
 
 
 class UnplacedFile(View):

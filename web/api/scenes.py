@@ -4,20 +4,27 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Response
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from db import placements, projects
 from db.connection import Connection
 from moorage import ids, scene_documents
-from moorage.model import ProjectKey
-from web.api import project_schema
-from web.api.project_schema import ProjectId, SceneBody, SceneOrderBody
-from web.api.projects import IfMatch, add_etag, find_project, lock_project, read_project, write_document
+from moorage.model import ProjectKey, SceneRef
+from web.api.projects import IfMatch, ProjectId, add_etag, find_project, lock_project, read_project, write_document
 from web.api.responses import Project
-from web.http import problems, query
-from web.http.json_body import BodyBytes, JsonBody
+from web.http.json_body import BodyBytes, Json
 from web.http.problems import Problem
+from web.http.query import Filters, OwnerQuery
 from web.http.router import Router
-from web.services.dependencies import AnyCaller, Context
+from web.http.validation import Body, SceneName, invalid_field
+from web.services.context import AnyCaller, Context
+
+
+def _check_scene_name(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("is neither a string nor a number")
+    return value
+
 
 DocumentChange = Callable[[Connection, ProjectKey, dict[str, Any]], None]  # connection, key, document
 ProjectWriter = Callable[[DocumentChange], Awaitable[Project]]
@@ -25,10 +32,28 @@ ProjectWriter = Callable[[DocumentChange], Awaitable[Project]]
 router: Final = Router(prefix="/projects/{project_id}/scenes", tags=["projects"])
 
 
+class SceneBody(Body):
+    """A scene: its name, and any other fields of the application."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: SceneName = None  # generated if there is neither id nor index
+    index: SceneName = None
+
+
+class SceneOrderBody(Body):
+    """The names (id, else index) of scenes in their new order; the scenes that are not named follow them."""
+
+    order: Annotated[
+        list[Annotated[str | int | float, BeforeValidator(_check_scene_name)]],
+        Field(max_length=scene_documents.MAX_SCENES),
+    ]
+
+
 async def lock_and_change(
     project_id: ProjectId,
     response: Response,
-    params: query.OwnerFilter,
+    params: Filters[OwnerQuery],
     caller: AnyCaller,
     ctx: Context,
     if_match: IfMatch = None,
@@ -51,24 +76,22 @@ Writer = Annotated[ProjectWriter, Depends(lock_and_change)]
 
 
 @router.post("", status_code=201, response_description="the project with the scene")
-async def add_scene(
-    writer: Writer, scene: Annotated[SceneBody, Depends(JsonBody(SceneBody))], data: BodyBytes
-) -> Project:
+async def add_scene(writer: Writer, scene: Json[SceneBody], data: BodyBytes) -> Project:
     """Append a scene to a project; files that waited for it are placed in it."""
 
     def add(conn: Connection, key: ProjectKey, document: dict[str, Any]) -> None:
-        extra_fields = {} if project_schema.choose_scene_name(document, scene) else {"id": str(ids.uuid7())}
+        extra_fields = {} if _choose_scene_name(document, scene) else {"id": str(ids.uuid7())}
         projects.add_scene(conn, key, data.decode(), extra_fields)
 
     return await writer(add)
 
 
 @router.patch("", response_description="the project in its new order")
-async def reorder_scenes(writer: Writer, body: Annotated[SceneOrderBody, Depends(JsonBody(SceneOrderBody))]) -> Project:
+async def reorder_scenes(writer: Writer, body: Json[SceneOrderBody]) -> Project:
     """Reorder the scenes of a project; those that are not named follow the others."""
 
     def reorder(conn: Connection, key: ProjectKey, document: dict[str, Any]) -> None:
-        positions = project_schema.resolve_scene_order(document, body.order)
+        positions = _resolve_scene_order(document, body.order)
         if positions:
             projects.reorder_scenes(conn, key, positions)
 
@@ -76,7 +99,7 @@ async def reorder_scenes(writer: Writer, body: Annotated[SceneOrderBody, Depends
 
 
 @router.delete("/{scene}", status_code=204, response_description="removed")
-async def remove_scene(scene: str, writer: Writer) -> Response:
+async def remove_scene(scene: str, writer: Writer) -> None:
     """Remove a scene from a project; its files are unplaced."""
 
     def remove(conn: Connection, key: ProjectKey, document: dict[str, Any]) -> None:
@@ -86,4 +109,30 @@ async def remove_scene(scene: str, writer: Writer) -> Response:
         projects.remove_scenes(conn, key, positions)
 
     await writer(remove)
-    return problems.no_content()
+
+
+def _choose_scene_name(document: dict[str, Any], scene: SceneBody) -> str | None:
+    """Return the name of a new scene, None without id and index. Raises Problem: 409 duplicate or too many."""
+    if len(scene_documents.get_scenes(document)) >= scene_documents.MAX_SCENES:
+        raise Problem(409, f"the project has {scene_documents.MAX_SCENES} scenes already")
+    names = [scene_documents.normalize_scene_name(name) for name in (scene.id, scene.index) if name is not None]
+    for name in names:
+        if scene_documents.find_scene_positions(document, name):
+            raise Problem(409, f"scene {name} exists already")
+    return scene_documents.get_scene_name({"id": scene.id, "index": scene.index})
+
+
+def _resolve_scene_order(document: dict[str, Any], order: list[SceneRef]) -> list[int]:
+    """Return the present positions of a document's scenes in a new order. Raises Problem: 422 unknown or duplicate."""
+    positions = scene_documents.index_scene_positions(document)
+    ordered: list[int] = []
+    for scene in order:
+        name = scene_documents.normalize_scene_name(scene)
+        if name not in positions:
+            raise invalid_field("order", f"names {name[:60]!r}, which is not a scene of the document")
+        ordered += positions[name]
+    named = set(ordered)
+    if len(named) < len(ordered):
+        raise invalid_field("order", "names a scene twice")
+    count = len(scene_documents.get_scenes(document))
+    return ordered + [position for position in range(count) if position not in named]

@@ -11,17 +11,15 @@ from db.connection import Connection, Row
 from moorage import logs
 from moorage.ids import uuid7
 from tasks.uploads import USER_URL_SECONDS
-from web.api.responses import Upload, UploadPage
-from web.http import ids, problems, query, validation
-from web.http.ids import PathId
+from web.api.responses import Upload, page_model
+from web.http import problems, query, validation
 from web.http.permissions import Caller
 from web.http.problems import Problem
-from web.http.query import OwnerQuery
+from web.http.query import Filters, OwnerQuery, UploadQuery
 from web.http.router import Router
-from web.http.validation import invalid_field
+from web.http.validation import PathId, invalid_field
 from web.services import multipart, upload_spool
-from web.services.context import AppContext
-from web.services.dependencies import AnyCaller, Context
+from web.services.context import AnyCaller, AppContext, Context
 from web.services.upload_spool import SpooledFile
 
 log = logs.get_logger(__name__)
@@ -31,7 +29,7 @@ router: Final = Router(prefix="/uploads", tags=["uploads"])
 
 @router.post("", status_code=201, response_description="the upload, validated, without metadata")
 async def create_upload(
-    request: Request, response: Response, params: query.OwnerFilter, caller: AnyCaller, ctx: Context
+    request: Request, response: Response, params: Filters[OwnerQuery], caller: AnyCaller, ctx: Context
 ) -> Upload:
     """Store an input file: the body is the file, or a form with one file and the field `owner`."""
     upload_id = uuid7()  # of the time when the upload began
@@ -52,13 +50,13 @@ async def create_upload(
     return _build_upload(ctx, {**asdict(upload), **asdict(upload.media), "created_at": created_at})
 
 
-@router.get("", response_description="a page of uploads")
-async def list_uploads(params: query.UploadFilters, caller: AnyCaller, ctx: Context) -> UploadPage:
+@router.get("", response_model=page_model("UploadPage", uploads=Upload), response_description="a page of uploads")
+async def list_uploads(params: Filters[UploadQuery], caller: AnyCaller, ctx: Context) -> Row:
     """Return a page of uploads, newest first, each with a new signed URL."""
     owner = caller.resolve_owner(params.owner)
     rows = await ctx.database.transaction(lambda conn: uploads.list_page(conn, owner, params.before, params.limit + 1))
     page, next_id = query.split_page(rows, params.limit)
-    return UploadPage(uploads=[_build_upload(ctx, row) for row in page], next=next_id)
+    return {"uploads": [_build_upload(ctx, row) for row in page], "next": next_id}
 
 
 @router.get("/{upload_id}", response_description="the upload with a signed URL")
@@ -69,20 +67,19 @@ async def get_upload(upload_id: PathId, caller: AnyCaller, ctx: Context) -> Uplo
 
 
 @router.delete("/{upload_id}", status_code=204, response_description="deleted, now or before")
-async def delete_upload(upload_id: PathId, caller: AnyCaller, ctx: Context) -> Response:
+async def delete_upload(upload_id: PathId, caller: AnyCaller, ctx: Context) -> None:
     """Delete an upload; one that is already deleted is unchanged."""
 
     def delete_row(conn: Connection) -> str | None:
         owner = uploads.get_owner(conn, upload_id)
         if owner is None or not caller.can_see(owner):
-            raise ids.not_found("upload")
+            raise problems.not_found("upload")
         return uploads.mark_deleted(conn, upload_id)
 
     key = await ctx.database.transaction(delete_row)
     if key is not None:
         log.info("upload.deleted", upload_id=upload_id)
         await _delete_object(ctx, key)
-    return problems.no_content()
 
 
 async def _delete_object(ctx: AppContext, key: str) -> None:

@@ -15,11 +15,11 @@ from db.connection import Connection, Row, current_time
 from db.dead_letters import FIRST, DeadLetterFilter
 from moorage.errors import Category
 from tasks.dead_letters import Action, apply_page
-from web.console.session import Admin, Form, Operator, get_actor, parse_form, parse_query, render, show_result
+from web.console.session import Admin, Form, Operator, parse_form, render, show_result
 from web.http import query
 from web.http.problems import Problem
 from web.page import views
-from web.services.dependencies import Context
+from web.services.context import Context
 
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=f"{views.CONSOLE}/dead-letters")
 SHOWN: Final = 100
@@ -71,7 +71,7 @@ class ActionForm(DeadLetterQuery):
 @router.get("")
 async def get_dead_letters(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show open dead letters grouped by cause, and the newest ones to select from."""
-    filters = parse_query(request, DeadLetterQuery).filters
+    filters = views.parse_query(request, DeadLetterQuery).filters
     criteria = DeadLetterFilter(**filters)
 
     def read(conn: Connection) -> tuple[list[Row], list[Any]]:
@@ -116,9 +116,8 @@ async def apply_action(request: Request, action: Action, fields: Form, caller: A
     form = parse_form(fields, ActionForm)
     if form.until is None:
         raise Problem(422, "an action needs a plan: open the list again")
-    apply = partial(apply_page, criteria=form.criteria, action=action, actor=get_actor(caller), after=form.after)
-    page = await ctx.database.run(partial(apply, note=form.note.strip(), limit=PER_REQUEST, seconds=PAGE_SECONDS))
-    ctx.relay.enqueue(*page.wakes)
+    apply = partial(apply_page, criteria=form.criteria, action=action, actor=caller.actor, after=form.after)
+    page = await ctx.run_and_wake(partial(apply, note=form.note.strip(), limit=PER_REQUEST, seconds=PAGE_SECONDS))
     done, refused = form.done + page.done, form.refused + len(page.refused)
     why = page.refused[0]["reason"] if page.refused else form.why
     if page.remaining:

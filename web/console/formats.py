@@ -1,14 +1,21 @@
-"""Filters of the console's templates: times, durations, sizes, and charts as SVG."""
+"""How the console shows times, sizes and charts, and a webhook's body without what it may keep secret."""
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from markupsafe import Markup
 
+from moorage import logs
 from moorage.text import format_age, format_duration
+from web.page.cards import format_bytes
 
-_SIZES: Final = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+MAX_CHARS: Final = 20_000
+MAX_STRING: Final = 500
+_SECRET: Final = re.compile("secret|token|password|signature|authorization|api_?key|cookie", re.IGNORECASE)
+_URL: Final = re.compile(r"""https?://[^\s"'<>]+""")
 
 
 def format_time(at: datetime | None, now: datetime) -> str:
@@ -18,11 +25,6 @@ def format_time(at: datetime | None, now: datetime) -> str:
     return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
         at.isoformat(), f"{at:%Y-%m-%d %H:%M:%S}", format_age(at, now)
     )
-
-
-def format_bytes(size: int) -> str:
-    unit, divisor = next((unit for unit in _SIZES if size >= unit[1]), ("B", 1))
-    return f"{size / divisor:.3g} {unit}"
 
 
 def build_bars(values: Sequence[float], height: int = 36) -> list[dict[str, float]]:
@@ -38,3 +40,28 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "bytes": format_bytes,
     "bars": build_bars,
 }
+
+
+def redact_body(body: bytes) -> str:
+    """Return a body as text, a JSON body indented; at most 20,000 characters."""
+    text = body.decode("utf-8", "backslashreplace")
+    try:
+        text = json.dumps(_redact(json.loads(text)), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = _redact_text(text, MAX_CHARS)
+    return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}\n… {len(text) - MAX_CHARS} more characters"
+
+
+def _redact(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: "…" if _SECRET.search(name) and item else _redact(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redact(item) for item in value]
+    return _redact_text(value, MAX_STRING) if isinstance(value, str) else value
+
+
+def _redact_text(text: str, limit: int) -> str:
+    if text.startswith("data:"):
+        return f"{text[:40]}… ({len(text)} characters)"
+    text = _URL.sub(lambda match: logs.redact_url(match[0]), text)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"

@@ -1,34 +1,29 @@
 """Pauses, recovery from a provider's list, and notifications sent again."""
 
-import asyncio
 import importlib
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from db.connection import Database, current_time
-from moorage.errors import DatabaseUnavailable, MoorageError, Refused
+from db.connection import current_time
 from providers.base import Provider
 from tasks import pauses
 from tasks.jobs import replay
-from web.console.session import Admin, Form, Operator, get_actor, parse_form, parse_query, render, show_result
+from web.console.session import Admin, Form, Operator, parse_form, render, show_result
 from web.http import query
-from web.http.ids import PathId
-from web.http.problems import Problem, unavailable
+from web.http.problems import Problem
+from web.http.validation import PathId
 from web.page import views
-from web.services.context import AppContext
-from web.services.dependencies import Context
+from web.services.context import Context
+from web.services.worker_access import run_with_deps
 
 if TYPE_CHECKING:  # they load what a worker needs
     from tasks.step import Deps
 
-T = TypeVar("T")
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 OWNER: Final = "recovered"
 MATCHES: Final[dict[str, str]] = {
@@ -56,15 +51,15 @@ class RecoverQuery(query.BaseQuery):
 @router.get("/pauses")
 async def get_pauses(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show what is paused, and the form to pause a provider or all downloads."""
-    chosen, targets = parse_query(request, TargetQuery).target, pauses.list_targets(ctx.providers)
+    chosen, targets = views.parse_query(request, TargetQuery).target, pauses.list_targets(ctx.providers)
     return await render(request, ctx, caller, "pauses.html", title="Pauses", targets=targets, chosen=chosen)
 
 
 @router.post("/pauses")
 async def post_pause(form: Form, caller: Admin, ctx: Context) -> Response:
     target, reason = form.get("target", [""])[0], form.get("reason", [""])[0]
-    since = await _run(
-        ctx, partial(pauses.pause, providers=ctx.providers, target=target, actor=get_actor(caller), reason=reason)
+    since = await ctx.database.run(
+        partial(pauses.pause, providers=ctx.providers, target=target, actor=caller.actor, reason=reason)
     )
     return show_result("/pauses", f"{target} is paused." if since else f"{target} was paused already.")
 
@@ -72,8 +67,8 @@ async def post_pause(form: Form, caller: Admin, ctx: Context) -> Response:
 @router.post("/pauses/resume")
 async def post_resume(form: Form, caller: Admin, ctx: Context) -> Response:
     target = form.get("target", [""])[0]
-    since, due = await _run(
-        ctx, partial(pauses.resume, providers=ctx.providers, target=target, actor=get_actor(caller))
+    since, due = await ctx.database.run(
+        partial(pauses.resume, providers=ctx.providers, target=target, actor=caller.actor)
     )
     counts = f"{due['outputs']} outputs and {due['predictions']} predictions are due now."
     return show_result("/pauses", f"{target} is resumed: {counts}" if since else f"{target} was not paused.")
@@ -81,17 +76,17 @@ async def post_resume(form: Form, caller: Admin, ctx: Context) -> Response:
 
 @router.post("/notifications/{notification_id}/resend")
 async def post_resend(notification_id: PathId, caller: Admin, ctx: Context) -> Response:
-    resend = partial(replay.resend_notification, notification_id=notification_id, actor=get_actor(caller))
-    ctx.relay.enqueue(await _run(ctx, lambda database: database.run(resend)))
+    resend = partial(replay.resend_notification, notification_id=notification_id, actor=caller.actor)
+    ctx.relay.enqueue(await ctx.database.transaction(resend))
     return show_result(f"/show/{notification_id}", "The notification is sent again.")
 
 
 @router.get("/recover")
 async def get_recover(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show the form; with a number of hours also what a recovery would do, which changes nothing."""
-    params, overview = parse_query(request, RecoverQuery), None
+    params, overview = views.parse_query(request, RecoverQuery), None
     if params.provider in ctx.providers and params.hours:
-        overview = await _with_deps(ctx, partial(_scan, name=params.provider, hours=params.hours))
+        overview = await run_with_deps(ctx.settings, partial(_build_overview, name=params.provider, hours=params.hours))
     names = sorted(
         name
         for name, provider in ctx.providers.items()
@@ -112,52 +107,23 @@ async def post_recover(form: Form, caller: Admin, ctx: Context) -> Response:
         raise Problem(422, "choose a provider in the form")
 
     def register(deps: "Deps") -> Any:
-        recover = _import_recover()
-        provider, start = deps.providers[params.provider], _get_start(deps, params.hours)
-        pages = recover.scan(deps, provider, start, include_foreign=False)
+        pages, recover = _scan(deps, params.provider, params.hours)
         send = importlib.import_module("worker.publish").publish_wakes
-        return recover.register_pages(deps, provider, pages, owner=OWNER, actor=get_actor(caller), send_wakes=send)
+        return recover.register_pages(
+            deps, deps.providers[params.provider], pages, owner=OWNER, actor=caller.actor, send_wakes=send
+        )
 
-    result = await _with_deps(ctx, register)
+    result = await run_with_deps(ctx.settings, register)
     return show_result("/recover", f"{result['registered']} registered, {result['polled']} are polled now.")
 
 
 def _scan(deps: "Deps", name: str, hours: int) -> Any:
-    recover = _import_recover()
-    pages = recover.scan(deps, deps.providers[name], _get_start(deps, hours), include_foreign=False)
+    """Return the pages of a provider's list, and the module that reads them."""
+    recover: Any = importlib.import_module("tasks.predictions.recover")
+    since = deps.database.run(current_time) - timedelta(hours=hours)
+    return recover.scan(deps, deps.providers[name], since, include_foreign=False), recover
+
+
+def _build_overview(deps: "Deps", name: str, hours: int) -> Any:
+    pages, recover = _scan(deps, name, hours)
     return recover.build_overview(pages, 0)
-
-
-def _import_recover() -> Any:
-    return importlib.import_module("tasks.predictions.recover")
-
-
-def _get_start(deps: "Deps", hours: int) -> datetime:
-    return deps.database.run(current_time) - timedelta(hours=hours)
-
-
-async def _run(ctx: AppContext, work: Callable[[Database], T]) -> T:
-    """Run an action. Raises Problem: it is refused."""
-    try:
-        return await ctx.database.run(work)
-    except Refused as error:
-        raise Problem(error.status, str(error)) from error
-
-
-async def _with_deps(ctx: AppContext, work: Callable[["Deps"], T]) -> T:
-    """Run what talks to a provider in a thread of its own. Raises Problem: it cannot be done."""
-
-    def run_in_thread() -> T:
-        deps = importlib.import_module("worker.boot").get_deps()
-        database = Database(ctx.settings.database_url.get_secret_value(), name="moorage console")
-        try:
-            return work(replace(deps, database=database))
-        finally:
-            database.close()
-
-    try:
-        return await asyncio.to_thread(run_in_thread)
-    except DatabaseUnavailable as error:
-        raise unavailable("database unavailable, retry") from error
-    except MoorageError as error:  # the provider's answer, without secrets
-        raise Problem(409, str(error)) from error

@@ -18,9 +18,9 @@ from db.reports.activity import SLOTS, count_activity
 from moorage import problems
 from web.api import events
 from web.console.session import Operator, render
-from web.http import query
+from web.http.query import Filters, StreamQuery
 from web.page import views
-from web.services.dependencies import Context
+from web.services.context import Context
 
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 RUNBOOK: Final = Path(__file__).with_name("runbook.md")  # a link to docs/runbook.md
@@ -110,7 +110,7 @@ async def get_runbook(request: Request, caller: Operator, ctx: Context) -> Respo
 
 @router.get("/events")
 async def get_events(
-    params: query.StreamFilters, caller: Operator, ctx: Context, last_id: events.LastEventId = None
+    params: Filters[StreamQuery], caller: Operator, ctx: Context, last_id: events.LastEventId = None
 ) -> Response:
     """Return the stream of events that GET /v1/events is, for the session of the console."""
     return await events.stream_events(params, caller, ctx, last_id)

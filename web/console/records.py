@@ -16,16 +16,15 @@ from db.reports import lists, show
 from db.reports.lists import ListKind
 from db.reports.records import RecordReport, build_report
 from moorage import quarantine_links
-from moorage.errors import Refused
 from moorage.transitions import TRANSITIONS
 from storage import urls
 from tasks.dead_letters import Action
-from web.console import redaction
-from web.console.session import Operator, parse_query, redirect, render
-from web.http import ids, query
-from web.http.ids import PathId
+from web.console.formats import redact_body
+from web.console.session import Operator, redirect, render
+from web.http import query
+from web.http.validation import PathId
 from web.page import cards, views
-from web.services.dependencies import Context
+from web.services.context import Context
 
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 ROWS: Final = 50
@@ -70,7 +69,7 @@ class RecordQuery(query.PageQuery):
 def _add_list(kind: ListKind) -> None:
     @router.get(f"/{kind}")
     async def get_list(request: Request, caller: Operator, ctx: Context) -> Response:
-        params = parse_query(request, RecordQuery)
+        params = views.parse_query(request, RecordQuery)
 
         def read(conn: Connection) -> list[Row]:
             filters = params.to_filters(current_time(conn))
@@ -106,7 +105,7 @@ def _build_filters(kind: ListKind, values: dict[str, str], providers: list[str])
 @router.get("/find")
 async def find_record(request: Request, caller: Operator, ctx: Context) -> Response:
     """Redirect to the record that an id names; list the records if it names none or several."""
-    name = parse_query(request, SearchQuery).id.strip()
+    name = views.parse_query(request, SearchQuery).id.strip()
     providers = sorted({*ctx.providers, "direct"})
     matches = await ctx.database.read(lambda conn: show.find_rows(conn, name, providers))
     if len(matches) == 1:
@@ -129,16 +128,13 @@ async def get_record(request: Request, record_id: PathId, caller: Operator, ctx:
         body = deliveries.get_body(conn, report.id) if report.subject == "delivery" else None
         return report, body, quarantine.find(conn, report.id)
 
-    try:
-        report, body, file = await ctx.database.read(read)
-    except Refused as error:
-        raise ids.not_found("record") from error
+    report, body, file = await ctx.database.read(read)
     job_id = report.id if report.subject == "job" else report.facts.get("job_id")
     return await render(
         request, ctx, caller, "show.html", title=f"{report.subject.replace('_', ' ').capitalize()} {report.id}",
         report=report, job_id=job_id, timeline=_build_timeline(report), tables=_build_tables(report),
         facts=_build_facts(report.facts, ctx.asset_base), actions=_list_actions(report),
-        body=None if body is None else redaction.redact_body(body), asset_base=ctx.asset_base, file=file,
+        body=None if body is None else redact_body(body), asset_base=ctx.asset_base, file=file,
         file_url=quarantine_links.build_link(ctx.settings, report.id, time.time()) if file else None,
     )  # fmt: skip
 

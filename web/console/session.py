@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlencode
@@ -13,12 +14,12 @@ from db import pauses
 from db.connection import Row
 from moorage.text import is_storable
 from web.console import formats
-from web.http import ids, json_body, problems, query, session_cookie
+from web.http import json_body, problems, query
 from web.http.permissions import Caller, Level
 from web.http.problems import Problem
 from web.page import views
-from web.services.context import AppContext
-from web.services.dependencies import Context
+from web.services import authentication
+from web.services.context import AppContext, Context
 
 Q = TypeVar("Q", bound=query.BaseQuery)
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
@@ -43,12 +44,12 @@ views.TEMPLATES.filters.update(formats.FILTERS)
 
 async def get_operator(request: Request, ctx: Context) -> Caller:
     """Return the caller of the session. Raises Problem: 401 not signed in, 403 from another origin or level."""
-    cookie = session_cookie.read_token(request.scope["headers"], ctx.settings, session_cookie.CONSOLE)
+    cookie = authentication.read_token(request.scope["headers"], ctx.settings, authentication.CONSOLE)
     if cookie is None:
         raise Problem(401, "")
     caller = await _authenticate(ctx, _decode(cookie))
-    session_cookie.check_origin(request.method, request.scope["headers"], ctx.settings)
-    return caller
+    authentication.check_origin(request.method, request.scope["headers"], ctx.settings)
+    return replace(caller, client="console")
 
 
 async def _authenticate(ctx: AppContext, token: bytes) -> Caller:
@@ -80,28 +81,12 @@ async def read_urlencoded_form(request: Request) -> dict[str, list[str]]:
     return fields
 
 
-def parse_query(request: Request, model: type[Q]) -> Q:
-    """Return the query of a page. Raises Problem: 404 for values that no link of the console has."""
-    values = {name: value for name, value in request.query_params.items() if value}
-    try:
-        if all(is_storable(value) for value in values.values()):
-            return model.model_validate(values)
-    except ValueError:
-        pass
-    raise ids.not_found("page")
-
-
 def parse_form(fields: dict[str, list[str]], model: type[Q]) -> Q:
     """Return the fields of a form; `id` may be given several times. Raises Problem: 422."""
     try:
         return model.model_validate({name: value if name == "id" else value[0] for name, value in fields.items()})
     except ValueError as error:
         raise Problem(422, "the form is invalid: open the page again") from error
-
-
-def get_actor(caller: Caller) -> str:
-    """Return who acts, for events."""
-    return f"console {caller.name}" if caller.name else "console"
 
 
 Admin = Annotated[Caller, Depends(get_admin)]
@@ -111,19 +96,19 @@ Form = Annotated[dict[str, list[str]], Depends(read_urlencoded_form)]
 @router.post("/sign-in")
 async def sign_in(request: Request, form: Form, ctx: Context) -> Response:
     """Store the token in the session cookie and redirect to the page that was requested."""
-    session_cookie.check_origin(request.method, request.scope["headers"], ctx.settings)
+    authentication.check_origin(request.method, request.scope["headers"], ctx.settings)
     token, target = form.get("token", [""])[0].strip().encode(), form.get("next", [""])[0]
     await _authenticate(ctx, token)
     response = redirect(target if views.is_page_path(target.partition("?")[0]) else views.CONSOLE)
     encoded = base64.urlsafe_b64encode(token).decode()
-    session_cookie.set_token(response, ctx.settings, encoded, SESSION_SECONDS, session_cookie.CONSOLE)
+    authentication.set_token(response, ctx.settings, encoded, SESSION_SECONDS, authentication.CONSOLE)
     return response
 
 
 @router.post("/sign-out")
 async def sign_out(_: Operator, ctx: Context) -> Response:
     response = redirect(views.CONSOLE)
-    session_cookie.set_token(response, ctx.settings, "", 0, session_cookie.CONSOLE)
+    authentication.set_token(response, ctx.settings, "", 0, authentication.CONSOLE)
     return response
 
 
@@ -134,6 +119,10 @@ def redirect(path: str) -> Response:
 def show_result(path: str, result: str) -> Response:
     """Redirect to a page of the console, which shows the result of an action."""
     return redirect(f"{views.CONSOLE}{path}?{urlencode({'result': result})}")
+
+
+def is_console_path(path: str) -> bool:
+    return path == views.CONSOLE or path.startswith(f"{views.CONSOLE}/")
 
 
 def render_problem(request: Request, problem: Problem) -> Response:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeVar
 
 from fastapi import Depends
 from pydantic import BaseModel
@@ -57,6 +57,17 @@ class JsonBody(Generic[B]):
         parsed = validation.parse_body(fields, self.model)
         check_depth(fields, "")
         return parsed
+
+
+if TYPE_CHECKING:
+    Json = Annotated[B, JsonBody]
+else:
+
+    class Json:
+        """The type of a parameter: `Json[Model]` is the request's body, as `JsonBody` reads it."""
+
+        def __class_getitem__(cls, model: type[B]) -> Any:
+            return Annotated[model, Depends(JsonBody(model))]
 
 
 async def read_object(request: Request) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from moorage.owner_tokens import OwnerToken, Scope
 from moorage.settings import Settings
-from web.http.ids import not_found
-from web.http.problems import Problem
+from web.http.problems import Problem, not_found
 from web.http.validation import invalid_field
 
 OWNER_TOKEN_LIMITS: Final = {"jobs_per_hour": 120}  # where MOORAGE_OWNER_LIMITS names no other
@@ -31,11 +30,12 @@ class Caller:
     expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire
     token: OwnerToken | None = None  # at level OWNER
     name: str | None = None  # of a token in `api_tokens`
+    client: str = "api"
 
     @property
     def actor(self) -> str:
         """Return who acts, for events."""
-        return f"api {self.name}" if self.name else "api"
+        return f"{self.client} {self.name}" if self.name else self.client
 
     def can_see(self, owner: str | None) -> bool:
         if self.level is Level.OWNER:

@@ -7,13 +7,14 @@ from typing import Final
 from starlette.responses import Response
 
 from moorage import logs, metrics
-from moorage.problem_json import CONTENT_TYPE, build_problem
+from moorage.asgi import CONTENT_TYPE, build_problem
 
 FieldError = dict[str, str]  # `field` and `message`
 
 _NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # a response repeats text of clients and providers
 REQUEST_ID: Final = "request_id"  # of problems and log lines: the header X-Request-Id of request and response
 NO_STORE: Final = {"Cache-Control": "no-store"}
+_NOUNS: Final = {"output": "file"}  # of path parameters, where the noun is another
 
 
 class Problem(Exception):
@@ -44,10 +45,16 @@ def unavailable(detail: str) -> Problem:
     return Problem(503, detail, headers={"Retry-After": "1"})
 
 
+def not_found(noun: str) -> Problem:
+    return Problem(404, f"{noun} not found")
+
+
+def invalid_parameter(name: str) -> Problem:
+    """Return the problem of an invalid path parameter: the same as for an unknown id."""
+    noun = name.removesuffix("_id").replace("_", " ")
+    return not_found(_NOUNS.get(noun, noun))
+
+
 async def add_headers(response: Response) -> None:
     """Dependency: set the headers of every JSON response."""
     response.headers.update({**NO_STORE, **_NO_SNIFF})
-
-
-def no_content() -> Response:
-    return Response(status_code=204, headers=NO_STORE)

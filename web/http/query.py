@@ -1,15 +1,19 @@
 """Query parameters of the API."""
 
 from collections import Counter
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, WrapValidator
 from starlette.requests import Request
 
 from web.http import validation
 from web.http.validation import Name
+
+Q = TypeVar("Q", bound=BaseModel)
 
 MAX_ROWS: Final = 100
 MAX_EVENTS: Final = 1000
@@ -17,14 +21,18 @@ MAX_WAIT_SECONDS: Final = 60.0
 MAX_EVENT_ID: Final = 2**63 - 1
 
 
-def _require_date(value: Any) -> Any:
-    """Refuse a number, which pydantic reads as Unix seconds or milliseconds."""
-    if isinstance(value, str) and "-" not in value[1:]:
+def _parse_time(value: Any, parse: Callable[[Any], datetime]) -> datetime:
+    """Refuse numbers, which pydantic reads as Unix seconds; PostgreSQL reads no offset of 16 hours or more."""
+    if not isinstance(value, str) or "-" not in value[1:]:
         raise ValueError("is not a time with a date and an offset, such as 2026-03-01T12:00:00Z")
-    return value
+    try:
+        return parse(value).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is not a time between the years 1 and 9999") from None
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_require_date), Field(strict=False)]
+Time = Annotated[AwareDatetime, WrapValidator(_parse_time), Field(strict=False)]
+Filters = Annotated[Q, Query()]  # the type of a parameter: the query of a request as a model
 EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
 JobStateFilter = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 
@@ -71,7 +79,7 @@ class ProjectQuery(BaseQuery):
     limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
 
 
-class EventPageQuery(BaseQuery):
+class EventQuery(BaseQuery):
     after: EventId = Field(0, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
 
@@ -111,21 +119,6 @@ class OwnerQuery(BaseQuery):
     owner: Name | None = None
 
 
-WaitParameter = Annotated[WaitQuery, Query()]
-JobFilters = Annotated[JobQuery, Query()]
-UploadFilters = Annotated[UploadQuery, Query()]
-RenderFilters = Annotated[RenderQuery, Query()]
-EventFilters = Annotated[EventPageQuery, Query()]
-ModelFilters = Annotated[ModelQuery, Query()]
-SchemaFilters = Annotated[SchemaQuery, Query()]
-SessionFilters = Annotated[SessionQuery, Query()]
-TokenOwner = Annotated[TokenOwnerQuery, Query()]
-StreamFilters = Annotated[StreamQuery, Query()]
-Link = Annotated[LinkQuery, Query()]
-ProjectFilters = Annotated[ProjectQuery, Query()]
-OwnerFilter = Annotated[OwnerQuery, Query()]
-
-
 async def reject_duplicates(request: Request) -> None:
     """
     Dependency: no name is given twice, of which a proxy may have checked the other value. Raises Problem: 422.
@@ -135,8 +128,8 @@ async def reject_duplicates(request: Request) -> None:
     if not request.scope["route"].dependant.query_params:
         return
     counts = Counter(name for name, _ in request.query_params.multi_items())
-    if errors := [validation.field_error(name, "is given more than once") for name, n in counts.items() if n > 1]:
-        raise validation.invalid_fields(errors)
+    twice = [name for name, count in counts.items() if count > 1]
+    validation.raise_errors([validation.field_error(name, "is given more than once") for name in twice])
 
 
 def split_page(rows: list[dict[str, Any]], limit: int) -> tuple[list[dict[str, Any]], Any]:

@@ -34,7 +34,7 @@ class Router(APIRouter):
         """Add the routes to another router, below a prefix and after more dependencies."""
         for path, endpoint, options in self._operations:
             added = {
-                "tags": self.tags,
+                "tags": options["tags"] or self.tags,
                 "dependencies": [*dependencies, *self.dependencies, *(options["dependencies"] or ())],
                 "include_in_schema": in_schema and options["include_in_schema"],
             }

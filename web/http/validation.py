@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeVar, get_args
+from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -58,6 +59,14 @@ def _check_scene_name(value: Any) -> Any:
     return _check_text(value)
 
 
+def _check_canonical(text: Any) -> Any:
+    """Accept a UUID in its canonical form only: otherwise a row had several URLs."""
+    if str(UUID(text)) != text.lower():
+        raise ValueError("is not in the canonical form")
+    return text
+
+
+PathId = Annotated[UUID, BeforeValidator(_check_canonical)]
 Storable = BeforeValidator(_check_text)
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS), Storable]
 ProjectId = Annotated[Name, AfterValidator(_check_path_segment)]
@@ -75,6 +84,12 @@ def invalid_fields(errors: list[FieldError]) -> Problem:
     return Problem(422, first + more, errors=errors)
 
 
+def raise_errors(errors: list[FieldError]) -> None:
+    """Raise Problem: 422 if there are errors."""
+    if errors:
+        raise invalid_fields(errors)
+
+
 def parse_body(body: dict[str, Any], model: type[B]) -> B:
     """Return a request's body as a model. Raises Problem: 422 with every invalid field."""
     unstorable = [name for name in body if not is_storable(name)][:MAX_ERRORS]
@@ -84,8 +99,7 @@ def parse_body(body: dict[str, Any], model: type[B]) -> B:
     except ValidationError as error:
         items = error.errors(include_url=False, include_input=False)
         raise invalid_fields([*explain_errors(items, model), *errors]) from error
-    if errors:
-        raise invalid_fields(errors)
+    raise_errors(errors)
     return parsed
 
 

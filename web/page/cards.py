@@ -1,16 +1,11 @@
 """The card of a job on the page: its state, files, and available actions."""
 
 import math
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Container
 from typing import Final, Literal
 from urllib.parse import quote, urlencode
-from uuid import UUID
 
 from db.connection import Row
-from moorage.model import MediaKind
-from storage import urls
 
 CardState = Literal["waiting", "keeping", "kept", "partial", "placeholder", "failed", "expired", "cancelled"]
 
@@ -37,83 +32,38 @@ _STATE_DETAILS: Final = {
     "placeholder": "Generation failed. A placeholder is shown until a result arrives.",
 }
 KINDS: Final = {"image": "Images", "video": "Videos", "mixed": "Mixed"}
-_UNITS: Final = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3), ("B", 1))
+_UNITS: Final = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 _MAX_REASON_CHARS: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class CardFile:
-    idx: int
-    url: str
-    thumb_url: str | None
-    width_px: int
-    height_px: int
-    color: str
-    media: MediaKind
-    content_type: str
-    label: str  # "WAV, 0:12, 1.1 MB", "PNG, 1024 x 768, 320 kB"
+def build_card(row: Row, variants: list[Row], scopes: Container[str] = ("jobs", "delete")) -> Row:
+    """
+    Return what the page shows of a row of `db.reports.my_renders`: images and videos, the cover first, and other files.
 
-    @property
-    def is_video(self) -> bool:
-        return self.media == "video"
-
-    @property
-    def is_audio(self) -> bool:
-        return self.content_type.startswith("audio/")
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One job, as the page shows it: images and videos, the cover first, and other files."""
-
-    job_id: UUID
-    state: CardState
-    label: str
-    detail: str | None
-    title: str
-    facts: tuple[str, ...]
-    created_at: datetime
-    file_count: int
-    kept_count: int
-    files: tuple[CardFile, ...]
-    other_files: tuple[CardFile, ...]
-    details: Mapping[str, str]  # by name
-    is_favourite: bool
-    can_retry: bool
-    can_cancel: bool
-    can_mark: bool
-    can_delete: bool
-
-    @property
-    def cover(self) -> CardFile | None:
-        return self.files[0] if self.files else None
-
-
-def build_card(row: Row, variants: list[Row], base: str, scopes: Container[str] = ("jobs", "delete")) -> Card:
-    """Return the card of a row of `db.reports.my_renders`, with its published files. `reason`: as its owner sees it."""
-    is_published = row["render_id"] is not None
+    `reason` of the row is as its owner sees it; the variants have the URLs of their files.
+    """
+    is_published, state = row["render_id"] is not None, row["shown"]
     cover_first = sorted(variants, key=lambda variant: (not variant["is_cover"], variant["idx"]))
-    files = [_build_file(variant, base) for variant in cover_first]
-    state = row["shown"]
-    return Card(
-        job_id=row["id"],
-        state=state,
-        label=state_label(state, row),
-        detail=_state_detail(state, row),
-        title=_title(row),
-        facts=_facts(row),
-        created_at=row["created_at"],
-        file_count=row["files"],
-        kept_count=row["kept"],
-        files=tuple(file for file in files if file.media != "file"),
-        other_files=tuple(file for file in files if file.media == "file"),
-        details=_details(row),
-        is_favourite=bool(row["favourite"]),
-        can_retry="jobs" in scopes and (bool(row["can_retry"]) or state == "placeholder"),
-        can_cancel="jobs" in scopes and row["settled_at"] is None,
-        can_mark="jobs" in scopes and is_published,
-        can_delete="delete" in scopes and is_published and row["settled_at"] is not None,
-    )
+    files = [{**variant, "label": _label_file(variant)} for variant in cover_first]
+    return {
+        "job_id": row["id"],
+        "state": state,
+        "label": state_label(state, row),
+        "detail": _state_detail(state, row),
+        "title": _title(row),
+        "facts": _facts(row),
+        "created_at": row["created_at"],
+        "file_count": row["files"],
+        "kept_count": row["kept"],
+        "files": [file for file in files if file["media"] != "file"],
+        "other_files": [file for file in files if file["media"] == "file"],
+        "details": _details(row),
+        "is_favourite": row["favourite"],
+        "can_retry": "jobs" in scopes and (row["can_retry"] or state == "placeholder"),
+        "can_cancel": "jobs" in scopes and row["settled_at"] is None,
+        "can_mark": "jobs" in scopes and is_published,
+        "can_delete": "delete" in scopes and is_published and row["settled_at"] is not None,
+    }
 
 
 def state_label(state: CardState, row: Row) -> str:
@@ -153,28 +103,18 @@ def _details(row: Row) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value}
 
 
-def _build_file(row: Row, base: str) -> CardFile:
-    thumb = row["thumb_key"]
-    return CardFile(
-        idx=row["idx"],
-        url=urls.build_asset_url(base, row["key"]),
-        thumb_url=urls.build_asset_url(base, thumb) if thumb else None,
-        width_px=row["width_px"] or 16,
-        height_px=row["height_px"] or 9,
-        color=row["color"] or "#808080",
-        media=row["media"],
-        content_type=row["content_type"],
-        label=_label_file(row),
-    )
-
-
 def _label_file(row: Row) -> str:
-    seconds, size = row["duration_s"], row["bytes"]
-    unit, divisor = next((unit for unit in _UNITS if size >= unit[1]), _UNITS[-1])
+    """Return what a file is: "WAV, 0:12, 1.1 MB", "PNG, 1024 x 768, 320 kB"."""
+    seconds = row["duration_s"]
     minutes, rest = divmod(math.ceil(seconds or 0), 60)
     length = f"{minutes}:{rest:02}" if seconds else None
     shape = f"{row['width_px']} × {row['height_px']}" if row["width_px"] else None  # noqa: RUF001
-    return ", ".join(filter(None, (row["format"].upper(), shape, length, f"{size / divisor:.3g} {unit}")))
+    return ", ".join(filter(None, (row["format"].upper(), shape, length, format_bytes(row["bytes"]))))
+
+
+def format_bytes(size: int) -> str:
+    unit, divisor = next((unit for unit in _UNITS if size >= unit[1]), ("B", 1))
+    return f"{size / divisor:.3g} {unit}"
 
 
 def _to_sentence(text: str | None) -> str | None:

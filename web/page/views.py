@@ -2,7 +2,7 @@
 
 import mimetypes
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -18,15 +18,16 @@ from moorage.errors import OwnerLimitReached
 from moorage.owner_tokens import Scope
 from moorage.text import is_storable
 from storage import urls
-from tasks.jobs import cancel, delete_render, retry
-from web.http import ids, problems, query
-from web.http.ids import PathId
+from tasks.jobs import cancel, delete_render, replay
+from web.http import problems, query
 from web.http.permissions import Caller
 from web.http.problems import Problem
+from web.http.validation import PathId
 from web.page import cards
-from web.page.cards import Card, CardState
-from web.services.context import AppContext
-from web.services.dependencies import Context
+from web.page.cards import CardState
+from web.services.context import AppContext, Context
+
+Q = TypeVar("Q", bound=query.BaseQuery)
 
 HOME: Final = "/"
 PAGE_PREFIX: Final = "/page/"
@@ -97,14 +98,19 @@ async def get_viewer(request: Request, ctx: Context) -> Caller | None:
         return None
 
 
-async def parse_card_query(request: Request) -> CardQuery:
+def parse_query(request: Request, model: type[Q]) -> Q:
+    """Return the query of a page. Raises Problem: 404 for values that no link has."""
     values = {name: value for name, value in request.query_params.items() if value}
-    if not all(is_storable(value) for value in values.values()):
-        raise ids.not_found("page")
     try:
-        return CardQuery.model_validate(values)
-    except ValueError as error:
-        raise ids.not_found("page") from error
+        if all(is_storable(value) for value in values.values()):
+            return model.model_validate(values)
+    except ValueError:
+        pass
+    raise problems.not_found("page")
+
+
+async def parse_card_query(request: Request) -> CardQuery:
+    return parse_query(request, CardQuery)
 
 
 Viewer = Annotated[Caller | None, Depends(get_viewer)]
@@ -120,7 +126,7 @@ async def get_page(
         return html_response(ctx, "enter.html", public_url=ctx.settings.public_url)
     params = await parse_card_query(request)
 
-    def read_page(conn: Connection) -> tuple[list[Card], str, Row, int]:
+    def read_page(conn: Connection) -> tuple[list[Row], str, Row, int]:
         page, next_id = _list_cards(conn, viewer, params, ctx)
         if x_fragment == "cards":
             return page, next_id, {}, 0
@@ -154,16 +160,16 @@ async def get_card(job_id: PathId, viewer: Viewer, params: Cards, ctx: Context) 
     if viewer is None:
         raise Problem(401, "session expired: open the page with a new link")
 
-    def read_card(conn: Connection) -> Card | None:
+    def read_card(conn: Connection) -> Row | None:
         owner = str(viewer.owner)
         row = my_renders.get_card(conn, owner, job_id, _filter_values(params))
         if row is None and my_renders.get_card(conn, owner, job_id) is None:
-            raise ids.not_found("job")
+            raise problems.not_found("job")
         return _build_card(row, renders.list_variants(conn, job_id), viewer, ctx) if row else None
 
     card = await ctx.database.read(read_card)
     if card is None:
-        return problems.no_content()
+        return Response(status_code=204, headers=problems.NO_STORE)
     return html_response(ctx, "card.html", card=card, query=cards.encode_filters(params.filters))
 
 
@@ -173,17 +179,17 @@ async def post_action(job_id: PathId, action: str, viewer: Viewer, params: Cards
     if viewer is None:
         return RedirectResponse(HOME, 303)
     if action not in _SCOPES:
-        raise ids.not_found("action")
+        raise problems.not_found("action")
     viewer.require_scope(_SCOPES[action])
 
     def apply(database: Database) -> str:
         if database.run(lambda conn: my_renders.get_card(conn, str(viewer.owner), job_id)) is None:
-            raise ids.not_found("job")
+            raise problems.not_found("job")
         if action in ("cancel", "retry"):
             args = database, ctx.settings, job_id, ACTOR
             try:
                 limits = viewer.get_limits(ctx.settings)
-                outcome = retry.retry_job(*args, limits) if action == "retry" else cancel.cancel_job(*args)
+                outcome = replay.retry_job(*args, limits) if action == "retry" else cancel.cancel_job(*args)
             except OwnerLimitReached:
                 return "limited"
             ctx.relay.enqueue(*outcome.wakes)
@@ -209,7 +215,7 @@ def _change_render(conn: Connection, render_id: UUID, action: str, ctx: AppConte
 @router.api_route(f"{PAGE_PREFIX}{{name}}", methods=["GET", "HEAD"])
 async def get_static_file(name: str) -> Response:
     if name not in _STATIC:
-        raise ids.not_found("file")
+        raise problems.not_found("file")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return Response(_STATIC[name], media_type=kind, headers={"Cache-Control": "no-cache", **SECURITY_HEADERS})
 
@@ -227,7 +233,7 @@ def _filter_values(params: CardQuery) -> dict[str, Any]:
     }
 
 
-def _list_cards(conn: Connection, viewer: Caller, params: CardQuery, ctx: AppContext) -> tuple[list[Card], str]:
+def _list_cards(conn: Connection, viewer: Caller, params: CardQuery, ctx: AppContext) -> tuple[list[Row], str]:
     """Return a page of cards and the id of the last one if there are more, else an empty string."""
     rows = my_renders.list_cards(conn, str(viewer.owner), _filter_values(params), params.before, CARDS_PER_PAGE + 1)
     page, next_id = query.split_page(rows, CARDS_PER_PAGE)
@@ -237,14 +243,14 @@ def _list_cards(conn: Connection, viewer: Caller, params: CardQuery, ctx: AppCon
     return [_build_card(row, variants[row["id"]], viewer, ctx) for row in page], str(next_id or "")
 
 
-def _build_card(row: Row, variants: list[Row], viewer: Caller, ctx: AppContext) -> Card:
+def _build_card(row: Row, variants: list[Row], viewer: Caller, ctx: AppContext) -> Row:
     """Return a card with the reason that its owner sees, and the actions that the token permits."""
     state, (category, reason) = "dead", row["why"][0] if row["why"] else (None, None)
     if reason is None:
         state, category, reason = row["state"], row["category"], row["reason"]
     why = ctx.visibility.show_reason(viewer.level, state, category, reason)
     scopes = [scope for scope in set(_SCOPES.values()) if viewer.has_scope(scope)]
-    return cards.build_card({**row, "reason": why}, variants, ctx.asset_base, scopes)
+    return cards.build_card({**row, "reason": why}, [ctx.add_urls(variant) for variant in variants], scopes)
 
 
 def accepts_html(request: Request) -> bool:

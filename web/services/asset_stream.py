@@ -15,9 +15,8 @@ from moorage.settings import Settings
 from storage import s3
 from storage.errors import ObjectMissing
 from storage.s3 import ObjectReader
-from web.http import ids
+from web.http import problems
 from web.http.problems import unavailable
-from web.http.ranges import ByteRange
 
 T = TypeVar("T")
 
@@ -41,7 +40,7 @@ class AssetStreamer:
         self._streams = 0
 
     async def build_response(
-        self, key: str, byte_range: ByteRange | None, status: int, headers: Mapping[str, str]
+        self, key: str, byte_range: tuple[int, int] | None, status: int, headers: Mapping[str, str]
     ) -> Response:
         """Return a response that streams an object. Raises Problem: 404 no such object, 503 unavailable or limit."""
         if self._streams >= MAX_STREAMS:
@@ -54,14 +53,14 @@ class AssetStreamer:
             return AssetResponse(self._chunks(body), status, headers, cleanup.pop_all().close)
 
     async def _open_within_limit(
-        self, key: str, byte_range: ByteRange | None
+        self, key: str, byte_range: tuple[int, int] | None
     ) -> tuple[contextlib.ExitStack, ObjectReader]:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 return await self._in_thread(lambda: self._open(key, byte_range))
         except ObjectMissing as error:
             log.error("asset.missing", key=key)  # a row names it: rule 4 is violated, or it was deleted at this moment
-            raise ids.not_found("file") from error
+            raise problems.not_found("file") from error
         except (StorageUnavailable, StorageRefused, TimeoutError) as error:
             log.warning("asset.storage_unavailable", key=key, error=str(error))
             raise unavailable("storage unavailable, retry") from error
@@ -82,7 +81,7 @@ class AssetStreamer:
     def _release_slot(self) -> None:
         self._streams -= 1
 
-    def _open(self, key: str, byte_range: ByteRange | None) -> tuple[contextlib.ExitStack, ObjectReader]:
+    def _open(self, key: str, byte_range: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
         stack = contextlib.ExitStack()
         return stack, stack.enter_context(self._storage.open_object(self._bucket, key, byte_range=byte_range))
 

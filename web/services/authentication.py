@@ -1,20 +1,27 @@
-"""Authentication. Fails closed when no token is configured."""
+"""Authentication by token or session cookie. Fails closed when no token is configured."""
 
 import hashlib
 import hmac
 import time
+from collections.abc import Iterable
 from typing import Final
+from urllib.parse import urlsplit
 
+from starlette.responses import Response
 from starlette.types import Scope
 
 from db import api_tokens, owner_token_revocations
 from moorage import owner_tokens
 from moorage.settings import Settings
-from web.http import session_cookie
 from web.http.permissions import Caller, Level
 from web.http.problems import Problem
 from web.services.database import DatabaseThreads
 
+Headers = Iterable[tuple[bytes, bytes]]
+
+PAGE: Final = "moorage"  # of an owner, on the page
+CONSOLE: Final = "moorage-ops"  # of an operator: both may be signed in with one browser
+_SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 _LEVELS: Final = {"application": Level.APPLICATION, "viewer": Level.VIEWER, "admin": Level.ADMIN}
 _BEARER_ERROR: Final = ', error="invalid_token"'
 
@@ -34,16 +41,16 @@ class Authenticator:
         authorization = [value for name, value in scope["headers"] if name == b"authorization"]
         if authorization:
             return await self._check_bearer(authorization)
-        cookie = session_cookie.read_token(scope["headers"], self._settings)
+        cookie = read_token(scope["headers"], self._settings)
         if cookie is None:
             raise self._unauthorized("send the header Authorization: Bearer TOKEN", "")
         caller = await self._check_owner_token(cookie)
-        session_cookie.check_origin(scope["method"], scope["headers"], self._settings)
+        check_origin(scope["method"], scope["headers"], self._settings)
         return caller
 
     async def find_session(self, scope: Scope) -> Caller | None:
         """Return whose session cookie a request has, None without a valid one. Raises Problem: 503 no database."""
-        cookie = session_cookie.read_token(scope["headers"], self._settings)
+        cookie = read_token(scope["headers"], self._settings)
         try:
             return await self._check_owner_token(cookie) if cookie else None
         except Problem as problem:
@@ -86,3 +93,50 @@ class Authenticator:
 
 def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
+
+
+def cookie_name(settings: Settings, name: str = PAGE) -> str:
+    """Return the cookie's name. With https it has the prefix `__Host-`: no other host can set it."""
+    return f"__Host-{name}" if _is_https(settings) else name
+
+
+def read_token(headers: Headers, settings: Settings, name: str = PAGE) -> str | None:
+    """Return the token in the cookie; None without one, and for two cookies of that name, of which one is forged."""
+    expected = cookie_name(settings, name)
+    tokens = []
+    for header, value in headers:
+        if header == b"cookie":
+            pairs = (pair.strip().partition("=") for pair in value.decode("latin-1").split(";"))
+            tokens += [token for key, _, token in pairs if key == expected]
+    return tokens[0] if len(tokens) == 1 else None
+
+
+def check_origin(method: str, headers: Headers, settings: Settings) -> None:
+    """Raise Problem 403 unless the request, authenticated by the cookie, only reads or comes from this origin."""
+    if method in _SAFE_METHODS:
+        return
+    values = dict(headers)
+    site, origin = values.get(b"sec-fetch-site"), values.get(b"origin")
+    host = values.get(b"host", b"").decode("latin-1")
+    is_own_origin = origin is None or _is_same_origin(origin.decode("latin-1"), host, settings)
+    if site not in (None, b"same-origin") or not is_own_origin or (site is None and origin is None):
+        detail = "a session cookie is accepted from the same origin only: send Authorization: Bearer TOKEN"
+        raise Problem(403, detail)
+
+
+def _is_same_origin(origin: str, host: str, settings: Settings) -> bool:
+    public, sender = urlsplit(settings.public_url), urlsplit(origin)
+    is_public = (sender.scheme, sender.netloc) == (public.scheme, public.netloc)
+    return is_public or (sender.scheme in ("http", "https") and bool(host) and sender.netloc == host)
+
+
+def set_token(response: Response, settings: Settings, token: str, seconds: int, name: str = PAGE) -> None:
+    """Set the cookie for `seconds`; 0 removes it."""
+    response.set_cookie(
+        cookie_name(settings, name), token, max_age=seconds, path="/", secure=_is_https(settings), httponly=True,
+        samesite="strict",
+    )  # fmt: skip
+
+
+def _is_https(settings: Settings) -> bool:
+    return settings.public_url.startswith("https://")

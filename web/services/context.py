@@ -1,27 +1,45 @@
-"""Application context shared by all endpoints."""
+"""Dependencies of all endpoints: the application context, and the caller at a minimum level."""
 
 import asyncio
+import functools
 import importlib
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeVar, cast
+
+from fastapi import Depends
+from starlette.requests import Request
 
 import providers
+from db.connection import Database, Row
+from moorage.model import Wake
 from moorage.settings import Settings
 from moorage.text import to_storable
 from providers.base import Provider
 from storage import urls
+from web.http.permissions import Caller, Level, find_scope
+from web.http.problems import Problem
 from web.http.validation import invalid_field
 from web.http.visibility import VisibilityPolicy
 from web.services.authentication import Authenticator
 from web.services.database import DatabaseThreads
 from web.services.event_feed import EventFeed, limit_to_files
 from web.services.model_cache import ModelCache
-from web.services.quarantine_reader import QuarantineReader
-from web.services.status_reader import StatusReader
 from web.services.upload_spool import UploadSpool
+from web.services.worker_access import StatusReader
 from worker.publish import WakeRelay
 
 if TYPE_CHECKING:
     from web.services.asset_stream import AssetStreamer
+
+
+class WakingResult(Protocol):
+    """The result of an action, and the wakes to be published after its commit."""
+
+    @property
+    def wakes(self) -> Sequence[Wake]: ...
+
+
+W = TypeVar("W", bound=WakingResult)
 
 
 class AppContext:
@@ -37,24 +55,42 @@ class AppContext:
         self.visibility = VisibilityPolicy(settings)
         self.model_cache = ModelCache()
         self.upload_spool = UploadSpool(settings, self.database)
-        self.quarantine_reader = QuarantineReader(settings)
         self.status_reader = StatusReader(settings)
         self.asset_base = urls.get_asset_base_url(settings)  # URL prefix of object keys
         self.streamer: AssetStreamer | None = None  # None: files are redirected to the public bucket
-        if settings.assets != "redirect":  # by name: it loads boto3
-            module = importlib.import_module("web.services.asset_stream")
-            self.streamer = cast("AssetStreamer", module.AssetStreamer(settings, settings.s3_public_bucket))
+        if settings.assets != "redirect":
+            self.streamer = _build_streamer(settings, settings.s3_public_bucket)
+
+    @functools.cached_property
+    def quarantine_streamer(self) -> "AssetStreamer":
+        """Built on first use: only an operator reads files in quarantine."""
+        return _build_streamer(self.settings, self.settings.s3_private_bucket)
 
     async def close(self) -> None:
         self.feed.close()
-        if self.streamer is not None:
-            self.streamer.close()
-        self.quarantine_reader.close()
+        for streamer in (self.streamer, vars(self).get("quarantine_streamer")):
+            if streamer is not None:
+                streamer.close()
         self.status_reader.close()
         self.model_cache.close()
         self.upload_spool.close()
         await asyncio.to_thread(self.relay.stop)
         await self.database.close()
+
+    async def run_and_wake(self, work: Callable[[Database], W]) -> W:
+        """Run `work` in a database thread, then publish its wakes, even if nobody waits for its result any more."""
+
+        def run(database: Database) -> W:
+            result = work(database)
+            self.relay.enqueue(*result.wakes)
+            return result
+
+        return await self.database.run(run)
+
+    def add_urls(self, variant: Row) -> Row:
+        """Return a row of the view `variants` with the URLs of its file and thumbnail."""
+        url, thumb = urls.build_asset_url(self.asset_base, variant["key"]), variant["thumb_key"]
+        return {**variant, "url": url, "thumb_url": urls.build_asset_url(self.asset_base, thumb) if thumb else None}
 
     def get_provider(self, name: str) -> Provider:
         """Return a provider by the field `provider` of a request. Raises Problem: 422 with the known names."""
@@ -62,3 +98,50 @@ class AppContext:
             known = ", ".join(sorted(self.providers))
             raise invalid_field("provider", f"{to_storable(name, 60)!r} does not exist: use one of {known}")
         return self.providers[name]
+
+
+def _build_streamer(settings: Settings, bucket: str) -> "AssetStreamer":
+    module = importlib.import_module("web.services.asset_stream")  # by name: it loads boto3
+    return cast("AssetStreamer", module.AssetStreamer(settings, bucket))
+
+
+async def get_context(request: Request) -> AppContext:
+    context: AppContext = request.app.state.context
+    return context
+
+
+Context = Annotated[AppContext, Depends(get_context)]
+
+
+async def authenticate(request: Request, ctx: Context) -> Caller:
+    """
+    Return the caller; raises as `Authenticator.authenticate` does.
+
+    Raises Problem: 403, its token does not have the scope, or a viewer, who changes nothing.
+    """
+    caller = await ctx.authenticator.authenticate(request.scope)
+    # The template, not the path: a project may have the id "session".
+    caller.require_scope(find_scope(request.method, request.scope["route"].path_format))
+    if caller.level is Level.VIEWER and request.method not in ("GET", "HEAD"):
+        raise Problem(403, "a token of level viewer only reads: use one of level admin")
+    return caller
+
+
+AnyCaller = Annotated[Caller, Depends(authenticate)]
+
+
+class RequireLevel:
+    """Dependency: the caller, if its token has at least this level. Raises Problem: 403."""
+
+    def __init__(self, level: Level) -> None:
+        self.level: Final = level
+
+    async def __call__(self, caller: AnyCaller) -> Caller:
+        if caller.level < self.level:
+            raise Problem(403, f"a token of level {self.level.name.lower()} is required")
+        return caller
+
+
+ApplicationOnly: Final = Depends(RequireLevel(Level.APPLICATION))
+ViewerOnly: Final = Depends(RequireLevel(Level.VIEWER))
+AdminOnly: Final = Depends(RequireLevel(Level.ADMIN))

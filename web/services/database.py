@@ -1,7 +1,6 @@
 """PostgreSQL for requests: a few threads with a connection each, and a time limit."""
 
 import asyncio
-import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +8,8 @@ from typing import Final, TypeVar
 
 from db.connection import Connection, Database
 from moorage import logs
-from moorage.errors import DatabaseLocked, DatabaseUnavailable, OwnerLimitReached
-from web.http.problems import Problem, unavailable
+from moorage.errors import DatabaseLocked, DatabaseUnavailable
+from web.http.problems import unavailable
 
 T = TypeVar("T")
 
@@ -34,19 +33,13 @@ class DatabaseThreads:
         self._databases: list[Database] = []
 
     async def run(self, work: Callable[[Database], T]) -> T:
-        """
-        Run `work` in a thread.
-
-        Raises Problem: 429 a limit of the owner; 503 unavailable or too slow, `work` may still complete then.
-        """
+        """Run `work` in a thread. Raises Problem: 503 unavailable or too slow, `work` may still complete then."""
         try:
             async with asyncio.timeout(self._answer_seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._executor, self._run_in_thread, work)
         except TimeoutError as error:
             log.warning("request.database_timeout", answer_seconds=self._answer_seconds)
             raise unavailable(f"no response within {self._answer_seconds:g} s: retry") from error
-        except OwnerLimitReached as error:
-            raise Problem(429, str(error), headers={"Retry-After": str(math.ceil(error.retry_after))}) from error
         except DatabaseUnavailable as error:
             log.warning("request.database_unavailable", error=str(error))  # may name hosts and users: log only
             raise unavailable("database unavailable, retry") from error
