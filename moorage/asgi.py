@@ -61,15 +61,12 @@ class LazyApp:
                 return
         if self._app is None:
             raise RuntimeError("lifespan was not started: run the server with --interface asgi")
-        if scope["type"] == "http" and not _names_one_host(scope):
-            await _refuse_host(send)
-            return
+        if scope["type"] == "http":
+            hosts = [value for name, value in scope["headers"] if name == b"host"]
+            if len(hosts) != 1 or not hosts[0]:  # granian adds an empty one where there is none
+                await _refuse_host(send)
+                return
         await self._app(scope, receive, send)
-
-
-def _names_one_host(scope: Scope) -> bool:
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
-    return len(hosts) == 1 and bool(hosts[0])  # granian adds an empty one where there is none
 
 
 async def _refuse_host(send: Send) -> None:

@@ -95,7 +95,10 @@ class Receiver:
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
             return problem_response(error.status, str(error))
         except Transient as error:
-            return _unavailable_response(name, error)
+            reason = _UNAVAILABLE_REASONS.get(type(error), "bytes_in_flight")
+            metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
+            log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
+            return problem_response(503, f"not recorded: {error}. Retry", (b"retry-after", b"1"))
         finally:
             if scope["method"] == "POST":
                 metrics.WEBHOOK_SECONDS.observe(time.perf_counter() - started)
@@ -119,13 +122,6 @@ class Receiver:
         if path == "/readyz":
             return await self._readiness.check()
         return json_response(200, {"status": "ok"})
-
-
-def _unavailable_response(name: str, error: Transient) -> Response:
-    reason = _UNAVAILABLE_REASONS.get(type(error), "bytes_in_flight")
-    metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
-    log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
-    return problem_response(503, f"not recorded: {error}. Retry", (b"retry-after", b"1"))
 
 
 def _end_with_parent() -> None:

@@ -22,7 +22,7 @@ from moorage.model import FetchedFile, Job, Lease, Media, Output, StoredOutput, 
 from moorage.provider_types import PredictionReport
 from storage import keys
 from tasks import breakers
-from tasks.jobs import placeholder, reopen, settle
+from tasks.jobs import placeholder, settle
 from tasks.outputs import quarantine
 from tasks.predictions import reports
 from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
@@ -164,7 +164,7 @@ def spool_object(deps: Deps, bucket: str, key: str, on_progress: Callable[[], No
 
 def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: StoredOutput) -> list[Wake]:
     """Three statements in one round trip: lock the job, end the output if its job waits for it, count the others."""
-    lock = conn.queue(jobs.LOCK, {"id": output.job_id})  # lock order: job first
+    lock = conn.queue(jobs.LOCK, {"job_id": output.job_id})  # lock order: job first
     breakers.note_success(conn, deps, breakers.name_host(output))
     end = outputs.queue_end_kept(conn, lease, stored)
     counts = jobs.count_outputs(conn, output.job_id)
@@ -175,7 +175,7 @@ def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: 
     if decision == "wait":
         return _postpone(conn, lease)
     outputs.end_kept(conn, lease, stored)  # LeaseLost if another worker owns it, always if the job waits for it
-    return reopen.choose_again(conn, job, output, asset_base=base, actor=actor)
+    return settle.reopen(conn, job, output, asset_base=base, actor=actor)
 
 
 def _is_awaited(job: Job, output: Output) -> bool:

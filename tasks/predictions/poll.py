@@ -48,16 +48,15 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     _cancel(provider, prediction)
     result = _poll(provider, prediction)
     failpoint("poll.after_answer")
-    api = breakers.name_api(prediction.provider)
-    guard.provider_error = result.error
     if result.error is not None:
-        breakers.note_failure(deps, api, prediction.job_id, result.error)
+        breakers.note_api_error(deps, guard, prediction.provider, prediction.job_id, result.error)
     if result.report is not None:
         result = replace(result, report=inline_files.spool_files(deps, result.report))
 
     def apply_locked(conn: Connection) -> list[Wake]:
         job, current = jobs.lock(conn, prediction.job_id), predictions.lock(conn, prediction.id)
-        breakers.note_success(conn, deps, api if result.report is not None else None)
+        if result.report is not None:
+            breakers.note_success(conn, deps, breakers.name_api(prediction.provider))
         wakes = _apply_result(LeasedPrediction(conn, lease, job, current), deps.asset_base, result)
         if prediction.entry is None:
             return wakes

@@ -115,8 +115,7 @@ def test_a_raised_limit_and_a_replay_bring_the_file_back(at: World) -> None:
 def inject(monkeypatch: pytest.MonkeyPatch, on_failpoint: Callable[[str], None]) -> None:
     """Call a function at every failpoint that is passed."""
     monkeypatch.setattr(failpoints, "_SPEC", "@")
-    monkeypatch.setattr(failpoints, "_FOLDER", "")
-    monkeypatch.setattr(failpoints, "_crash_if_armed", lambda file: on_failpoint(file.name))
+    monkeypatch.setattr(failpoints, "_disarm", lambda file: on_failpoint(file.name))
 
 
 def raise_once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, nth: int = 1) -> None:
