@@ -40,10 +40,6 @@ def _leased_by(task: Any) -> str:
     return f"{task.request.hostname}/{task.request.id}"
 
 
-def _queue(task: Any) -> str:
-    return str((task.request.delivery_info or {}).get("routing_key"))
-
-
 def _dead_letter(task: Any, args: Any, kwargs: Any, why: str, queue: str) -> None:
     body = repr((args, kwargs)).encode()
     dead_letter_queues.dead_letter_message(
@@ -85,7 +81,8 @@ for _step in queues.TASK_BY_STEP:
 def sweep(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
     """Run a sweep if its current slot is free."""
     if kwargs or len(args) != 1 or args[0] not in schedule.SWEEPS:
-        _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", _queue(self))
+        queue = str((self.request.delivery_info or {}).get("routing_key"))
+        _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", queue)
     else:
         sweep_runner.run_sweep(args[0], _leased_by(self))
 
@@ -96,7 +93,8 @@ def _check(sender: Any, **_: object) -> None:
         boot.check_dependencies(sender.app.amqp.queues.consume_from)
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
-    boot.set_processes(sender.concurrency if isinstance(sender.concurrency, int) else os.cpu_count() or 1)
+    processes = sender.concurrency if isinstance(sender.concurrency, int) else os.cpu_count() or 1
+    step_runner.host_share = max(1, processes // 2)
     gc.collect()
     gc.freeze()  # the pool's processes share these objects: their garbage collection does not write to them
 

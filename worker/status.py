@@ -33,9 +33,10 @@ def collect_status(deps: Deps, database: Database) -> dict[str, Any]:
 
     Without PostgreSQL only what the other servers say. `database`: of the caller alone; a silent server keeps it.
     """
+    names = sorted({*deps.providers, "direct"})
     calls: dict[str, Callable[[], Any]] = {
-        "overview": lambda: _read_overview(deps, database),
-        "storage": lambda: _check_storage(deps),
+        "overview": lambda: _call(lambda: database.run(lambda conn: read_overview(conn, names))),
+        "storage": lambda: _call(deps.storage.check_connection),
         "queues": inspect_cluster.read_queue_depths,
         "refusal": lambda: inspect_cluster.find_refusal(deps.settings.broker_url.get_secret_value()),
         "consumers": inspect_cluster.list_consumers,
@@ -51,19 +52,11 @@ def collect_status(deps: Deps, database: Database) -> dict[str, Any]:
     return {**data, "problems": find_problems(data)}
 
 
-def _read_overview(deps: Deps, database: Database) -> Overview | str:
+def _call(read: Callable[[], Any]) -> Any:
     try:
-        return database.run(lambda conn: read_overview(conn, sorted({*deps.providers, "direct"})))
+        return read()
     except MoorageError as error:
         return str(error)
-
-
-def _check_storage(deps: Deps) -> str:
-    try:
-        deps.storage.check_connection()
-    except MoorageError as error:
-        return f"unavailable: {error}"
-    return "ok"
 
 
 def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +71,7 @@ def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
         "worker_queues": consumers,
         "pools": answers.get("pools", {}),
         "consumers": None if consumers is None else inspect_cluster.count_consumers(consumers),
-        "storage": answers.get("storage", f"unavailable: {_SILENT}"),
+        "storage": f"unavailable: {silent}" if (silent := answers.get("storage", _SILENT)) else "ok",
     }
 
 

@@ -81,8 +81,8 @@ class QuarantineGuard:
                 content_type="application/octet-stream", disposition="attachment",
             )  # fmt: skip
             failpoint("quarantine.after_put")
-            record = partial(quarantine.record, lease=lease, key=key, file=fetched)
-            commit_step(self._deps, lease, self._guard, record)
+            facts = (key, fetched.size_bytes, fetched.sha256, to_storable(fetched.declared_type or "", 200) or None)
+            commit_step(self._deps, lease, self._guard, lambda conn: quarantine.record(conn, lease, *facts))
             self._output = replace(output, quarantine_key=key, quarantine_sha256=fetched.sha256)
             log.warning("output.quarantined", output_id=output.id, key=key, bytes=fetched.size_bytes)
         elif extends:

@@ -107,8 +107,10 @@ def _lock_rows(
 ) -> tuple[set[UUID], dict[UUID, Job], dict[Key, Prediction]]:
     """Lock deliveries, then jobs, but none that is locked; return both, and the predictions, locked by their jobs."""
     keys = [item.key for item in items]
-    held, locked = deliveries.queue_lock(conn, [item.lease for item in items]), jobs.queue_lock(conn, keys)
-    found = {(row.provider, str(row.external_id)): row for row in predictions.find(conn, keys)}
+    names, external_ids = [provider for provider, _ in keys], [external_id for _, external_id in keys]
+    rows, tokens = [item.lease.row_id for item in items], [item.lease.token for item in items]
+    held, locked = deliveries.queue_lock(conn, rows, tokens), jobs.queue_lock(conn, names, external_ids)
+    found = {(row.provider, str(row.external_id)): row for row in predictions.find(conn, names, external_ids)}
     return {row["id"] for row in held.rows}, {row["id"]: Job(**row) for row in locked.rows}, found
 
 

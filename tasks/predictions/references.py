@@ -93,9 +93,10 @@ def substitute_urls(value: Any, urls: Mapping[str, Any]) -> Any:
 
 def _load_rows(conn: Connection, owner: str, references: Sequence[Reference]) -> dict[str, Row]:
     files = [reference.file_id for reference in references if reference.idx is None]
-    variants = {(reference.file_id, reference.idx) for reference in references if reference.idx is not None}
+    variants = sorted({(reference.file_id, reference.idx) for reference in references if reference.idx is not None})
     rows = {f"upload {row['id']}": row for row in (uploads.list_by_owner(conn, owner, files) if files else ())}
-    for row in uploads.list_variants_by_owner(conn, owner, sorted(variants)) if variants else ():
+    renders, idxs = [render_id for render_id, _ in variants], [idx for _, idx in variants]
+    for row in uploads.list_variants_by_owner(conn, owner, renders, idxs) if variants else ():
         rows[f"variant {row['render_id']}/{row['idx']}"] = row
     return rows
 
