@@ -199,11 +199,15 @@ def replay(conn: Connection, prediction_id: UUID, *, deadline: timedelta, actor:
     """Reset a lost prediction to `running`, due now; return False if it is not lost or was never submitted."""
 
 
-@statement("""
-SELECT id, seq, provider, external_id, model, state, category, reason, raw_status, created_at, deadline_at, polls,
-       ended_by, run_at, attempt, crashes, leased_by, ended_at, entry, submitted_at, cancel_reason
-  FROM predictions WHERE job_id = %(job_id)s ORDER BY seq
-""")
+DETAILS = """
+SELECT id, job_id, seq, entry, provider, external_id, model, state, category, reason, raw_status, created_at,
+       submitted_at, deadline_at, cancel_reason, output_until, polls, ended_by, run_at, attempt, crashes, leased_by,
+       leased_until, ended_at
+  FROM predictions
+"""
+
+
+@statement(f"{DETAILS} WHERE job_id = %(job_id)s ORDER BY seq")
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 

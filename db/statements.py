@@ -19,9 +19,9 @@ from moorage.model import Lease
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def statement(sql: str) -> Callable[[F], F]:
+def statement(sql: str | Mapping[Any, str]) -> Callable[[F], F]:
     """
-    Make a function execute `sql`; its own body is empty.
+    Make a function execute `sql`, of a mapping the one for its first argument (a lease's table); its body is empty.
 
     Its return type says what it returns: `list` or `set` all rows, `X | None` or `X` the first one, `bool` whether
     there is one, `QueuedQuery` what is sent with the next statement, `None` nothing. A row is returned as `Row`, as a
@@ -41,10 +41,14 @@ def statement(sql: str) -> Callable[[F], F]:
         def run(conn: Connection, *args: Any, **kwargs: Any) -> Any:
             given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
             values = {key: value for name, argument in given.items() for key, value in _expand(name, argument).items()}
-            return read(conn, sql, values, given.get("lease"))
+            lease = given.get("lease")
+            texts = wrapped.sql
+            text = texts if isinstance(texts, str) else texts[lease.table if lease else given[names[0]]]
+            return read(conn, text, values, lease)
 
-        run.sql = sql  # type: ignore[attr-defined]  # a test plans every statement
-        return cast(F, run)
+        wrapped: Any = run
+        wrapped.sql = sql  # a test plans every statement
+        return cast(F, wrapped)
 
     return decorate
 

@@ -39,7 +39,8 @@ def statements() -> Iterator[tuple[str, str]]:
             made = getattr(value, "sql", None) if getattr(value, "__module__", None) == module.name else None
             if not name.isupper() and made is None:
                 continue
-            found = value if isinstance(value, dict) else {"": made or value}
+            found = made or value
+            found = found if isinstance(found, dict) else {"": found}
             for key, text in found.items():
                 if isinstance(text, str) and SQL.match(text):
                     yield f"{module.name.removeprefix('db.')}.{name}{f'[{key}]' if key else ''}", text
