@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row, fetch_one
 from db.statements import statement
 from moorage.model import Media
 
@@ -98,16 +98,7 @@ WITH old AS MATERIALIZED (SELECT id {OLD} ORDER BY created_at LIMIT %(limit)s FO
 UPDATE uploads u SET deleted_at = moment() FROM old WHERE u.id = old.id RETURNING u.key
 """
 
-DELETED: Final = f"FROM uploads WHERE deleted_at IS NOT NULL AND deleted_at < {_BEFORE}"
 
-DROP_DELETED: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {DELETED} ORDER BY deleted_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)
-DELETE FROM uploads u USING old WHERE u.id = old.id RETURNING u.id
-"""
-
-
+@statement(MARK_OLD)
 def mark_old(conn: Connection, seconds: float, limit: int) -> list[str]:
     """Mark uploads as deleted that were stored more than `seconds` ago; return the keys of their objects."""
-    return [row["key"] for row in fetch_all(conn, MARK_OLD, {"seconds": seconds, "limit": limit})]
