@@ -1,6 +1,5 @@
 """Pauses set by an operator. db/leases.py contains the condition that claims and dispatch apply."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -8,7 +7,6 @@ from uuid import UUID
 from db.connection import Connection, Row
 from db.events import build_event_insert
 from db.statements import statement
-from moorage.model import WorkTable
 
 KEEP: Final = "keep"
 
@@ -57,7 +55,7 @@ def list_pauses(conn: Connection) -> list[Row]:
     """Return every pause, with the numbers of outputs and predictions it blocks and their first URL's expires_at."""
 
 
-_BLOCKED: Final[Mapping[WorkTable, str]] = {
+_BLOCKED: Final = {
     "outputs": """state = 'waiting'
        AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))""",
     "predictions": "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s",
@@ -76,5 +74,5 @@ UPDATE {table} t SET run_at = least(t.run_at, moment()), woken_at = NULL
 
 
 @statement(MAKE_DUE)
-def make_due(conn: Connection, table: WorkTable, target: str, *, limit: int) -> list[UUID]:
+def make_due(conn: Connection, table: str, target: str, *, limit: int) -> list[UUID]:
     """Make outputs or predictions that the pause of a target blocks due now; return the ids, at most `limit`."""
