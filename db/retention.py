@@ -261,7 +261,6 @@ COUNTS: Final = {
 
 
 def count_expired_rows(conn: Connection, kind: str, seconds: float) -> int:
-    """Return the number of old rows of a kind."""
     conn.execute(LONG_TIMEOUT)
     row = fetch_one(conn, COUNTS[kind], {"seconds": seconds})
     return int(row["value"]) if row else 0
