@@ -86,7 +86,6 @@ def build_end(*results: DeliveryResult) -> Row:
 
 
 def end(conn: Connection, lease: Lease, state: str, reason: str) -> None:
-    """End a leased delivery. Raises LeaseLost."""
     leases.execute(conn, lease, END, **build_end((lease, state, reason, None, None, None)))
 
 
@@ -150,8 +149,7 @@ def replay(conn: Connection, delivery_id: UUID, actor: str) -> bool:
 
 
 @statement("SELECT body FROM deliveries WHERE id = %(delivery_id)s")
-def get_body(conn: Connection, delivery_id: UUID) -> bytes | None:
-    """Return the raw body; None after retention purged it."""
+def get_body(conn: Connection, delivery_id: UUID) -> bytes | None: ...
 
 
 DETAILS = """

@@ -58,8 +58,7 @@ def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 
 @statement(leases.build_end_statement("notifications", "waiting", "sent", "category = NULL, reason = NULL"))
-def end_sent(conn: Connection, lease: Lease) -> None:
-    """Record that the application accepted a notification. Raises LeaseLost."""
+def end_sent(conn: Connection, lease: Lease) -> None: ...
 
 
 END_DEAD = leases.build_end_statement(

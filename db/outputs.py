@@ -45,8 +45,6 @@ WITH moved AS (
 
 @dataclass(frozen=True, slots=True)
 class NewOutput:
-    """A file of a prediction to insert."""
-
     id: UUID
     job_id: UUID
     prediction_id: UUID
@@ -160,7 +158,6 @@ END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _I
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
-    """Record the stored file of an output. Raises LeaseLost."""
     leases.execute(conn, lease, END_KEPT, **_list_facts(stored))
 
 

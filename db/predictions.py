@@ -34,8 +34,7 @@ SELECT {_COLUMNS}, EXISTS (SELECT FROM renders r WHERE r.id = p.job_id) AS has_r
 @statement(f"""{_WITH_FACTS}
  WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))
 """)
-def find(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> list[Prediction]:
-    """Return the predictions that are known, by provider and external id."""
+def find(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> list[Prediction]: ...
 
 
 def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Prediction | None:

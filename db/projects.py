@@ -128,16 +128,14 @@ def list_overwritten(conn: Connection, limit: int = 50) -> list[ProjectKey]:
 
 
 @statement("SELECT owner FROM projects WHERE id = %(project_id)s ORDER BY owner LIMIT %(limit)s")
-def list_owners(conn: Connection, project_id: str, limit: int = 20) -> list[str]:
-    """Return the owners that have a project of this id."""
+def list_owners(conn: Connection, project_id: str, limit: int = 20) -> list[str]: ...
 
 
 @statement("""
 SELECT owner, id, status, created_at, updated_at FROM projects
  WHERE owner = %(owner)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
 """)
-def list_page(conn: Connection, owner: str, after: str, limit: int) -> list[Row]:
-    """Return an owner's projects, by id."""
+def list_page(conn: Connection, owner: str, after: str, limit: int) -> list[Row]: ...
 
 
 LIST_LIVE_JOBS = """

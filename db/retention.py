@@ -18,6 +18,14 @@ from db.statements import statement
 
 _OLD: Final = "moment() - make_interval(secs => %(seconds)s)"
 
+# Dead letters stay while there are bytes that a replay needs.
+_HAS_BYTES: Final = """(
+    EXISTS (SELECT FROM deliveries d WHERE l.subject = 'delivery' AND d.id = l.subject_id AND d.body IS NOT NULL)
+    OR EXISTS (SELECT FROM outputs o WHERE l.subject = 'output' AND o.id = l.subject_id
+                  AND (num_nonnulls(o.quarantine_key, o.source_data) > 0
+                       OR o.source_kind = 'object' AND o.source IS NOT NULL)))
+"""
+
 
 # --- renders ------------------------------------------------------------------------------------------------------
 
@@ -33,13 +41,12 @@ WITH moved AS (
 """
 
 # Dead outputs of a deleted render cannot be published later: their dead letters are closed.
-CLOSE_DEAD_LETTERS: Final = f"""
-WITH moved AS (
-    UPDATE dead_letters d SET state = 'discarded', closed_at = moment(), closed_by = %(actor)s
-      FROM outputs o WHERE o.job_id = %(id)s AND d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
-    RETURNING d.id, o.job_id
-) {build_event_insert("dead_letter", "'open'", "'discarded'", "'render deleted'")}
-"""
+CLOSE_DEAD_LETTERS: Final = dead_letters.build_close(
+    "'discarded'",
+    "'render deleted'",
+    "o.job_id = %(id)s AND (d.subject, d.subject_id) = ('output', o.id)",
+    "FROM outputs o",
+)
 
 
 @statement(f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(limit)s")
@@ -102,7 +109,7 @@ def _build_delete(table: str, subject: str) -> tuple[str, str]:
   FROM {table} WHERE ended_at IS NOT NULL AND ended_at < {_OLD}
    AND NOT EXISTS (SELECT FROM dead_letters l
                     WHERE l.subject = '{subject}' AND l.subject_id = {table}.id AND l.state = 'open'
-                      AND {dead_letters.HAS_BYTES})"""
+                      AND {_HAS_BYTES})"""
     change = f"""letters AS (
     DELETE FROM dead_letters l USING old WHERE l.subject = '{subject}' AND l.subject_id = old.id RETURNING l.id
 ), row_events AS (
@@ -135,7 +142,13 @@ IN_BATCHES: Final = {
         "quarantined_at",
         f"UPDATE outputs t SET {quarantine.RELEASE} {_OF_OLD}",
     ),
-    "open_dead_letters": (dead_letters.EXPIRE, dead_letters.EXPIRED),
+    "open_dead_letters": _build_batch(
+        f"""
+  FROM dead_letters l WHERE state = 'open' AND created_at < {_OLD}
+   AND NOT {_HAS_BYTES}""",
+        "created_at",
+        dead_letters.build_close("'discarded'", "'older than the retention period'", "d.id = old.id", "FROM old", ","),
+    ),
     "uploads": (uploads.MARK_OLD, uploads.OLD),
     "deleted_uploads": _build_batch(
         f"FROM uploads WHERE deleted_at IS NOT NULL AND deleted_at < {_OLD}",
@@ -166,7 +179,7 @@ _NO_LIVE_ROWS: Final = f"""
    AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND (o.run_at IS NOT NULL OR o.source_kind = 'object'
                                                                     AND o.source IS NOT NULL))
    AND NOT EXISTS (SELECT FROM notifications n WHERE n.job_id = j.id AND n.ended_at IS NULL)
-   AND NOT EXISTS (SELECT FROM dead_letters l WHERE l.job_id = j.id AND l.state = 'open' AND {dead_letters.HAS_BYTES})
+   AND NOT EXISTS (SELECT FROM dead_letters l WHERE l.job_id = j.id AND l.state = 'open' AND {_HAS_BYTES})
 """
 
 _FAILED_JOBS: Final = f"""
@@ -248,7 +261,6 @@ COUNTS: Final = {
 
 
 def count_expired_rows(conn: Connection, kind: str, seconds: float) -> int:
-    """Return the number of old rows of a kind."""
     conn.execute(LONG_TIMEOUT)
     row = fetch_one(conn, COUNTS[kind], {"seconds": seconds})
     return int(row["value"]) if row else 0

@@ -35,7 +35,7 @@ def statement(sql: str | Mapping[Any, str]) -> Callable[[F], F]:
         parameters = list(inspect.signature(function).parameters.values())[1:]
         names = [parameter.name for parameter in parameters]
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        read = _build_reader(get_type_hints(function)["return"])
+        read = _build_reader(get_type_hints(function)["return"], function.__qualname__)
 
         @functools.wraps(function)
         def run(conn: Connection, *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,7 @@ def _expand(name: str, argument: Any) -> Mapping[str, Any]:
     return {name: argument}
 
 
-def _build_reader(kind: Any) -> Callable[[Connection, str, Row, Lease | None], Any]:
+def _build_reader(kind: Any, name: str) -> Callable[[Connection, str, Row, Lease | None], Any]:
     if kind is QueuedQuery:
         return lambda conn, sql, values, _: conn.queue(sql, values)
     if kind is type(None):
@@ -88,7 +88,7 @@ def _build_reader(kind: Any) -> Callable[[Connection, str, Row, Lease | None], A
         if row is not None:
             return _convert(get_args(kind)[0] if is_optional else kind, row)
         if not is_optional:
-            raise LookupError(f"no {kind.__name__}: {values}")
+            raise LookupError(f"{name}: there is no row")
         return None
 
     return read_first

@@ -33,7 +33,6 @@ def _add(conn: Connection, upload: Row, media: Media) -> datetime: ...
 
 
 def add(conn: Connection, upload: Upload) -> datetime:
-    """Insert an upload whose object is stored; return its creation time."""
     return _add(conn, asdict(upload), upload.media)
 
 
@@ -53,8 +52,7 @@ SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, hei
    AND (%(before)s::uuid IS NULL OR id < %(before)s)
  ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN owner END DESC, id DESC LIMIT %(limit)s
 """)
-def list_page(conn: Connection, owner: str | None, before: UUID | None, limit: int) -> list[Row]:
-    """Return uploads, newest first."""
+def list_page(conn: Connection, owner: str | None, before: UUID | None, limit: int) -> list[Row]: ...
 
 
 @statement("UPDATE uploads SET deleted_at = moment() WHERE id = %(upload_id)s AND deleted_at IS NULL RETURNING key")

@@ -21,8 +21,6 @@ _LIVE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RecordReport:
-    """The structure of --json."""
-
     subject: str
     id: UUID
     at: datetime
