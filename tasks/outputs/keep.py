@@ -92,7 +92,8 @@ def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: Lease
         raise refusal from error
 
 
-OpenFile = Callable[[Deps, Output, Callable[[], None]], contextlib.AbstractContextManager[FetchedFile]]
+OpenedFile = contextlib.AbstractContextManager[FetchedFile]
+OpenFile = Callable[[Deps, Output, Callable[[], None]], OpenedFile]
 
 
 def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file: OpenFile) -> list[Wake] | None:
@@ -126,30 +127,24 @@ def _observe_validation(examined: ValidatedFile, seconds: float) -> None:
         metrics.PHASE_SECONDS.labels("thumbnail").observe(thumb_seconds)
 
 
-@contextlib.contextmanager
-def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
+def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> OpenedFile:
     if output.is_placeholder:
-        with download.spool_bytes(placeholder.load_image(deps, output), deps.limits) as fetched:
-            yield fetched
-    elif output.source_kind == "inline" and output.source_data is not None:
-        with download.spool_bytes(output.source_data, deps.limits) as fetched:
-            yield fetched
-    elif output.source is None:
+        return download.spool_bytes(placeholder.load_image(deps, output), deps.limits)
+    if output.source_kind == "inline" and output.source_data is not None:
+        return download.spool_bytes(output.source_data, deps.limits)
+    if output.source is None:
         raise errors.DownloadRefused("the source of this file was removed: submit it again")
-    elif output.source_kind == "object":
-        with spool_object(deps, deps.storage.private_bucket, output.source, on_progress) as fetched:
-            yield fetched
-    else:
-        provider = deps.providers.get(output.provider)  # None for URLs of `moorage keep`: any public host, no token
-        with download.download_url(
-            deps.session,
-            output.source,
-            limits=deps.limits,
-            headers_for=provider.download_headers if provider else lambda _url: {},
-            check_url=provider.refusal_reason if provider else lambda _url: None,
-            on_progress=on_progress,
-        ) as fetched:
-            yield fetched
+    if output.source_kind == "object":
+        return spool_object(deps, deps.storage.private_bucket, output.source, on_progress)
+    provider = deps.providers.get(output.provider)  # None for URLs of `moorage keep`: any public host, no token
+    return download.download_url(
+        deps.session,
+        output.source,
+        limits=deps.limits,
+        headers_for=provider.download_headers if provider else lambda _url: {},
+        check_url=provider.refusal_reason if provider else lambda _url: None,
+        on_progress=on_progress,
+    )
 
 
 @contextlib.contextmanager

@@ -148,7 +148,12 @@ def _time_out(leased: LeasedPrediction, result: PollResult) -> list[Wake]:
 def _end_without_answer(leased: LeasedPrediction, decision: DeadLetterDecision) -> list[Wake]:
     """End as lost with a dead letter, unless it was cancelled or its provider may never have created it."""
     conn, job, prediction, actor = leased.conn, leased.job, leased.prediction, leased.lease.leased_by
-    state, reason = _choose_end_state(prediction, decision)
+    state: PredictionState = "lost"
+    reason = decision.reason
+    if prediction.cancel_reason is not None:
+        state, reason = "cancelled", to_storable(f"{prediction.cancel_reason}; final state unknown: {reason}")
+    elif prediction.external_id is None:  # no output is expected of it
+        state, reason = "failed", f"{submit_outcome.UNCERTAIN}: no webhook received"
     ended_by, provider = "deadline" if decision.category == "TIMED_OUT" else "poll", prediction.provider
     leased.end(state, replace(decision, reason=reason), ended_by=ended_by)
     if state == "lost":
@@ -156,11 +161,3 @@ def _end_without_answer(leased: LeasedPrediction, decision: DeadLetterDecision) 
             conn, "prediction", prediction.id, decision, step="poll", job_id=job.id, provider=provider, actor=actor
         )
     return leased.advance_chain(decision)
-
-
-def _choose_end_state(prediction: Prediction, decision: DeadLetterDecision) -> tuple[PredictionState, str]:
-    if prediction.cancel_reason is not None:
-        return "cancelled", to_storable(f"{prediction.cancel_reason}; final state unknown: {decision.reason}")
-    if prediction.external_id is None:
-        return "failed", f"{submit_outcome.UNCERTAIN}: no webhook received"  # no output is expected of it
-    return "lost", decision.reason
