@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
+from moorage.errors import ConfigError
 from simulation.provider.client import Standin, StandinError
 from tests.integration.standin_receiver import wait_for
 
@@ -253,6 +254,7 @@ def test_it_stops_on_sigterm_and_logs_no_requests(tmp_path: Path) -> None:
     run(standin)
     process, port = standin._process, standin.port
     assert process is not None
+    assert process.pid is not None
 
     os.kill(process.pid, signal.SIGTERM)
 
@@ -280,7 +282,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("secret", ["whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_not base64"])
 def test_an_invalid_secret_prevents_the_start(tmp_path: Path, secret: str) -> None:
     """A secret that no verifier accepts would only show as rejected webhooks."""
-    with pytest.raises(StandinError, match="is not whsec_ and base64"):
+    with pytest.raises(ConfigError, match="is not whsec_ and base64"):
         Standin(secret=secret).start(tmp_path)
 
 
