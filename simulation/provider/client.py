@@ -152,10 +152,6 @@ class Standin:
         """Make the APIs, and optionally the outputs, return 503 for a time; 0 ends it."""
         self._request("POST", "/standin/outage", {"seconds": seconds, "outputs": outputs})
 
-    def suppress_webhooks(self, seconds: float) -> None:
-        """Drop webhooks that fall due within a time; 0 ends it."""
-        self._request("POST", "/standin/silence", {"seconds": seconds})
-
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.token}"}
         with requests.Session() as session:

@@ -85,10 +85,6 @@ class OpenAIApi(Api):
                 return self._generate(parse_object(request.body))
             case "POST", ["v1", "images", "edits"]:
                 return self._generate(_parse_form(request))
-            case "GET", ["v1", "models"]:
-                names = ("gpt-image-1", "dall-e-3", "dall-e-2")
-                listed = [{"id": name, "object": "model", "created": 0, "owned_by": "standin"} for name in names]
-                return Response(200, {"object": "list", "data": listed})
             case _:
                 raise Refused(_error(404, "Unknown request URL.", code="unknown_url"))
 

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import http.client
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,21 +72,11 @@ class Sender:
 
     def __init__(self, signers: Mapping[str, Signer], scheduler: Scheduler, ledger: Ledger) -> None:
         self._signers, self._scheduler, self._ledger = signers, scheduler, ledger
-        self._suppressed_until = 0.0
-        self._lock = threading.Lock()
 
     def send(self, message: Message, delay_s: float = 0.0) -> None:
         self._scheduler.run_after(delay_s, self._attempt, message, 1, time.monotonic() + delay_s)
 
-    def suppress(self, seconds: float) -> None:
-        """Drop every attempt that falls due within `seconds`, as if no webhook had ever been sent."""
-        with self._lock:
-            self._suppressed_until = time.monotonic() + seconds
-
     def _attempt(self, message: Message, attempt: int, first: float) -> None:
-        with self._lock:
-            if time.monotonic() < self._suppressed_until:
-                return
         is_valid = message.signature == "right" or (message.signature == "wrong_first" and attempt > 1)
         http_status, error = self._post(message, is_valid)
         self._ledger.add(

@@ -129,18 +129,15 @@ def test_lists_are_paged_newest_first(standin: Standin) -> None:
     while url:
         pages.append(requests.get(url, headers={"Authorization": f"Bearer {standin.token}"}, timeout=60).json())
         url = pages[-1]["next"]
-    back = request(standin, "GET", pages[2]["previous"].removeprefix(standin.url)).json()
 
     assert [len(page["results"]) for page in pages] == [100, 100, 4]
     ids = [prediction["id"] for page in pages for prediction in page["results"]]
     assert ids == [prediction["id"] for prediction in reversed(created[:-1])]
-    assert pages[0]["previous"] is None
-    assert back["results"] == pages[1]["results"]
 
 
 def test_a_wrong_token_is_rejected_everywhere(standin: Standin) -> None:
     """A client that omits its token must fail here, not in production."""
-    for path in ("/v1/predictions", "/v1/predictions/x", "/v1/webhooks/default/secret", "/standin/ledger"):
+    for path in ("/v1/predictions", "/v1/predictions/x", "/standin/ledger"):
         for header in ("", "Bearer wrong", f"Token {standin.token}"):
             response = request(standin, "GET", path, Authorization=header)
 
@@ -179,7 +176,6 @@ def test_official_models_need_no_version_and_unknown_paths_are_404(standin: Stan
     assert request(standin, "GET", "/v1/predictions/unknown").status_code == 404
     assert request(standin, "POST", "/v1/predictions/unknown/cancel").status_code == 404
     assert request(standin, "GET", "/v1/nothing").status_code == 404
-    assert request(standin, "GET", "/v1/webhooks/default/secret").json() == {"key": standin.secret}
 
 
 def test_data_is_removed_at_its_expiry(standin: Standin) -> None:
