@@ -125,7 +125,7 @@ def _fallback_chains() -> list[Case]:
     never_ends = _entry("replicate", 1.0, "slow", status="processing")
     fails = _entry("fal", failure="failed", status="failed")
     rejected = _entry("openai", failure="no_credit", submit="no_credit")
-    with_placeholder: Any = {"placeholder": True, "needs_placeholder": True, "project": PROJECT}
+    with_placeholder: Any = {"placeholder": True, "project": PROJECT}
     return [
         Case(
             "times out, fails, succeeds", chain=(never_ends, fails, _entry("openai", outputs=2)),

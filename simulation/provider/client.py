@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import requests
-
 from embedded.process import Process
 from simulation.provider import declared, models
-from simulation.provider.http_types import FAL_USER, fal_key, openai_key
+from simulation.provider.http_types import FAL_USER, fal_key, openai_key, send
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _OFFERED: Final = ("standin/pictures", "standin/text-to-video", "standin/image-to-video")  # the others fail on purpose
@@ -154,9 +152,7 @@ class Standin:
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.token}"}
-        with requests.Session() as session:
-            session.trust_env = False
-            response = session.request(method, self.url + path, json=body, headers=headers, timeout=30)
+        response = send(method, self.url + path, 30, json=body, headers=headers)
         parsed: dict[str, Any] = response.json()
         if not response.ok:
             raise StandinError(f"{method} {path}: {response.status_code} {parsed.get('detail', '')}")

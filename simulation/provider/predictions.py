@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import http.client
 import json
 import secrets
 import threading
@@ -12,8 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+import requests
+
 from simulation.provider import webhooks
-from simulation.provider.http_types import Response, is_url, open_connection
+from simulation.provider.http_types import Response, is_url, send
 from simulation.provider.ledger import Ledger
 from simulation.provider.outputs import Output, Outputs
 from simulation.provider.scheduler import Scheduler
@@ -22,7 +23,6 @@ from simulation.provider.script import Script
 _INPUT_FIELDS: Final = (
     "image", "image_url", "images", "image_urls", "input_image", "start_image", "mask", "mask_url", "video",
 )  # fmt: skip
-_MAX_INPUT_BYTES: Final = 100 * 2**20
 _INPUT_TIMEOUT_S: Final = 10.0
 
 T = TypeVar("T")
@@ -243,12 +243,8 @@ def _fetch_inputs(prediction_id: str, input_: Mapping[str, Any], ledger: Ledger)
 
 def _download(url: str) -> tuple[int | None, bytes]:
     """Return status and body; (None, b"") without a response."""
-    connection, target = open_connection(url, _INPUT_TIMEOUT_S)
     try:
-        connection.request("GET", target)
-        response = connection.getresponse()
-        return response.status, response.read(_MAX_INPUT_BYTES)
-    except (OSError, http.client.HTTPException):
+        response = send("GET", url, _INPUT_TIMEOUT_S)
+    except requests.RequestException:
         return None, b""
-    finally:
-        connection.close()
+    return response.status_code, response.content

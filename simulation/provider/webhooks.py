@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import hmac
-import http.client
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from simulation.provider.http_types import open_connection
+import requests
+
+from simulation.provider.http_types import send
 from simulation.provider.ledger import Ledger
 from simulation.provider.scheduler import Scheduler
 
@@ -91,11 +92,7 @@ class Sender:
 
     def _post(self, message: Message, is_valid: bool) -> tuple[int | None, str | None]:
         headers = {"Content-Type": "application/json", **self._signers[message.provider](message, is_valid)}
-        connection, target = open_connection(message.url, _TIMEOUT_S)
         try:
-            connection.request("POST", target, message.body, headers)
-            return connection.getresponse().status, None  # a redirect is not followed
-        except (OSError, http.client.HTTPException) as error:
+            return send("POST", message.url, _TIMEOUT_S, data=message.body, headers=headers).status_code, None
+        except requests.RequestException as error:
             return None, f"{type(error).__name__}: {error}"
-        finally:
-            connection.close()

@@ -127,7 +127,7 @@ def test_an_unreachable_receiver_is_retried(standin: Standin, receiver: Receiver
         lines = attempts(standin, created, 2)
 
     assert [line["http_status"] for line in lines] == [None, None]
-    assert all("ConnectionRefused" in line["error"] for line in lines)
+    assert all("Connection refused" in line["error"] for line in lines)
 
 
 def test_progress_is_never_retried(standin: Standin, receiver: Receiver) -> None:
