@@ -135,7 +135,7 @@ async def _apply_action(
 
     def apply(database: Database) -> ActionOutcome:
         caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")
-        return action(database, ctx.settings, job_id, "api")
+        return action(database, ctx.settings, job_id, caller.client)
 
     outcome = await ctx.run_and_wake(apply)
     if outcome.refused is not None:

@@ -85,8 +85,9 @@ async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> N
 
     def delete(conn: Connection) -> bool:
         caller.require_visible(jobs.get_with_render(conn, render_id), "render")
+        reason = "deleted on the page" if caller.client == "page" else "deleted by the application"
         return tasks.jobs.delete_render.delete_render(
-            conn, render_id, asset_base=ctx.asset_base, actor="api", reason="deleted by the application"
+            conn, render_id, asset_base=ctx.asset_base, actor=caller.client, reason=reason
         )
 
     if not await ctx.database.transaction(delete):
