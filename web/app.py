@@ -1,9 +1,13 @@
 """The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.asgi`."""
 
+import asyncio
 import contextlib
 import math
 import re
-from collections.abc import AsyncIterator
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from types import FrameType
 from typing import Any, Final, cast
 
 from fastapi import FastAPI
@@ -20,9 +24,9 @@ from moorage.asgi import LazyApp
 from moorage.errors import OwnerLimitReached, Refused
 from moorage.ids import uuid7
 from moorage.settings import Settings
-from web import openapi, reference, routes, shutdown
+from web import openapi, reference, routes
 from web.api import assets
-from web.console import dead_letters, operations, overview, records, session
+from web.console import actions, overview, records, session
 from web.http import problems, validation
 from web.http.problems import REQUEST_ID, Problem, unavailable
 from web.page import views as page
@@ -80,7 +84,7 @@ def build_api(context: AppContext) -> FastAPI:
     api = FastAPI(openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run)
     api.state.context = context
     api.openapi = openapi.build_document  # type: ignore[method-assign]
-    for module in (page, session, overview, dead_letters, operations, records):
+    for module in (page, session, overview, actions, records):
         api.router.routes.extend(module.router.routes)
     api.add_api_route(reference.PATH, reference.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
@@ -92,10 +96,36 @@ def build_api(context: AppContext) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _run(api: FastAPI) -> AsyncIterator[None]:
     context: AppContext = api.state.context
-    shutdown.call_on_stop_signal(context.feed.close)
+    _call_on_stop_signal(context.feed.close)
     context.relay.start()
     yield
     await context.close()
+
+
+def _call_on_stop_signal(callback: Callable[[], None]) -> None:
+    """
+    Run `callback` in the running loop on SIGTERM or SIGINT; existing handlers run, too. Only in the main thread.
+
+    Granian (2.x) sends lifespan.shutdown only after every response has ended, and streams do not end. It watches the
+    loop's wake-up file descriptor, which the interpreter writes to regardless of the Python handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous = signal.getsignal(number)
+        if callable(previous):
+            signal.signal(number, _chain_handlers(loop, callback, previous))
+
+
+def _chain_handlers(
+    loop: asyncio.AbstractEventLoop, callback: Callable[[], None], previous: Callable[[int, FrameType | None], object]
+) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(callback)
+        previous(number, frame)
+
+    return handle
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:

@@ -92,7 +92,8 @@ async def _choose_model(ctx: AppContext, kind: str, parsed: ParsedEntry, field: 
         models = await ctx.model_cache.get_models(ctx.providers[entry.provider], kind)
     except ProviderUnavailable as error:
         raise unavailable(f"{field}.model: the models of {entry.provider} are unavailable: name a model") from error
-    has_image = bool(parsed.references) or _has_image(entry.input)
+    images = [value for name in _IMAGE_FIELDS if isinstance(value := entry.input.get(name), str | list) and value]
+    has_image = bool(parsed.references or images)
     accepting: list[Mapping[str, Any]] = [model for model in models if "image" in (model.get("accepts") or ())]
     candidates = accepting if has_image else [model for model in models if model not in accepting]
     chosen = next(iter(candidates), None)
@@ -122,11 +123,6 @@ def _rename_image_field(model: Mapping[str, Any], model_input: Mapping[str, Any]
     if isinstance(image_field, str) and image_field not in renamed and "image" in renamed:
         renamed[image_field] = renamed.pop("image")
     return renamed
-
-
-def _has_image(model_input: Mapping[str, Any]) -> bool:
-    values = (model_input.get(name) for name in _IMAGE_FIELDS)
-    return any(isinstance(value, str | list) and value for value in values)
 
 
 def convert_numbers(value: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,8 +190,9 @@ def _describe_error(error: ValidationError, field: str) -> Iterator[FieldError]:
 
 def _describe_rule(rule: str, expected: Any) -> str:
     shown = json.dumps(expected, ensure_ascii=False, default=str)
+    types = map(str, expected if isinstance(expected, list) else [expected])
     messages = {
-        "type": f"is not {_describe_type(expected)}",
+        "type": f"is not {' or '.join(_TYPE_NAMES.get(name, f'a {name}') for name in types)}",
         "enum": f"is not one of {shown}",
         "const": f"is not {shown}",
         "minimum": f"is less than {shown}",
@@ -209,8 +206,3 @@ def _describe_rule(rule: str, expected: Any) -> str:
         "multipleOf": f"is not a multiple of {shown}",
     }
     return messages.get(rule, f"violates the model's schema ({rule})")
-
-
-def _describe_type(expected: Any) -> str:
-    names = expected if isinstance(expected, list) else [expected]
-    return " or ".join(_TYPE_NAMES.get(name, f"a {name}") for name in map(str, names))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Depends, Request
+from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
 from db import pauses
@@ -40,6 +41,17 @@ NAVIGATION: Final = {
     "/runbook": "Runbook",
 }
 views.TEMPLATES.filters.update(formats.FILTERS)
+
+
+class ConsoleQuery(query.BaseQuery):
+    """What links and forms of the console name; unknown names are ignored."""
+
+    model_config = query.IGNORE_UNKNOWN
+
+    id: str = ""
+    target: str = ""
+    provider: str = ""
+    hours: int = Field(0, ge=0, le=720)
 
 
 async def get_operator(request: Request, ctx: Context) -> Caller:

@@ -48,29 +48,23 @@ class AssetStreamer:
         with contextlib.ExitStack() as cleanup:
             self._streams += 1
             cleanup.callback(self._release_slot)
-            stack, body = await self._open_within_limit(key, byte_range)
+            stack = contextlib.ExitStack()
+            opened = self._storage.open_object(self._bucket, key, byte_range=byte_range)
+            body = await self._run_within_limit(key, lambda: stack.enter_context(opened))
             cleanup.callback(self._executor.submit, stack.close)
             return AssetResponse(self._chunks(body), status, headers, cleanup.pop_all().close)
 
-    async def _open_within_limit(
-        self, key: str, byte_range: tuple[int, int] | None
-    ) -> tuple[contextlib.ExitStack, ObjectReader]:
+    async def build_signed_url(self, key: str) -> str:
+        """Return a URL of an object that expires. Raises Problem: 503 no credentials. May ask for new ones first."""
+        return await self._run_within_limit(key, lambda: self._storage.presign_get(self._bucket, key, SIGNED_SECONDS))
+
+    async def _run_within_limit(self, key: str, work: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                return await self._in_thread(lambda: self._open(key, byte_range))
+                return await self._in_thread(work)
         except ObjectMissing as error:
             log.error("asset.missing", key=key)  # a row names it: rule 4 is violated, or it was deleted at this moment
             raise problems.not_found("file") from error
-        except (StorageUnavailable, StorageRefused, TimeoutError) as error:
-            log.warning("asset.storage_unavailable", key=key, error=str(error))
-            raise unavailable("storage unavailable, retry") from error
-
-    async def build_signed_url(self, key: str) -> str:
-        """Return a URL of an object that expires. Raises Problem: 503 no credentials. May ask for new ones first."""
-        storage = self._storage
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                return await self._in_thread(lambda: storage.presign_get(self._bucket, key, SIGNED_SECONDS))
         except (StorageUnavailable, StorageRefused, TimeoutError) as error:
             log.warning("asset.storage_unavailable", key=key, error=str(error))
             raise unavailable("storage unavailable, retry") from error
@@ -80,10 +74,6 @@ class AssetStreamer:
 
     def _release_slot(self) -> None:
         self._streams -= 1
-
-    def _open(self, key: str, byte_range: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
-        stack = contextlib.ExitStack()
-        return stack, stack.enter_context(self._storage.open_object(self._bucket, key, byte_range=byte_range))
 
     async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):

@@ -6,9 +6,10 @@ from email.message import Message
 from typing import Any, Final
 
 from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser
+from python_multipart.multipart import MultipartParser, MultipartState
 from starlette.requests import Request
 
+from web.http.json_body import read_chunks
 from web.http.problems import Problem
 from web.http.validation import invalid_field
 from web.services import upload_spool
@@ -60,7 +61,7 @@ def check_content_length(request: Request, max_bytes: int) -> None:
 async def _read_parts(request: Request, parts: "_PartParser", form: Form, spool: UploadSpool, max_files: int) -> None:
     texts: dict[str, bytearray] = {}
     current: SpooledFile | bytearray = bytearray()
-    async for chunk in upload_spool.read_chunks(request):
+    async for chunk in read_chunks(request):
         for part, data in parts.feed(chunk):
             if part is not None:
                 current = _start_part(part, texts, form, spool, max_files)
@@ -115,14 +116,13 @@ class _PartParser:
     def __init__(self, boundary: str) -> None:
         self._out: list[tuple[_Part | None, bytes]] = []
         self._headers: list[tuple[bytes, bytes]] = []
-        self._name, self._value, self._ended = b"", b"", False
+        self._name = self._value = b""
         callbacks: dict[str, Callable[..., Any]] = {
             "on_header_field": self._on_field,
             "on_header_value": self._on_value,
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._on_headers,
             "on_part_data": lambda data, start, end: self._out.append((None, data[start:end])),
-            "on_end": self._on_end,
         }
         self._parser = MultipartParser(boundary.encode(), callbacks)  # type: ignore[arg-type]  # a TypedDict of these
 
@@ -135,7 +135,7 @@ class _PartParser:
         return out
 
     def check_end(self) -> None:
-        if not self._ended:
+        if self._parser.state != MultipartState.END:
             raise Problem(400, "the form ended before its final boundary: retry")
 
     def _on_field(self, data: bytes, start: int, end: int) -> None:
@@ -157,6 +157,3 @@ class _PartParser:
             raise Problem(400, "a part of the form has no name")
         is_file = header.get_param("filename", header="content-disposition") is not None
         self._out.append((_Part(name, is_file), b""))
-
-    def _on_end(self) -> None:
-        self._ended = True
