@@ -24,7 +24,7 @@ from moorage.asgi import LazyApp
 from moorage.errors import OwnerLimitReached, Refused
 from moorage.ids import uuid7
 from moorage.settings import Settings
-from web import openapi, reference, routes
+from web import openapi, routes
 from web.api import assets
 from web.console import actions, overview, records, session
 from web.http import problems, validation
@@ -35,7 +35,7 @@ from web.services.context import AppContext
 log = logs.get_logger(__name__)
 
 MAX_HEADER_BYTES: Final = 32 * 2**10  # of one request: bounds parsing on the event loop, which also receives webhooks
-PUBLIC_PATHS: Final = (openapi.PATH, reference.PATH)
+PUBLIC_PATHS: Final = (openapi.PATH, openapi.REFERENCE_PATH)
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -81,15 +81,19 @@ def _read_request_id(scope: Scope) -> str:
 
 def build_api(context: AppContext) -> FastAPI:
     """Return the application. It starts without PostgreSQL, broker or storage."""
-    api = FastAPI(openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run)
+    api = FastAPI(
+        openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run,
+        exception_handlers={
+            Problem: _on_problem, Refused: _on_refused, RequestValidationError: _on_invalid_request,
+            HTTPException: _on_http_exception, Exception: _on_unexpected_error,
+        },
+    )  # fmt: skip
     api.state.context = context
     api.openapi = openapi.build_document  # type: ignore[method-assign]
     for module in (page, session, overview, actions, records):
         api.router.routes.extend(module.router.routes)
-    api.add_api_route(reference.PATH, reference.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
+    api.add_api_route(openapi.REFERENCE_PATH, openapi.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
-    for kind, handler in _HANDLERS.items():
-        api.add_exception_handler(kind, handler)
     return api
 
 
@@ -178,15 +182,6 @@ async def _on_unexpected_error(request: Request | None, error: Exception) -> Res
     if local_errors.find_local_failure(error):
         problem = unavailable("the server is short of disk space or memory, retry")
     return await _on_problem(request, problem) if request else problem.response()
-
-
-_HANDLERS: Final = {
-    Problem: _on_problem,
-    Refused: _on_refused,
-    RequestValidationError: _on_invalid_request,
-    HTTPException: _on_http_exception,
-    Exception: _on_unexpected_error,
-}
 
 
 def _build_app() -> ApiApp:

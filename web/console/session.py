@@ -26,19 +26,12 @@ Q = TypeVar("Q", bound=query.BaseQuery)
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 SESSION_SECONDS: Final = 12 * 3600  # a revoked token ends its sessions at once
 MAX_FIELDS: Final = 1000
+PAGES: Final = (
+    "", "dead-letters", "jobs", "predictions", "deliveries", "outputs", "notifications", "workers", "sweeps", "pauses",
+    "recover", "runbook",
+)  # fmt: skip
 NAVIGATION: Final = {
-    "": "Overview",
-    "/dead-letters": "Dead letters",
-    "/jobs": "Jobs",
-    "/predictions": "Predictions",
-    "/deliveries": "Deliveries",
-    "/outputs": "Outputs",
-    "/notifications": "Notifications",
-    "/workers": "Workers",
-    "/sweeps": "Sweeps",
-    "/pauses": "Pauses",
-    "/recover": "Recover",
-    "/runbook": "Runbook",
+    f"{views.CONSOLE}/{page}".rstrip("/"): page.replace("-", " ").capitalize() or "Overview" for page in PAGES
 }
 views.TEMPLATES.filters.update(formats.FILTERS)
 
@@ -163,7 +156,7 @@ async def render(
 
 def _frame(request: Request, caller: Caller | None, paused: list[Row]) -> dict[str, Any]:
     return {
-        "navigation": {views.CONSOLE + path: label for path, label in NAVIGATION.items()},
+        "navigation": NAVIGATION,
         "path": request.url.path,
         "caller": caller,
         "can_act": caller is not None and caller.level is Level.ADMIN,

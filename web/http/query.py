@@ -8,6 +8,7 @@ from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
+from moorage.model import JobState
 from web.http import validation
 from web.http.validation import Name
 
@@ -29,7 +30,6 @@ def _require_date(value: Any) -> Any:
 Time = Annotated[AwareDatetime, BeforeValidator(_require_date), Field(strict=False)]
 Filters = Annotated[Q, Query()]  # the type of a parameter: the query of a request as a model
 EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
-JobStateFilter = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 
 
 # Of pages: links may carry parameters of others.
@@ -49,7 +49,7 @@ class PageQuery(BaseQuery):
 
 class JobQuery(PageQuery):
     owner: Name | None = None
-    state: JobStateFilter | None = None
+    state: JobState | None = None
     kind: Literal["image", "video", "mixed"] | None = None
 
 

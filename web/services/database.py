@@ -28,7 +28,7 @@ class DatabaseThreads:
     def __init__(self, database_url: str, *, limit: int = MAX_THREADS, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._database_url = database_url
         self._answer_seconds = answer_seconds
-        self._executor = ThreadPoolExecutor(limit, "web")
+        self._executor = ThreadPoolExecutor(limit, "web", self._open_database)
         self._local = threading.local()
         self._databases: list[Database] = []
 
@@ -36,7 +36,9 @@ class DatabaseThreads:
         """Run `work` in a thread. Raises Problem: 503 unavailable or too slow, `work` may still complete then."""
         try:
             async with asyncio.timeout(self._answer_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._run_in_thread, work)
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._executor, lambda: work(self._local.database)
+                )
         except TimeoutError as error:
             log.warning("request.database_timeout", answer_seconds=self._answer_seconds)
             raise unavailable(f"no response within {self._answer_seconds:g} s: retry") from error
@@ -71,9 +73,6 @@ class DatabaseThreads:
         for database in self._databases:
             database.close()
 
-    def _run_in_thread(self, work: Callable[[Database], T]) -> T:
-        database: Database | None = getattr(self._local, "database", None)
-        if database is None:
-            database = self._local.database = Database(self._database_url, name="moorage web")
-            self._databases.append(database)
-        return work(database)
+    def _open_database(self) -> None:
+        self._local.database = Database(self._database_url, name="moorage web")  # connects at its first use
+        self._databases.append(self._local.database)
