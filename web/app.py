@@ -41,16 +41,17 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class ApiApp:
-    """Bounds headers and logs unexpected errors around the FastAPI application."""
+    """Bounds headers, names each request, and logs unexpected errors around the FastAPI application."""
 
     def __init__(self, settings: Settings) -> None:
         self._api = build_api(AppContext(settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._handle(scope, receive, send)
+            await self._api(scope, receive, send)
             return
-        request_id = _read_request_id(scope)
+        sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
+        request_id = sent[0] if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]) else str(uuid7())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -58,25 +59,14 @@ class ApiApp:
             await send(message)
 
         with logs.bind_fields(**{REQUEST_ID: request_id}, **logs.read_traceparent(scope["headers"])):
-            await self._handle(scope, receive, send_with_id)
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            if sum(len(name) + len(value) for name, value in scope.get("headers", ())) > MAX_HEADER_BYTES:
-                problem = Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
-                await problem.response()(scope, receive, send)
-            else:
-                await self._api(scope, receive, send)
-        except Exception:  # `_on_unexpected_error` has sent the response already
-            if scope["type"] == "lifespan":
-                raise
-            log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
-
-
-def _read_request_id(scope: Scope) -> str:
-    """Return the X-Request-Id of a request, or a new one if it has none, several or an unusual one."""
-    sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
-    return sent[0] if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]) else str(uuid7())
+            try:
+                if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+                    problem = Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
+                    await problem.response()(scope, receive, send_with_id)
+                else:
+                    await self._api(scope, receive, send_with_id)
+            except Exception:  # `_on_unexpected_error` has sent the response already
+                log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
 
 
 def build_api(context: AppContext) -> FastAPI:
@@ -139,7 +129,8 @@ async def _on_problem(request: Request, error: Exception) -> Response:
     is_file = any(request.url.path.startswith(prefix + assets.PREFIX) for prefix in routes.PREFIXES)
     if is_file:
         problem.headers.update(assets.CORS_HEADERS)
-    if (is_file or page.is_page_path(request.url.path)) and page.accepts_html(request):
+    is_for_people = "text/html" in request.headers.get("accept", "")
+    if (is_file or page.is_page_path(request.url.path)) and is_for_people:
         return page.build_problem_page(request, problem)
     return problem.response()
 

@@ -34,7 +34,6 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @dataclass(frozen=True, slots=True)
 class StreamRange:
-    owner: str | None
     level: Level
     job_id: UUID | None
     after: int | None  # the id to resume after; None: start with new events
@@ -71,7 +70,7 @@ async def stream_events(
     if caller.expires_unix is not None:
         seconds = min(seconds, caller.expires_unix - time.time())
     subscription = await ctx.feed.subscribe(owner, caller.token)
-    stream = StreamRange(owner, caller.level, params.job_id, last_id, ctx.feed.position, time.monotonic() + seconds)
+    stream = StreamRange(caller.level, params.job_id, last_id, ctx.feed.position, time.monotonic() + seconds)
     lines = _stream_lines(ctx, subscription, stream)
     return _EventStreamResponse(ctx, subscription, lines, seconds + GRACE_SECONDS)
 
@@ -85,7 +84,7 @@ async def _stream_lines(ctx: AppContext, subscription: Subscription, stream: Str
         yield _format_block(sent_id, "reset", {"reason": reason})
     while sent_id < stream.joined_at_id:
         until = min(stream.joined_at_id, sent_id + events.MAX_ID_SPAN)
-        read = partial(events.list_between, after=sent_id, until=until, job_id=stream.job_id, owner=stream.owner)
+        read = partial(events.list_between, after=sent_id, until=until, job_id=stream.job_id, owner=subscription.owner)
         for row in await ctx.database.transaction(read):
             if (shown := visibility.filter_event(stream.level, row)) is not None:
                 yield _format_block(shown["id"], shown["subject"], shown)

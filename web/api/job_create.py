@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final
@@ -15,7 +15,7 @@ from starlette.requests import Request
 from db import owner_use
 from db.connection import Connection
 from moorage import ids, logs
-from moorage.model import JobRequest
+from moorage.model import FallbackEntry, JobRequest
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import create
@@ -92,8 +92,10 @@ async def _create_job(caller: Caller, ctx: AppContext, key: str | None, body: Jo
     job = validation.parse_body(body.resolved, JobCreate)
     caller.resolve_owner(job.owner)
     entries = job.parse_entries(ctx.settings)
-    _check_providers(ctx.providers, entries, caller)
     chain = [parsed.entry for parsed in entries]
+    found = [_find_provider_error(ctx.providers, entry, caller) for entry in chain]
+    errors = [{"field": f"chain[{n}].{error[0]}", "message": error[1]} for n, error in enumerate(found) if error]
+    validation.raise_errors(errors)
     job_request = job.build_request(chain, ctx.settings, key, await body.compute_sha256())
     limits = caller.get_limits(ctx.settings)
     created, unchecked = await _check_and_store(ctx, job_request, entries, body, limits)
@@ -109,8 +111,15 @@ async def _check_and_store(
 
     def check_stored(conn: Connection) -> None:
         """Check limits and references before models are requested and files stored; limits again when the job is."""
-        owner_use.require(conn, job_request.owner, limits, **create.NEW_JOB)
-        _check_references(conn, job_request.owner, entries, body.files.keys())
+        owner, errors = job_request.owner, []
+        owner_use.require(conn, owner, limits, **create.NEW_JOB)
+        for parsed in entries:
+            stored = [reference for reference in parsed.references if reference.file_id not in body.files]
+            # Equal messages for files that do not exist and those of others: existence is not revealed.
+            for missing in references.find_missing(conn, owner, stored):
+                message = f"names {missing.label}, which {owner} does not have"
+                errors.append(validation.field_error(f"{parsed.input_field}.{missing.path}", message))
+        validation.raise_errors(errors)
 
     loop = asyncio.get_running_loop()
     try:
@@ -134,41 +143,20 @@ async def _check_and_store(
         raise problems.unavailable(f"no response within {ANSWER_SECONDS:g} s: retry") from error
 
 
-def _check_references(conn: Connection, owner: str, entries: Sequence[ParsedEntry], attached: Collection[UUID]) -> None:
-    """Reject files that do not exist or belong to another owner, with equal messages: existence is not revealed."""
-    errors = []
-    for parsed in entries:
-        stored = [reference for reference in parsed.references if reference.file_id not in attached]
-        for missing in references.find_missing(conn, owner, stored):
-            message = f"names {missing.label}, which {owner} does not have"
-            errors.append(validation.field_error(f"{parsed.input_field}.{missing.path}", message))
-    validation.raise_errors(errors)
-
-
-def _check_providers(providers: Mapping[str, Provider], entries: Sequence[ParsedEntry], caller: Caller) -> None:
-    errors = [
-        {"field": f"chain[{index}].provider", "message": message}
-        for index, parsed in enumerate(entries)
-        if (message := _find_provider_error(providers, parsed.entry.provider))
-    ]
-    if not errors and caller.level is Level.OWNER:  # an owner spends the application's money
-        errors = [
-            {"field": f"chain[{index}].model", "message": "is not offered: GET /v1/models lists the models"}
-            for index, parsed in enumerate(entries)
-            if parsed.entry.model not in (AUTO_MODEL, *providers[parsed.entry.provider].models)
-        ]
-    validation.raise_errors(errors)
-
-
-def _find_provider_error(providers: Mapping[str, Provider], name: str) -> str | None:
-    provider = providers.get(name)
+def _find_provider_error(
+    providers: Mapping[str, Provider], entry: FallbackEntry, caller: Caller
+) -> tuple[str, str] | None:
+    """Return the field of an entry that is wrong, and why."""
+    name, provider = entry.provider, providers.get(entry.provider)
     if provider is None:
-        return f"{to_storable(name, 60)!r} does not exist: use one of {', '.join(sorted(providers))}"
-    if provider.can_submit:
-        return None
-    if provider.submit_setting is None:
-        return f"{name} accepts no submissions"
-    return f"{name} is not configured: set {provider.submit_setting} on the server"
+        return "provider", f"{to_storable(name, 60)!r} does not exist: use one of {', '.join(sorted(providers))}"
+    if not provider.can_submit and provider.submit_setting is None:
+        return "provider", f"{name} accepts no submissions"
+    if not provider.can_submit:
+        return "provider", f"{name} is not configured: set {provider.submit_setting} on the server"
+    if caller.level is Level.OWNER and entry.model not in (AUTO_MODEL, *provider.models):
+        return "model", "is not offered: GET /v1/models lists the models"  # an owner spends the application's money
+    return None
 
 
 def _parse_form(form: Form) -> JobBody:

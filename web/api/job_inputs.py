@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator, SchemaError, ValidationError
@@ -42,25 +41,21 @@ _Validator: Final = extend(  # type: ignore[no-untyped-call]  # types-jsonschema
 _TYPE_NAMES: Final = {"object": "an object", "array": "a list", "string": "text", "integer": "an integer"}
 
 
-@dataclass(frozen=True, slots=True)
-class _CheckedEntry:
-    entry: FallbackEntry
-    errors: list[FieldError]
-    unchecked: str | None
-
-
 async def check_inputs(
     ctx: AppContext, kind: str, entries: Sequence[ParsedEntry]
 ) -> tuple[tuple[FallbackEntry, ...], list[str]]:
     """Return entries with their models chosen, and why some are unchecked. Raises Problem: 422, 503 for "auto"."""
     tasks = (_check_entry(ctx, kind, parsed, f"chain[{index}]") for index, parsed in enumerate(entries))
     checked = await asyncio.gather(*tasks)
-    errors = [error for result in checked for error in result.errors]
+    errors = [error for _, errors, _ in checked for error in errors]
     validation.raise_errors(errors)
-    return tuple(result.entry for result in checked), [result.unchecked for result in checked if result.unchecked]
+    return tuple(entry for entry, _, _ in checked), [unchecked for _, _, unchecked in checked if unchecked]
 
 
-async def _check_entry(ctx: AppContext, kind: str, parsed: ParsedEntry, field: str) -> _CheckedEntry:
+async def _check_entry(
+    ctx: AppContext, kind: str, parsed: ParsedEntry, field: str
+) -> tuple[FallbackEntry, list[FieldError], str | None]:
+    """Return the entry with its model and numbers, what is wrong with it, and why it is unchecked."""
     entry = parsed.entry
     provider = ctx.providers[entry.provider]
     try:
@@ -68,21 +63,21 @@ async def _check_entry(ctx: AppContext, kind: str, parsed: ParsedEntry, field: s
             entry = await _choose_model(ctx, kind, parsed, field)
         schema = await ctx.model_cache.get_schema(provider, entry.model)
         if schema is None:
-            return _CheckedEntry(entry, [], f"{field}: {entry.provider} publishes no schema of {entry.model}")
+            return entry, [], f"{field}: {entry.provider} publishes no schema of {entry.model}"
         entry = dataclasses.replace(entry, input=convert_numbers(entry.input, schema))
         urls = {reference.label: _SAMPLE_URL for reference in parsed.references}
         sample = references.substitute_urls(dict(entry.input), urls)
         # In a thread: validation may be slow, and the event loop also receives webhooks.
         errors = await asyncio.to_thread(find_schema_errors, sample, schema, f"{field}.input")
-        return _CheckedEntry(entry, errors, None)
+        return entry, errors, None
     except ProviderUnavailable as error:
-        return _CheckedEntry(entry, [], f"{field}: {model_cache.describe_outage(entry.provider, error)}")
+        return entry, [], f"{field}: {model_cache.describe_outage(entry.provider, error)}"
     except UnusableSchema as error:
-        return _CheckedEntry(entry, [], f"{field}: the schema of {entry.model} is unusable: {error}"[:500])
+        return entry, [], f"{field}: the schema of {entry.model} is unusable: {error}"[:500]
     except ProviderRefused as error:
         if error.facts.get("status") not in (None, 404, 410):  # e.g. our token: other entries may still yield files
-            return _CheckedEntry(entry, [], f"{field}: {error}")
-        return _CheckedEntry(entry, [field_error(f"{field}.model", str(error))], None)
+            return entry, [], f"{field}: {error}"
+        return entry, [field_error(f"{field}.model", str(error))], None
 
 
 async def _choose_model(ctx: AppContext, kind: str, parsed: ParsedEntry, field: str) -> FallbackEntry:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Annotated, Final
-from uuid import UUID
 
 from pydantic import Field
 
@@ -96,8 +95,6 @@ async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> N
 
 
 def _build_renders(conn: Connection, rows: Sequence[Row], ctx: AppContext, caller: Caller) -> list[Render]:
-    variants: dict[UUID, list[Row]] = {row["id"]: [] for row in rows}
-    for variant in renders.list_variants_of_renders(conn, list(variants)):
-        variants[variant["render_id"]].append(ctx.add_urls(variant))
+    variants = ctx.list_variants(conn, (row["id"] for row in rows))
     shown = [ctx.visibility.filter_reason(caller.level, row) for row in rows]
     return [Render.model_validate({"render_id": row["id"], **row, "variants": variants[row["id"]]}) for row in shown]

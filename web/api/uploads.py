@@ -78,17 +78,13 @@ async def delete_upload(upload_id: PathId, caller: AnyCaller, ctx: Context) -> N
         return uploads.mark_deleted(conn, upload_id)
 
     key = await ctx.database.transaction(delete_row)
-    if key is not None:
-        log.info("upload.deleted", upload_id=upload_id)
-        await _delete_object(ctx, key)
-
-
-async def _delete_object(ctx: AppContext, key: str) -> None:
-    """Delete an object whose row is deleted; on failure the orphan sweep deletes it."""
+    if key is None:
+        return
+    log.info("upload.deleted", upload_id=upload_id)
     storage = ctx.upload_spool.storage
     try:
         await ctx.upload_spool.run_storage(lambda: storage.delete(storage.private_bucket, key))
-    except Problem as error:
+    except Problem as error:  # the orphan sweep deletes it
         log.warning("upload.delete_deferred", key=key, error=error.detail)
 
 

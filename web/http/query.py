@@ -29,7 +29,6 @@ def _require_date(value: Any) -> Any:
 
 Time = Annotated[AwareDatetime, BeforeValidator(_require_date), Field(strict=False)]
 Filters = Annotated[Q, Query()]  # the type of a parameter: the query of a request as a model
-EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
 
 
 # Of pages: links may carry parameters of others.
@@ -75,7 +74,7 @@ class ProjectQuery(BaseQuery):
 
 
 class EventQuery(BaseQuery):
-    after: EventId = Field(0, description="`next` of the previous page")
+    after: Annotated[int, Field(ge=0, le=MAX_EVENT_ID)] = Field(0, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
 
 

@@ -14,7 +14,6 @@ from fastapi import APIRouter, Depends, Header, Request
 from pydantic import field_validator
 from starlette.responses import RedirectResponse, Response
 
-from db import renders
 from db.connection import Connection, Row
 from db.reports import my_renders
 from moorage.errors import Refused
@@ -172,7 +171,7 @@ async def get_card(job_id: PathId, viewer: Viewer, params: Cards, ctx: Context) 
         row = my_renders.get_card(conn, owner, job_id, _filter_values(params))
         if row is None and my_renders.get_card(conn, owner, job_id) is None:
             raise problems.not_found("job")
-        return _build_card(row, renders.list_variants(conn, job_id), viewer, ctx) if row else None
+        return _build_card(row, ctx.list_variants(conn, [job_id])[job_id], viewer, ctx) if row else None
 
     card = await ctx.database.read(read_card)
     if card is None:
@@ -228,9 +227,7 @@ def _list_cards(conn: Connection, viewer: Caller, params: CardQuery, ctx: AppCon
     """Return a page of cards and the id of the last one if there are more, else an empty string."""
     rows = my_renders.list_cards(conn, str(viewer.owner), _filter_values(params), params.before, CARDS_PER_PAGE + 1)
     page, next_id = query.split_page(rows, CARDS_PER_PAGE)
-    variants: dict[UUID, list[Row]] = {row["id"]: [] for row in page}
-    for variant in renders.list_variants_of_renders(conn, list(variants)):
-        variants[variant["render_id"]].append(variant)
+    variants = ctx.list_variants(conn, (row["id"] for row in page))
     return [_build_card(row, variants[row["id"]], viewer, ctx) for row in page], str(next_id or "")
 
 
@@ -241,11 +238,7 @@ def _build_card(row: Row, variants: list[Row], viewer: Caller, ctx: AppContext) 
         state, category, reason = row["state"], row["category"], row["reason"]
     why = ctx.visibility.show_reason(viewer.level, state, category, reason)
     scopes = [scope for scope, _ in _ACTIONS.values() if viewer.has_scope(scope)]
-    return cards.build_card({**row, "reason": why}, [ctx.add_urls(variant) for variant in variants], scopes)
-
-
-def accepts_html(request: Request) -> bool:
-    return "text/html" in request.headers.get("accept", "")
+    return cards.build_card({**row, "reason": why}, variants, scopes)
 
 
 def build_problem_page(request: Request, problem: Problem) -> Response:

@@ -37,17 +37,17 @@ class AssetStreamer:
     def __init__(self, settings: Settings, bucket: str) -> None:
         self._storage, self._bucket = s3.ObjectStore(settings), bucket
         self._executor = ThreadPoolExecutor(MAX_THREADS, "asset")
-        self._streams = 0
+        self._slots = asyncio.Semaphore(MAX_STREAMS)
 
     async def build_response(
         self, key: str, byte_range: tuple[int, int] | None, status: int, headers: Mapping[str, str]
     ) -> Response:
         """Return a response that streams an object. Raises Problem: 404 no such object, 503 unavailable or limit."""
-        if self._streams >= MAX_STREAMS:
+        if self._slots.locked():
             raise unavailable("too many open streams, retry")
         with contextlib.ExitStack() as cleanup:
-            self._streams += 1
-            cleanup.callback(self._release_slot)
+            await self._slots.acquire()
+            cleanup.callback(self._slots.release)
             stack = contextlib.ExitStack()
             opened = self._storage.open_object(self._bucket, key, byte_range=byte_range)
             body = await self._run_within_limit(key, lambda: stack.enter_context(opened))
@@ -72,9 +72,6 @@ class AssetStreamer:
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _release_slot(self) -> None:
-        self._streams -= 1
-
     async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):
             yield chunk
@@ -87,24 +84,17 @@ class AssetResponse(StreamingResponse):
     """A streamed response that releases its resources in any case, even if the client reads nothing."""
 
     def __init__(
-        self,
-        chunks: AsyncIterator[bytes],
-        status: int,
-        headers: Mapping[str, str],
-        release: Callable[[], Any],
-        *,
-        stall_seconds: float = STALL_SECONDS,
+        self, chunks: AsyncIterator[bytes], status: int, headers: Mapping[str, str], release: Callable[[], Any]
     ) -> None:
         super().__init__(chunks, status, headers)
         self._release = release
-        self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_stalled = False
 
         async def send_within_limit(message: Message) -> None:
             nonlocal is_stalled
-            async with asyncio.timeout(self._stall_seconds) as limit:
+            async with asyncio.timeout(STALL_SECONDS) as limit:
                 try:
                     await send(message)
                 finally:
@@ -115,6 +105,6 @@ class AssetResponse(StreamingResponse):
         except TimeoutError:
             if not is_stalled:
                 raise
-            log.info("asset.stalled", stall_seconds=self._stall_seconds)  # the server closes the connection
+            log.info("asset.stalled", stall_seconds=STALL_SECONDS)  # the server closes the connection
         finally:
             self._release()
