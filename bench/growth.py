@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
-from uuid import UUID
 
 from bench import history, results
 from db import (
@@ -134,8 +133,8 @@ def _audit(conn: Connection) -> None:
         keys = checks.list_keys(conn, scope, "", limit=500)
         for check in checks.list_checks(scope, deep=False):
             checks.find_violations(conn, check, keys, args)
-    objects.list_output_objects(conn, UUID(int=0))
-    objects.list_quarantined(conn, "", limit=500)
+    for scope in objects.LIST_OBJECTS:
+        objects.list_objects(conn, scope, "")
     objects.sample_kept_outputs(conn, 50)
 
 

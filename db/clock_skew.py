@@ -1,15 +1,15 @@
 """Correction of times left in the future by a database clock that was set back."""
 
-from db.connection import Connection, fetch_all, fetch_one
+from db.connection import Connection, fetch_all
+from db.statements import statement
 
 # Ticks alone do not show a change while no beat ran.
 IS_SET_BACK = """(EXISTS (SELECT FROM ticks WHERE started_at > moment() + interval '1 min')
     OR EXISTS (SELECT FROM events WHERE at > moment() + interval '1 min'))"""
-WAS_CLOCK_SET_BACK = f"SELECT 1 AS was_set_back WHERE {IS_SET_BACK}"
 
 
-def was_clock_set_back(conn: Connection) -> bool:
-    return fetch_one(conn, WAS_CLOCK_SET_BACK, {}) is not None
+@statement(f"SELECT 1 AS was_set_back WHERE {IS_SET_BACK}")
+def was_clock_set_back(conn: Connection) -> bool: ...
 
 
 _WAITING = {

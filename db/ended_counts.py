@@ -1,6 +1,6 @@
 """Rows that ended, counted by five minutes; those after the last counted slot are read: a late sweep misses nothing."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from db.connection import Connection, fetch_one
@@ -77,10 +77,16 @@ def count_next_hour(conn: Connection) -> bool:
     if row is None:
         return False
     end: datetime = row["slot_end"]
-    for hours_ago in (1 + int(end.timestamp()) // 300 % 24, 0):
-        hour = {"start": end - timedelta(hours=hours_ago + 1), "end": end - timedelta(hours=hours_ago)}
+    for start in (choose_older_hour(end), end - timedelta(hours=1)):
+        hour = {"start": start, "end": start + timedelta(hours=1)}
         conn.execute(DELETE_COUNTS, {**hour, "until": end})
         for sql in ADD_COUNTS.values():
             conn.execute(sql, hour)
     conn.execute(SAVE_END, {"end": end})
     return True
+
+
+def choose_older_hour(end: datetime) -> datetime:
+    """Return which of the last 24 whole hours has its turn: each has it in one of 24 slots that follow each other."""
+    slot = int(end.timestamp()) // 300
+    return datetime.fromtimestamp((slot // 12 - 1 - (slot // 12 - 1 - slot) % 24) * 3600, UTC)

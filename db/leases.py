@@ -14,7 +14,8 @@ from uuid import UUID
 from db import breakers
 from db.connection import Connection, Database, Row, fetch_all, fetch_one
 from db.events import build_event_insert
-from moorage.errors import DatabaseLocked, LeaseLost, StepInterrupted
+from db.statements import require_row
+from moorage.errors import DatabaseLocked, StepInterrupted
 from moorage.model import Lease, Step, WorkTable
 from moorage.transitions import EventKind
 
@@ -27,6 +28,8 @@ SUBJECT: Final[Mapping[WorkTable, str]] = {
 
 # Part of every write by the lease holder that ends the lease.
 CLEAR_LEASE: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
+# Part of every write that makes an ended row due again.
+RESTART: Final = "run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0"
 
 JOB_ID: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notifications": "job_id"}
 
@@ -146,10 +149,7 @@ def execute(conn: Connection, lease: Lease, sql: str, **args: object) -> Row:
 
     The statement also receives `id`, `token` and `actor` of the lease.
     """
-    row = fetch_one(conn, sql, build_args(lease, **args))
-    if row is None:
-        raise LeaseLost(f"{SUBJECT[lease.table]} {lease.row_id}: the lease is lost")
-    return row
+    return require_row(lease, fetch_one(conn, sql, build_args(lease, **args)))
 
 
 def build_args(lease: Lease, **args: object) -> Row:
@@ -157,7 +157,7 @@ def build_args(lease: Lease, **args: object) -> Row:
 
 
 def build_end_statement(table: WorkTable, from_state: str, to_state: str, values: str, condition: str = "") -> str:
-    """Return a statement for `execute`; `values` are its assignments in addition to the work columns."""
+    """Return the statement that ends a leased row; `values` are its assignments in addition to the work columns."""
     return f"""
 WITH moved AS (
     UPDATE {table} SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}

@@ -2,30 +2,33 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases, quarantine
-from db.connection import Connection, QueuedQuery, Row, fetch_all, fetch_one
+from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert
+from db.statements import statement
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
 from moorage.retry_policy import SOURCE_KINDS, DeadLetterDecision, RetryContext
 from moorage.text import to_storable
 
+RESERVE_WAIT = timedelta(seconds=30)  # until its next attempt, which finds whether its job needs it by then
 FOREIGN_HOST = "FOREIGN_HOST"  # category of an output that makes no job partial; its dead letter has DOWNLOAD_FAILED
 
 ADD = f"""
 WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
-                         category, reason, run_at, woken_at, ended_at)
+                         category, reason, run_at, woken_at, ended_at, deferred_at)
     SELECT n.id, job_id, prediction_id,
            (SELECT coalesce(max(idx) + 1, 0) FROM outputs o WHERE o.job_id = n.job_id)
              + (row_number() OVER (PARTITION BY job_id ORDER BY place))::integer - 1,
            path, source_kind, source, source_data, expires_at,
            CASE WHEN problem IS NULL THEN 'waiting' ELSE 'dead' END, category, problem,
-           CASE WHEN problem IS NULL THEN moment() END, CASE WHEN problem IS NULL THEN moment() END,
-           CASE WHEN problem IS NULL THEN NULL ELSE moment() END
+           CASE WHEN problem IS NULL THEN moment() + %(wait)s END, CASE WHEN problem IS NULL THEN moment() END,
+           CASE WHEN problem IS NULL THEN NULL ELSE moment() END,
+           CASE WHEN problem IS NULL AND %(in_reserve)s THEN moment() END
       FROM unnest(%(id)s::uuid[], %(job_id)s::uuid[], %(prediction_id)s::uuid[], %(path)s::text[],
                   %(source_kind)s::text[], %(source)s::text[], %(source_data)b::bytea[],
                   %(expires_at)s::timestamptz[], %(problem)s::text[], %(category)s::text[]) WITH ORDINALITY
@@ -34,8 +37,9 @@ WITH moved AS (
      WHERE NOT EXISTS (SELECT FROM outputs o WHERE o.prediction_id = n.prediction_id AND o.path = n.path)
      ORDER BY place
     ON CONFLICT (prediction_id, path) DO NOTHING
-    RETURNING id, job_id, state, coalesce(reason, path) AS reason
-) {build_event_insert("output", "NULL", "state", "reason")}
+    RETURNING id, job_id, state, coalesce(reason, path) AS reason,
+              CASE WHEN deferred_at IS NOT NULL THEN 'deferred' END AS kind
+) {build_event_insert("output", "NULL", "state", "reason", kind="kind")}
 """
 
 
@@ -50,11 +54,14 @@ class NewOutput:
     expires_at: datetime | None = None
 
 
-def build_add(new: Sequence[NewOutput], actor: str) -> Row:
+def build_add(new: Sequence[NewOutput], actor: str, *, in_reserve: bool = False) -> Row:
     """
     Return the arguments of ADD for files of locked jobs; it returns those whose path is new.
 
     The caller publishes their wakes: dispatch does so 30 s later, or when the queue is empty.
+
+    Args:
+        in_reserve: of a late success (db/deferral.py).
     """
     args: Row = {name: [getattr(one, name) for one in new] for name in ("id", "job_id", "prediction_id", "expires_at")}
     files = [one.file for one in new]
@@ -63,49 +70,43 @@ def build_add(new: Sequence[NewOutput], actor: str) -> Row:
     args["category"] = [foreign[file.is_foreign] if file.problem else None for file in files]
     kinds = [("url" if file.data is None else "inline") if file.object_key is None else "object" for file in files]
     source = [file.object_key or file.url for file in files]
+    args |= {"in_reserve": in_reserve, "wait": RESERVE_WAIT if in_reserve else timedelta()}
     return {**args, "source_kind": kinds, "source": source, "source_data": [f.data for f in files], "actor": actor}
 
 
-UPDATE_SOURCE_URL = """
+@statement("""
 UPDATE outputs SET source = %(url)s, expires_at = %(expires_at)s
  WHERE prediction_id = %(prediction_id)s AND path = %(path)s AND state = 'waiting' AND source_kind = 'url'
    AND source IS DISTINCT FROM %(url)s RETURNING id
-"""
-
-
-def update_source_url(conn: Connection, prediction_id: UUID, file: OutputFile, expires_at: datetime | None) -> bool:
+""")
+def update_source_url(
+    conn: Connection, prediction_id: UUID, path: str, url: str | None, expires_at: datetime | None
+) -> bool:
     """Set a new URL and expiry for a waiting path; return False if nothing changed."""
-    args = {"prediction_id": prediction_id, "path": file.path, "url": file.url, "expires_at": expires_at}
-    return fetch_one(conn, UPDATE_SOURCE_URL, args) is not None
 
 
-RECORD_REFRESH = """
+@statement("""
 UPDATE outputs SET source = coalesce(%(url)s, source), expires_at = coalesce(%(expires_at)s, expires_at),
        refreshed_at = moment()
  WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
-"""
-
-
+""")
 def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
     """Record that a new URL was requested from the provider, and the URL if there is one. Raises LeaseLost."""
-    leases.execute(conn, lease, RECORD_REFRESH, url=url, expires_at=expires_at)
 
 
 COLUMNS = [f.name for f in fields(Output) if f.name not in ("provider", "external_id", "model", "is_awaited")]
-GET = f"""
+
+
+@statement(f"""
 SELECT {", ".join(f"o.{column}" for column in COLUMNS)}, p.provider, p.external_id, p.model
-  FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
-"""
-
-
+  FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(output_id)s
+""")
 def get(conn: Connection, output_id: UUID) -> Output | None:
     """Return an output joined with its prediction, inline data included."""
-    row = fetch_one(conn, GET, {"id": output_id})
-    return Output(**row) if row else None
 
 
 # At most to the last attempt before the source expires, as in moorage/retry_policy.py.
-POSTPONE_WAITING = """
+@statement("""
 WITH due AS MATERIALIZED (
     SELECT id FROM outputs WHERE job_id = %(job_id)s AND state = 'waiting' AND lease_token IS NULL
        AND run_at <= moment() ORDER BY id FOR UPDATE SKIP LOCKED)
@@ -113,12 +114,9 @@ UPDATE outputs o SET woken_at = NULL,
        run_at = least(moment() + make_interval(secs => %(seconds)s),
                       CASE WHEN expires_at > moment() + interval '10 s' THEN expires_at - interval '10 s' END)
   FROM due WHERE o.id = due.id
-"""
-
-
+""")
 def postpone_waiting(conn: Connection, job_id: UUID, seconds: float) -> None:
     """Postpone the due, unleased outputs of a job that another transaction has locked."""
-    conn.execute(POSTPONE_WAITING, {"job_id": job_id, "seconds": seconds})
 
 
 # Since the output was added or replayed; failures of moorage's own servers are no attempts at the source. A URL without
@@ -154,16 +152,11 @@ _FACTS = """media format content_type bytes sha256 width_px height_px frames dur
 thumb_sha256 thumb_width_px thumb_height_px color thumb_missing"""
 _SET_FACTS = ", ".join(f"{column} = %({column})s" for column in _FACTS.split())
 _KEPT = f"category = NULL, reason = NULL, source_data = NULL, {quarantine.RELEASE}, {_SET_FACTS}"
-END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
-END_AWAITED = leases.build_end_statement(
-    "outputs",
-    "waiting",
-    "kept",
-    _KEPT,
-    """
+_IS_AWAITED = """
        AND EXISTS (SELECT FROM jobs j WHERE j.id = outputs.job_id AND j.state = 'keeping'
-                                        AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))""",
-)
+                                        AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))"""
+END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
+END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _IS_AWAITED)
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
@@ -178,21 +171,21 @@ def queue_end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> Queu
 
 def _list_facts(stored: StoredOutput) -> Row:
     thumb = stored.thumb
-    sizes = (thumb.color, len(thumb.data), thumb.sha256, thumb.width_px, thumb.height_px) if thumb else (None,) * 5
-    columns = ("color", "thumb_bytes", "thumb_sha256", "thumb_width_px", "thumb_height_px")
-    file = {"bytes": stored.bytes, "sha256": stored.sha256, "key": stored.key, "thumb_key": stored.thumb_key}
-    facts = asdict(stored.media) | file | dict(zip(columns, sizes, strict=True))
-    return {**facts, "thumb_missing": stored.thumb_missing}
+    facts = {name: getattr(stored, name) for name in ("bytes", "sha256", "key", "thumb_key", "thumb_missing")}
+    facts |= {f"thumb_{name}": getattr(thumb, name, None) for name in ("sha256", "width_px", "height_px")}
+    return {**asdict(stored.media), **facts, "color": thumb and thumb.color, "thumb_bytes": thumb and len(thumb.data)}
 
 
-END_DEAD = leases.build_end_statement(
-    "outputs", "waiting", "dead", "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s"
+@statement(
+    leases.build_end_statement(
+        "outputs",
+        "waiting",
+        "dead",
+        "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s",
+    )
 )
-
-
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
     """End an output as `dead`, without a dead letter. Raises LeaseLost."""
-    leases.execute(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
 
 
 def dead_letter(
@@ -221,30 +214,24 @@ def dead_letter(
     return job
 
 
-REPLAY = f"""
+@statement(f"""
 WITH moved AS (
     UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
            crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
-     WHERE id = %(id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
+     WHERE id = %(output_id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
            OR is_placeholder)
     RETURNING id, job_id
 ) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
-"""
-
-
+""")
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""
-    return fetch_one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
 
 
-LIST_BY_JOB = """
+@statement("""
 SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END AS url, expires_at, state, category,
        reason, attempt, crashes, run_at, leased_by, ended_at, media, format, bytes, sha256, width_px, height_px,
        duration_s, key, thumb_key, thumb_missing, notes
   FROM outputs WHERE job_id = %(job_id)s ORDER BY idx
-"""
-
-
+""")
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return a job's outputs by idx; URLs of sources only, no inline data."""
-    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})

@@ -14,6 +14,7 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from db.discarding import build_discard_statement
 from db.events import build_event_insert
 from db.objects import LONG_TIMEOUT
+from db.statements import statement
 
 _OLD: Final = "moment() - make_interval(secs => %(seconds)s)"
 
@@ -38,12 +39,6 @@ _RENDERS: Final = f"""
  WHERE r.deleted_at IS NULL AND r.published_at < {_OLD} AND j.settled_at < {_OLD}
 """
 
-OLD_RENDERS: Final = f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(limit)s"
-
-LOCK_RENDER: Final = f"SELECT j.owner, j.project_id {_RENDERS} AND r.id = %(id)s FOR UPDATE OF j SKIP LOCKED"
-
-DISCARD_PUBLISHED: Final = build_discard_statement("true")
-
 MARK_DELETED: Final = f"""
 WITH moved AS (
     UPDATE renders SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING id
@@ -60,19 +55,19 @@ WITH moved AS (
 """
 
 
+@statement(f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(limit)s")
 def list_old_renders(conn: Connection, seconds: float, limit: int) -> list[UUID]:
     """Return renders published, and of jobs settled, more than `seconds` ago."""
-    return [row["id"] for row in fetch_all(conn, OLD_RENDERS, {"seconds": seconds, "limit": limit})]
 
 
+@statement(f"SELECT j.owner, j.project_id {_RENDERS} AND r.id = %(render_id)s FOR UPDATE OF j SKIP LOCKED")
 def lock_old_render(conn: Connection, render_id: UUID, seconds: float) -> Row | None:
     """Lock the job of an old render; return its owner and project_id, or None if it is locked or no longer old."""
-    return fetch_one(conn, LOCK_RENDER, {"id": render_id, "seconds": seconds})
 
 
-def discard_render_files(conn: Connection, render_id: UUID, actor: str) -> None:
+@statement(build_discard_statement("true"))
+def discard_render_files(conn: Connection, job_id: UUID, actor: str, reason: str = "render deleted") -> None:
     """Set the outputs of a render, whose job is locked, to `discarding`: the discard step deletes their objects."""
-    conn.execute(DISCARD_PUBLISHED, {"job_id": render_id, "reason": "render deleted", "actor": actor})
 
 
 def mark_render_deleted(conn: Connection, render_id: UUID, actor: str, reason: str) -> None:
@@ -221,9 +216,7 @@ START: Final = ("-infinity", UUID(int=0))
 # Rows that are locked, and with them their jobs, are left for the next run: the others do not wait for them.
 _OF_JOBS: Final = "job_id = ANY(%(ids)s::uuid[])"
 DELIVERIES: Final = f"SELECT id FROM deliveries WHERE prediction_id IN (SELECT id FROM predictions WHERE {_OF_JOBS})"
-LOCK_DELIVERIES: Final = f"{DELIVERIES} ORDER BY id FOR UPDATE SKIP LOCKED"
-LOCK_ALL_JOBS: Final = "SELECT id FROM jobs WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE"
-LOCK_JOBS: Final = "SELECT id FROM jobs WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE SKIP LOCKED"
+LOCK_JOBS: Final = "SELECT id FROM jobs WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE"
 HAVE_NO_LIVE_ROWS: Final = f"""
 SELECT j.id FROM jobs j WHERE j.id = ANY(%(ids)s::uuid[]) AND j.settled_at IS NOT NULL {_NO_LIVE_ROWS}
    AND NOT EXISTS (SELECT FROM predictions p JOIN deliveries d ON d.prediction_id = p.id
@@ -262,8 +255,9 @@ def list_old_jobs(conn: Connection, sql: str, seconds: float, limit: int, after:
 
 def delete_jobs(conn: Connection, job_ids: Sequence[UUID]) -> int:
     """Delete jobs and all their rows, but none that is locked or has live rows; return their number."""
-    deliveries = [row["id"] for row in fetch_all(conn, LOCK_DELIVERIES, {"ids": job_ids})]
-    locked = [row["id"] for row in fetch_all(conn, LOCK_JOBS, {"ids": job_ids})]
+    skipping = f"{DELIVERIES} ORDER BY id FOR UPDATE SKIP LOCKED"
+    deliveries = [row["id"] for row in fetch_all(conn, skipping, {"ids": job_ids})]
+    locked = [row["id"] for row in fetch_all(conn, f"{LOCK_JOBS} SKIP LOCKED", {"ids": job_ids})]
     ids = [row["id"] for row in fetch_all(conn, HAVE_NO_LIVE_ROWS, {"ids": locked, "deliveries": deliveries})]
     deliveries = [row["id"] for row in fetch_all(conn, DELIVERIES, {"ids": ids})]
     for sql in DROP_JOBS.values() if ids else ():

@@ -23,7 +23,7 @@ from moorage import logs, metrics
 from moorage.certificates import iterate_causes
 from moorage.errors import DownloadInterrupted, DownloadRefused, MoorageError, OutputGone
 from moorage.model import FetchedFile
-from moorage.retry_after import parse_retry_after
+from moorage.retry_policy import parse_retry_after
 from moorage.urls import resolve_redirect, restore_target
 
 CHUNK_BYTES: Final = 128 * 1024

@@ -66,11 +66,16 @@ class Proxy:
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stopped.wait()
+        self._flowing.set()
+        # Accept no more. `close` at once would leak the connections that asyncio is accepting: it drops them.
+        self._loop.remove_reader(server.sockets[0].fileno())
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            self._reset()
+            _, waiting = await asyncio.wait(tasks, timeout=0.2)
+            for task in waiting:  # for a handshake
+                task.cancel()
         server.close()
-        self._reset()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # transports close their sockets a turn after `abort`
 
     def _end(self) -> None:
         if self._stopped is not None:
@@ -84,18 +89,19 @@ class Proxy:
             writer.transport.abort()
 
     async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sides = [writer]
         self._writers.add(writer)
         try:
             target_reader, target = await asyncio.open_connection("127.0.0.1", self._target)
+            sides.append(target)
+            self._writers.add(target)
+            await asyncio.gather(self._forward(reader, target), self._forward(target_reader, writer))
         except OSError:
             writer.transport.abort()
-            self._writers.discard(writer)
-            return
-        self._writers.add(target)
-        try:
-            await asyncio.gather(self._forward(reader, target), self._forward(target_reader, writer))
         finally:
-            for side in (writer, target):
+            for side in sides:
+                if self._stopped is not None and self._stopped.is_set():
+                    side.transport.abort()  # `close` would send the rest first
                 side.close()
                 self._writers.discard(side)
 

@@ -1,25 +1,49 @@
-"""An ASGI application that is built when its server starts, not when its module is imported."""
+"""ASGI applications that are built when their server starts, and error responses as problem+json (RFC 9457)."""
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
 
-from moorage import problem_json
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from moorage.errors import ConfigError
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+CONTENT_TYPE: Final = "application/problem+json"
+
+# The last part of a problem's `type`, by status.
+KINDS: Final = {
+    400: "unreadable",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method",
+    408: "too_slow",
+    409: "conflict",
+    412: "changed",
+    413: "too_large",
+    415: "media_type",
+    416: "range",
+    422: "invalid",
+    429: "limit_reached",
+    431: "headers_too_large",
+    500: "internal",
+    503: "unavailable",
+}
+
+
+def build_problem(status: int, detail: str, *, kind: str | None = None) -> dict[str, Any]:
+    """Return a problem. `detail`: the problem and its remedy; `kind`: the last part of `type`, if not that of KINDS."""
+    urn = f"urn:moorage:problem:{kind or KINDS[status]}"
+    return {"type": urn, "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
 
 
 class LazyApp:
     """An ASGI application built from the settings at lifespan startup."""
 
-    def __init__(self, build_app: Callable[[], App]) -> None:
+    def __init__(self, build_app: Callable[[], ASGIApp]) -> None:
         self._make = build_app
-        self._app: App | None = None
+        self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or the lifespan; a ConfigError fails the startup."""
@@ -32,20 +56,17 @@ class LazyApp:
                 return
         if self._app is None:
             raise RuntimeError("lifespan was not started: run the server with --interface asgi")
-        if scope["type"] == "http" and not _names_one_host(scope):
-            await _refuse_host(send)
-            return
+        if scope["type"] == "http":
+            hosts = [value for name, value in scope["headers"] if name == b"host"]
+            if len(hosts) != 1 or not hosts[0]:  # granian adds an empty one where there is none
+                await _refuse_host(send)
+                return
         await self._app(scope, receive, send)
-
-
-def _names_one_host(scope: Scope) -> bool:
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
-    return len(hosts) == 1 and bool(hosts[0])  # granian adds an empty one where there is none
 
 
 async def _refuse_host(send: Send) -> None:
     """A proxy may have routed by another Host than the one that is read here (RFC 9112, 3.2)."""
-    problem = problem_json.build_problem(400, "the request has no Host header, or several: send one")
-    headers = [(b"content-type", problem_json.CONTENT_TYPE.encode()), (b"connection", b"close")]
+    problem = build_problem(400, "the request has no Host header, or several: send one")
+    headers = [(b"content-type", CONTENT_TYPE.encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 400, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(problem).encode()})

@@ -58,7 +58,13 @@ class RefreshUrls:
 
 @dataclass(frozen=True, slots=True)
 class LateSuccess:
-    """A success after another prediction of the job was chosen."""
+    """
+    A success after another prediction of the job was chosen.
+
+    `in_reserve`: that one's files are being stored; these are used if none of them can be published.
+    """
+
+    in_reserve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +99,11 @@ def _on_report_after_end(report: PredictionReport, ctx: PredictionContext) -> Re
     if report.status == "succeeded" and ctx.prediction_state == "succeeded":
         has_new_urls = ctx.is_chosen and report.outputs
         return RefreshUrls() if has_new_urls else IgnoreReport("duplicate: the prediction had succeeded")
-    is_without_files = ctx.prediction_state == "lost" or (ctx.prediction_state == "failed" and ctx.was_without_files)
+    is_without_files = ctx.prediction_state in ("lost", "cancelled") or ctx.was_without_files
     if report.status == "succeeded" and is_without_files and report.outputs:
-        return _on_success(report, ctx)
+        decision = _on_success(report, ctx)
+        if ctx.prediction_state != "cancelled" or decision != LateSuccess():
+            return decision
     if report.status in ("queued", "running", "unknown"):
         return IgnoreReport(f"backwards: {report.raw_status} after {ctx.prediction_state}")
     return IgnoreReport(f"late: {report.raw_status} after {ctx.prediction_state}")
@@ -117,7 +125,7 @@ def _on_success(report: PredictionReport, ctx: PredictionContext) -> ReportDecis
         return ChoosePrediction(reopens_job=True)
     if ctx.job_state == "failed" and not ctx.has_render:
         return ChoosePrediction(reopens_job=True)
-    return LateSuccess()
+    return LateSuccess(in_reserve=ctx.job_state == "keeping")
 
 
 def _explain_no_output(report: PredictionReport) -> str:
@@ -158,11 +166,16 @@ class OutputCounts:
     placeholders: int = 0  # kept
     foreign: int = 0  # as kept: dead, because their hosts are not the provider's; they make no job partial
     others: int = 0  # deferred, of predictions that were not chosen
+    reserve: int = 0  # of these, files of a late success: not attempted yet
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a job ends. `failed`: the chosen prediction yields no files; `on_no_files` decides what follows."""
+    """
+    How a job ends. `failed`: the chosen prediction yields no files; `on_no_files` decides what follows.
+
+    `keeping`: it yields none either, and those of a late success are next.
+    """
 
     state: JobState
     publish: bool
@@ -177,6 +190,8 @@ def on_output_counts(counts: OutputCounts, partial: str, *, has_next_entry: bool
         return Settlement("succeeded", publish=True)
     if counts.kept and partial == "keep":
         return Settlement("partial", publish=True)
+    if counts.reserve:
+        return Settlement("keeping", publish=False, discard_kept=counts.kept > 0)
     if counts.placeholders and not has_next_entry:
         return Settlement("partial", publish=True, discard_kept=counts.kept > 0)
     return Settlement("failed", publish=False, discard_kept=counts.kept > 0)

@@ -29,6 +29,8 @@ MAX_LIFETIME_SECONDS: Final = 86_400
 MAX_OWNER_CHARS: Final = 200  # characters, as everywhere
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)  # in the order of their bits
 _VERSION: Final = b"\x02"
+_VERSION_1: Final = b"\x01"  # without id and scopes
+_SCOPES_1: Final[tuple[Scope, ...]] = ("read", "jobs")
 _EXPIRY_BYTES: Final = 8  # Unix seconds
 _ID_BYTES: Final = 16
 _MAC_BYTES: Final = 32
@@ -44,18 +46,19 @@ class OwnerToken:
     owner: str
     until: int  # Unix seconds
     scopes: frozenset[Scope] = frozenset({"read"})
-    token_id: UUID = field(default_factory=ids.uuid7)
+    token_id: UUID | None = field(default_factory=ids.uuid7)  # None: of version 1
 
     @property
     def subjects(self) -> tuple[str, ...]:
         """The subjects of revocations that refuse this token."""
-        return owner_subject(self.owner), token_subject(self.token_id)
+        return (owner_subject(self.owner), *([] if self.token_id is None else [token_subject(self.token_id)]))
 
     def is_revoked(self, revocations: Mapping[str, datetime]) -> bool:
         """Return True if one of the revocations, subjects with their times, refuses this token."""
         revoked_at = revocations.get(owner_subject(self.owner))
-        issued_at = datetime.fromtimestamp((self.token_id.int >> 80) / 1000, UTC)  # the time in a UUIDv7
-        is_older = revoked_at is not None and issued_at <= revoked_at
+        if self.token_id is None:
+            return revoked_at is not None
+        is_older = revoked_at is not None and _get_issue_time(self.token_id) <= revoked_at
         return is_older or token_subject(self.token_id) in revocations
 
 
@@ -65,6 +68,11 @@ def owner_subject(owner: str) -> str:
 
 def token_subject(token_id: UUID) -> str:
     return f"token:{token_id}"
+
+
+def _get_issue_time(token_id: UUID) -> datetime:
+    """Return the time in a UUIDv7."""
+    return datetime.fromtimestamp((token_id.int >> 80) / 1000, UTC)
 
 
 def sort_scopes(scopes: Iterable[Scope]) -> list[Scope]:
@@ -82,9 +90,10 @@ def derive_signing_key(settings: Settings, purpose: bytes = b"moorage owner toke
 
 
 def encode(key: bytes, token: OwnerToken) -> str:
-    """Return a token as text that is safe in a header, a cookie and a URL."""
-    until, scopes = token.until.to_bytes(_EXPIRY_BYTES, "big"), sum(1 << SCOPES.index(scope) for scope in token.scopes)
-    payload = _VERSION + until + token.token_id.bytes + bytes([scopes]) + token.owner.encode()
+    """Return a token, which has an id, as text that is safe in a header, a cookie and a URL."""
+    token_id = token.token_id.bytes if token.token_id else b""
+    scopes = sum(1 << SCOPES.index(scope) for scope in token.scopes)
+    payload = _VERSION + token.until.to_bytes(_EXPIRY_BYTES, "big") + token_id + bytes([scopes]) + token.owner.encode()
     return PREFIX + base64.urlsafe_b64encode(payload + _mac(key, payload)).rstrip(b"=").decode()
 
 
@@ -93,13 +102,18 @@ def decode(key: bytes, text: str, now: float) -> OwnerToken:
     signed = _decode_base64(text)
     payload, mac = signed[:-_MAC_BYTES], signed[-_MAC_BYTES:]
     # The signature first: nothing unsigned is parsed.
-    if not hmac.compare_digest(_mac(key, payload), mac) or payload[:1] != _VERSION:
+    if not hmac.compare_digest(_mac(key, payload), mac) or payload[:1] not in (_VERSION, _VERSION_1):
         raise InvalidToken("the owner token is not valid")
     until, rest = int.from_bytes(payload[1 : 1 + _EXPIRY_BYTES], "big"), payload[1 + _EXPIRY_BYTES :]
-    if now >= until:
+    if payload[:1] == _VERSION_1:
+        token = OwnerToken(rest.decode(), until, frozenset(_SCOPES_1), None)
+    else:
+        bits = rest[_ID_BYTES]
+        scopes = frozenset(scope for number, scope in enumerate(SCOPES) if bits >> number & 1)
+        token = OwnerToken(rest[_ID_BYTES + 1 :].decode(), until, scopes, UUID(bytes=rest[:_ID_BYTES]))
+    if now >= token.until:
         raise InvalidToken("the owner token expired: request a new one")
-    scopes = frozenset(scope for number, scope in enumerate(SCOPES) if rest[_ID_BYTES] >> number & 1)
-    return OwnerToken(rest[_ID_BYTES + 1 :].decode(), until, scopes, UUID(bytes=rest[:_ID_BYTES]))
+    return token
 
 
 def _decode_base64(text: str) -> bytes:

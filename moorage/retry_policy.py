@@ -1,8 +1,10 @@
 """What follows a failed attempt: a retry, or a dead letter. Pure: time, randomness and settings are arguments."""
 
+import email.utils
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final, Literal, get_args
 
@@ -11,6 +13,7 @@ from moorage.errors import Category, MoorageError, Permanent
 from moorage.transitions import EventKind, SourceEventKind
 
 SOURCE_KINDS: Final[tuple[EventKind, ...]] = get_args(SourceEventKind)
+MAX_RETRY_AFTER_SECONDS: Final = 3600.0
 WAIT_BASE_SECONDS: Final = 2.0
 # Seconds between the attempts at a notification: 72 hours in all (docs/http.md has the same schedule).
 NOTIFICATION_WAITS: Final = (5, 25, 90, 300, 780, 2400, *(hours * 3600 for hours in (1, 2, 4, 8, 12, 20, 24)))
@@ -153,3 +156,18 @@ def _is_past_expiry(ctx: RetryContext, now: datetime, policy: RetryPolicy) -> bo
 
 def _longest_gap(policy: RetryPolicy) -> timedelta:
     return timedelta(seconds=policy.expired_source_seconds / 2)
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
+    """Return the delay of a Retry-After header (number or date) in seconds, at most one hour; None if unreadable."""
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", value):
+        return min(float(value), MAX_RETRY_AFTER_SECONDS)
+    try:
+        retry_at = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    wait = (retry_at if retry_at.tzinfo else retry_at.replace(tzinfo=UTC)) - now  # "-0000" means UTC
+    return min(max(wait.total_seconds(), 0.0), MAX_RETRY_AFTER_SECONDS)

@@ -3,7 +3,7 @@
 import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -23,10 +23,6 @@ OWNER_LIMITS: Final = ("in_flight", "open_jobs", "jobs_per_hour", "stored_bytes"
 def split(value: Any) -> Any:
     """Return the comma-separated parts of a text without surrounding spaces; any other value unchanged."""
     return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
-
-
-def _in_case_of(convert: Callable[[str], str]) -> BeforeValidator:
-    return BeforeValidator(lambda value: convert(value) if isinstance(value, str) else value)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -132,8 +128,8 @@ def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _in_case_of(str.upper)]
-LogFormat = Annotated[Literal["json", "console"], _in_case_of(str.lower)]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
+LogFormat = Annotated[Literal["json", "console"], BeforeValidator(str.lower)]
 Count = Annotated[int, Field(gt=0)]
 Days = Annotated[float, Field(ge=0, le=36500)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

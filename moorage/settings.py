@@ -125,6 +125,7 @@ class Settings(BaseSettings):
     assets: Literal["redirect", "signed", "stream"] = "redirect"  # to the public bucket or a signed URL, or the bytes
     egress_allow: types.Addresses = ()  # private ADDRESS:PORT that downloads may use; refused in production
     allow_unsigned: types.Names = ()  # providers whose webhooks are accepted without a signature
+    ignore_unregistered: types.Names = ()  # providers whose account has other uses, too
 
     # --- providers
     replicate_webhook_secret: types.Secrets = ()

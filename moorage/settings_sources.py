@@ -11,7 +11,7 @@ from pydantic import AliasChoices
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from moorage.errors import ConfigError
-from moorage.setting_types import suggest
+from moorage.setting_types import IN_FLIGHT, suggest
 
 DEVELOPER_PREFIX: Final = "MOORAGE_DEV_"
 # Beginnings of established names; the names of all other fields begin with MOORAGE_ in the environment.
@@ -27,6 +27,16 @@ _ALIASES: Final = {
 }
 # Read elsewhere, directly from the environment.
 _OTHER_NAMES: Final = {"MOORAGE_FAILPOINT", "MOORAGE_DATA_DIR", "MOORAGE_DOTENV"}
+_REPLACED: Final = {  # former names, beside those of constants
+    **{f"MOORAGE_SUBMIT_CONCURRENCY_{name.upper()}": f"MOORAGE_IN_FLIGHT={name}=NUMBER" for name in IN_FLIGHT},
+    **{f"MOORAGE_{name}_CRON": "MOORAGE_MAINTENANCE_CRON" for name in ("ORPHANS", "RETENTION", "USAGE")},
+    "MOORAGE_KEEP_FAILED_DAYS": "MOORAGE_RETENTION_DAYS=bodies=DAYS",
+    **{
+        f"MOORAGE_{verb}_{name.upper()}_DAYS": f"MOORAGE_RETENTION_DAYS={name}=DAYS"
+        for name in ("renders", "bodies", "rows")
+        for verb in ("KEEP", "RETENTION")
+    },
+}
 # Beginnings of which an unknown name is suspicious: not MOORAGE_ (refused), nor those of boto3 and other programs.
 _PREFIXES: Final = tuple(prefix for prefix in _ESTABLISHED if prefix not in ("AWS_", "DATABASE_", "LOG_"))
 _OF_OTHERS: Final = {  # read by the providers' own clients
@@ -81,17 +91,27 @@ def dotenv_path() -> str:
 
 
 def unknown_names(settings: Iterable[str], overrides: Iterable[str]) -> list[str]:
-    """Return a message for each name in the environment or in `.env` that begins with MOORAGE_ and does not exist."""
+    """Return a message for each name in the environment or in `.env` that is ours and does not exist, or not now."""
     known = {*settings, *_OTHER_NAMES}
     known |= {f"{name}_FILE" for name in known}
-    messages = []
-    for name in sorted(name for name in _list_given() - known - {*overrides} if name.startswith("MOORAGE_")):
-        choices, kind, source = known, "setting", ".env.example"
-        if name.startswith(DEVELOPER_PREFIX):
-            choices, kind, source = {*overrides}, "developer override", "CONTRIBUTING.md"
-        remedy = suggest(name, choices) or f"unset it, or see {source} for the names that exist"
-        messages.append(f"{name} is not a {kind}: {remedy}")
-    return messages
+    given = _list_given() - known - {*overrides}
+    return [
+        _refuse(name, known, {*overrides}) for name in sorted(given) if name.startswith(("MOORAGE_", "FAL_JWKS_URL"))
+    ]
+
+
+def _refuse(name: str, known: set[str], overrides: set[str]) -> str:
+    former = name.removesuffix("_FILE")
+    override = f"{DEVELOPER_PREFIX}{former.removeprefix('MOORAGE_')}"
+    if former in _REPLACED:
+        return f"{name} was replaced: write {_REPLACED[former]} instead"
+    if override in overrides:
+        return f"{name} is a constant now: unset it (for development: {override}, see CONTRIBUTING.md)"
+    if name.startswith(DEVELOPER_PREFIX):
+        known, kind, source = overrides, "developer override", "CONTRIBUTING.md"
+    else:
+        kind, source = "setting", ".env.example"
+    return f"{name} is not a {kind}: {suggest(name, known) or f'unset it, or see {source} for the names that exist'}"
 
 
 def _list_given() -> set[str]:

@@ -10,13 +10,7 @@ def to_storable(text: str, max_chars: int = 2000) -> str:
 
 
 def is_storable(text: str) -> bool:
-    if "\x00" in text:
-        return False
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return to_storable(text, len(text)) == text
 
 
 def escape_control_chars(text: str) -> str:

@@ -12,14 +12,7 @@ SourceEventKind = Literal[
 
 # The reason why a lease ended without a result: `events.kind`.
 EventKind = (
-    Literal[
-        "worker_died",
-        "lease_expired",
-        "worker_stopping",
-        "storage_failed",
-        "disk_failed",
-        "attempt_failed",  # any other error
-    ]
+    Literal["worker_died", "lease_expired", "worker_stopping", "storage_failed", "disk_failed", "attempt_failed"]
     | SourceEventKind
 )
 
@@ -39,7 +32,7 @@ TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     | _from("open", "partial")  # the retry failed: the placeholder remains
     | _from("keeping", "succeeded", "partial", "failed", "cancelled")
     | _from("keeping", "open")  # none of the chosen files could be kept: next entry of the fallback chain
-    | _from("keeping", "keeping")  # a late success is chosen while the placeholder is kept; a note on its files
+    | _from("keeping", "keeping")  # a late success is chosen; a note on its files
     | _from("succeeded", "keeping")  # replay of a file on a host that was not the provider's
     | _from("partial", "keeping", "open")  # reopened
     | _from("failed", "keeping", "open"),
@@ -55,8 +48,9 @@ TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     | _from("running", "running", "abandoned", "succeeded", "failed", "cancelled", "lost")
     | _from("abandoned", "abandoned", "succeeded", "failed", "cancelled", "lost")
     | _from("lost", "running")  # replay
-    | _from("lost", "succeeded")  # a late success that reopens its job
-    | _from("failed", "succeeded"),  # as lost, after a success without files
+    | _from("lost", "succeeded")  # a late success
+    | _from("cancelled", "succeeded")  # the same: its provider did not stop in time
+    | _from("failed", "succeeded"),  # the same, after a success without files
     "output": _from(None, "waiting", "dead")
     | _from("waiting", "waiting", "kept", "dead")
     | _from("kept", "discarding")  # partial results discarded by policy

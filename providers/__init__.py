@@ -36,8 +36,9 @@ def load(settings: Settings) -> Mapping[str, Provider]:
         declared = declarations.read_file(settings.providers_file, {*loaded, *_TAKEN})
         text = settings.providers_file.read_text(encoding="utf-8")
         loaded |= {name: _build(name, declaration, settings, text) for name, declaration in declared.items()}
-    for name in settings.allow_unsigned:
-        _require_name("MOORAGE_ALLOW_UNSIGNED", name, loaded, "is not a provider")
+    for setting in ("allow_unsigned", "ignore_unregistered"):
+        for name in getattr(settings, setting):
+            _require_name(f"MOORAGE_{setting.upper()}", name, loaded, "is not a provider")
     submitting = {name for name, provider in loaded.items() if provider.submit_setting}
     for key in settings.in_flight:
         problem = "is not a provider that takes submissions"

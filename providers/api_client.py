@@ -11,7 +11,7 @@ import certifi
 import urllib3
 
 from moorage.errors import MoorageError, ProviderRefused, ProviderUnavailable
-from moorage.retry_after import parse_retry_after
+from moorage.retry_policy import parse_retry_after
 
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 15.0

@@ -54,6 +54,7 @@ class Provider(ABC):
     webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
     submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions
     submit_response_seconds: ClassVar[float] = RESPONSE_SECONDS
+    file_fields: ClassVar[frozenset[str]] = frozenset()  # of an input, whose files are sent as bytes, not as URLs
     is_synchronous: ClassVar[bool] = False  # the response to a submission has the files: nothing to look up or poll
 
     def __init__(self, settings: Settings, *, hosts: HostAllowlist, verifier: Verifier | None = None) -> None:

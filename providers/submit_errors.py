@@ -15,7 +15,7 @@ from moorage.errors import (
     ProviderRefused,
     SubmitUncertain,
 )
-from moorage.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from moorage.retry_policy import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from moorage.text import to_storable
 from providers import json_fields
 

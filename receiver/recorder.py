@@ -6,8 +6,8 @@ unique key makes that safe. After an error that may be one row's alone its rows 
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,8 @@ MAX_BATCHES: Final = 2  # in flight: one is sent while the server commits the ot
 MAX_ROWS: Final = 128
 MAX_BYTES: Final = 4 << 20  # of bodies in a batch of several: a small webhook does not wait for many large ones
 RETRY_SECONDS: Final = 0.1  # pause before a failed batch is repeated
+REFUSAL_SECONDS: Final = 1.0
+REFUSAL_STATUSES: Final = (401, 404)  # a wrong signature, or a provider without a secret
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +44,7 @@ class DeliveryRecorder:
         self._answer_seconds = answer_seconds
         self._waiting: deque[RecordRequest] = deque()
         self._senders: set[asyncio.Task[None]] = set()
-        self._abandoned: set[asyncio.Task[None]] = set()
+        self._batches: set[asyncio.Task[None]] = set()  # also those that are given up: the loop has a weak reference
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
         """Commit a delivery, or return the existing one. Raises DatabaseUnavailable: uncertain, a retry is safe."""
@@ -68,9 +70,11 @@ class DeliveryRecorder:
         """Commit batches until no request waits. One whose requests have all been answered is given up."""
         while batch := self._take_batch():
             task = asyncio.create_task(self._insert_until_committed(batch))
+            self._batches.add(task)
+            task.add_done_callback(self._forget_batch)
             await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
             if not task.done():
-                self._abandon(task)
+                task.cancel()  # without waiting: an unresponsive server also delays the cancellation
             elif error := task.exception():
                 for request in _list_unanswered(batch):
                     request.result.set_exception(error)
@@ -87,16 +91,10 @@ class DeliveryRecorder:
                 batch.append(request)
         return batch
 
-    def _abandon(self, task: asyncio.Task[None]) -> None:
-        """Cancel a batch without waiting: an unresponsive server also delays the cancellation."""
-        self._abandoned.add(task)  # the loop holds only a weak reference
-        task.add_done_callback(self._on_abandoned)
-        task.cancel()
-
-    def _on_abandoned(self, task: asyncio.Task[None]) -> None:
-        self._abandoned.discard(task)
+    def _forget_batch(self, task: asyncio.Task[None]) -> None:
+        self._batches.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.debug("batch.abandoned", error=type(task.exception()).__name__)
+            log.debug("batch.failed", error=type(task.exception()).__name__)
 
     async def _insert_until_committed(self, batch: list[RecordRequest]) -> None:
         await self._insert(batch, log.warning)
@@ -119,12 +117,13 @@ class DeliveryRecorder:
                 _refuse(batch[0], error)
             return
         for request in _list_unanswered(batch):
-            if (row := recorded.get(request.delivery.id)) is not None:
+            if row := recorded.get(request.delivery.id):
                 request.result.set_result(row)
             else:
-                gone = DatabaseUnavailable("the delivery disappeared while it was being recorded")
-                request.result.set_exception(gone)
-        _log_recorded(batch, recorded.values())
+                gone = "the delivery disappeared while it was being recorded"
+                request.result.set_exception(DatabaseUnavailable(gone))
+        new, size = sum(row.is_new for row in recorded.values()), sum(len(x.delivery.body) for x in batch)
+        log.info("deliveries.recorded", new=new, known=len(recorded) - new, bytes=size)
 
 
 def _list_unanswered(batch: Sequence[RecordRequest]) -> list[RecordRequest]:
@@ -138,12 +137,6 @@ def _refuse(request: RecordRequest, error: BaseException) -> None:
         request.result.set_exception(DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}"))
 
 
-def _log_recorded(batch: Sequence[RecordRequest], recorded: Collection[RecordedDelivery]) -> None:
-    new = sum(row.is_new for row in recorded)
-    size = sum(len(request.delivery.body) for request in batch)
-    log.info("deliveries.recorded", new=new, known=len(recorded) - new, bytes=size)
-
-
 def _is_connection_lost(error: BaseException) -> bool:
     """Return True if no server answered: repeating each row alone would wait for a connection each time."""
     return isinstance(error, OSError) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None)
@@ -154,3 +147,38 @@ def _is_refusal(error: BaseException) -> bool:
     if not isinstance(error, psycopg.Error):
         return False
     return sqlstates.translate(error) is None and error.sqlstate not in sqlstates.REPEATED
+
+
+RECORD_REFUSALS: Final = """
+INSERT INTO webhook_refusals AS r (provider, value, reason) VALUES (%(provider)s, %(value)s, %(reason)s)
+ON CONFLICT (provider) DO UPDATE SET last_at = moment(), reason = excluded.reason,
+       value = excluded.value + CASE WHEN r.last_at > moment() - interval '10 min' THEN r.value ELSE 0 END
+"""
+
+
+class RefusalRecorder:
+    """Records whose webhooks are refused, so that operators see a wrong secret: one write a second at most."""
+
+    def __init__(self, connections: ConnectionPool) -> None:
+        self._connections = connections
+        self._counts: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, provider: str, reason: str) -> None:
+        """Count a refusal of a provider that exists; it is written within a second, or lost with the process."""
+        self._counts[provider] += 1
+        self._reasons[provider] = reason
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write_later())
+
+    async def _write_later(self) -> None:
+        await asyncio.sleep(REFUSAL_SECONDS)
+        counts, self._counts = self._counts, Counter()
+        try:
+            async with self._connections.acquire() as conn:
+                for provider, value in counts.items():
+                    args = {"provider": provider, "value": value, "reason": self._reasons[provider]}
+                    await conn.execute(RECORD_REFUSALS, args)
+        except psycopg.Error as error:
+            log.warning("refusals.not_recorded", error=str(error))

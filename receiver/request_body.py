@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from moorage.asgi import Receive
+from starlette.types import Receive
+
 from moorage.errors import Refused, Transient
 from receiver.responses import Headers
 
@@ -71,22 +72,12 @@ class BytesInFlight:
         is_large = read.size + more > SMALL_BYTES
         limit = self._limit - self._limit // RESERVED_SHARE if is_large else self._limit
         while self.bytes + more > limit:
-            slowest = min(
-                (other for other in self.reads if other is not read and _can_evict(other)), key=_rank, default=None
-            )
+            others = (x for x in self.reads if x is not read and x.size > 0 and x.age() >= EVICTION_SECONDS)
+            slowest = min(others, key=lambda other: (other.size <= SMALL_BYTES, other.size / other.age()), default=None)
             if slowest is None:
                 raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {limit} is the limit")
             self.bytes -= slowest.size
             slowest.evict()
-
-
-def _can_evict(read: BodyRead) -> bool:
-    return read.size > 0 and read.age() >= EVICTION_SECONDS
-
-
-def _rank(read: BodyRead) -> tuple[bool, float]:
-    """Large bodies first, of these the slowest."""
-    return read.size <= SMALL_BYTES, read.size / read.age()
 
 
 @contextlib.asynccontextmanager

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from moorage import problem_json
-from moorage.asgi import Send
+from starlette.types import Send
+
+from moorage import asgi
 
 Headers = list[tuple[bytes, bytes]]
 
-KINDS: Final = {**problem_json.KINDS, 401: "bad_signature"}  # the last part of a problem's `type`; a label of metrics
+KINDS: Final = {**asgi.KINDS, 401: "bad_signature"}  # the last part of a problem's `type`; a label of metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ def json_response(status: int, fields: dict[str, Any]) -> Response:
 
 def problem_response(status: int, detail: str, *headers: tuple[bytes, bytes]) -> Response:
     """Return an `application/problem+json` response (RFC 9457); `detail` states the problem and the remedy."""
-    fields = problem_json.build_problem(status, detail, kind=KINDS[status])
-    return Response(status, json.dumps(fields).encode(), problem_json.CONTENT_TYPE, headers)
+    fields = asgi.build_problem(status, detail, kind=KINDS[status])
+    return Response(status, json.dumps(fields).encode(), asgi.CONTENT_TYPE, headers)
 
 
 async def send_response(send: Send, response: Response, *, method: str) -> None:

@@ -12,6 +12,7 @@ from db.connection import Connection, Database
 from db.dead_letters import FIRST, DeadLetterFilter
 from moorage.errors import Refused
 from moorage.model import Wake
+from moorage.text import to_storable
 from tasks.jobs import replay
 
 Action = Literal["replay", "discard", "acknowledge"]
@@ -52,11 +53,15 @@ def apply_page(
     if criteria.ids is not None and after == FIRST:
         known = database.run(partial(dead_letters.list_ids, criteria=criteria, after=FIRST, limit=len(criteria.ids)))
         refused = [{"id": x, "reason": "no open dead letter has this id"} for x in criteria.ids if x not in set(known)]
-    apply = _choose(action, actor, note)
+    actions: dict[Action, Callable[..., Wake | None]] = {
+        "replay": partial(replay.replay_dead_letter, actor=actor),
+        "discard": partial(replay.discard_dead_letter, actor=actor),
+        "acknowledge": partial(_acknowledge, actor=actor, note=note),
+    }
     done, wakes = 0, []
     for dead_letter_id in ids:
         try:
-            wake = database.run(partial(apply, dead_letter_id=dead_letter_id))
+            wake = database.run(partial(actions[action], dead_letter_id=dead_letter_id))
         except Refused as error:
             refused.append({"id": dead_letter_id, "reason": str(error)})
         else:
@@ -69,14 +74,6 @@ def apply_page(
     return BulkResult(done, refused, wakes, after, remaining)
 
 
-def _choose(action: Action, actor: str, note: str) -> Callable[..., Wake | None]:
-    if action == "replay":
-        return partial(replay.replay_dead_letter, actor=actor)
-    if action == "discard":
-        return partial(replay.discard_dead_letter, actor=actor)
-    return partial(_acknowledge, actor=actor, note=note)
-
-
 def _acknowledge(conn: Connection, dead_letter_id: UUID, actor: str, note: str) -> None:
-    if not dead_letters.acknowledge(conn, dead_letter_id, actor, note):
+    if not dead_letters.acknowledge(conn, dead_letter_id, actor, to_storable(note)):
         raise Refused(f"dead letter {dead_letter_id} is not open", status=409)

@@ -28,7 +28,7 @@ from moorage.certificates import describe_cause
 from moorage.errors import NotificationFailed, NotificationRefused
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Wake
-from moorage.retry_after import parse_retry_after
+from moorage.retry_policy import parse_retry_after
 from moorage.settings import Settings
 from moorage.text import escape_control_chars
 from providers import signatures

@@ -25,7 +25,7 @@ def pause(
     """Pause a target; return the time, or None if it was paused already. Raises Refused: no such target."""
     _check_target(providers, target)
     reason = to_storable(reason) if reason else None
-    return database.run(partial(pauses.add, target=target, paused_by=to_storable(actor), reason=reason))
+    return database.run(partial(pauses.add, target=target, actor=to_storable(actor), reason=reason))
 
 
 def resume(

@@ -1,9 +1,11 @@
 """All routes of the API, below both prefixes."""
 
-from typing import Final
+import re
+from typing import Final, cast
 
 from fastapi import APIRouter
 from fastapi.params import Depends
+from fastapi.routing import APIRoute
 
 from web.api import (
     assets,
@@ -43,7 +45,16 @@ def build_router() -> APIRouter:
             public.add_routes(router, prefix, _CHECKS, in_schema=in_schema)
         for module in _PROTECTED:
             module.router.add_routes(router, prefix, [_AUTHENTICATE, *_CHECKS], in_schema=in_schema)
+    _exclude_actions(cast(list[APIRoute], router.routes))
     return router
+
+
+def _exclude_actions(routes: list[APIRoute]) -> None:
+    """Have GET /jobs/cancel return 405: it is the address of an action, not of a job with that id."""
+    actions = {route.path for route in routes if "{" not in route.path}
+    for route in routes:
+        if "{" in route.path and (taken := sorted(filter(route.path_regex.match, actions))):
+            route.path_regex = re.compile(f"(?!(?:{'|'.join(taken)})$){route.path_regex.pattern}")
 
 
 def is_public_path(path: str) -> bool:

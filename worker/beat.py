@@ -24,8 +24,7 @@ class Scheduler(beat.Scheduler):
 
     def _ensure_connected(self) -> Any:
         def log_error(error: Exception, seconds: float) -> None:
-            finding = explain(error)
-            log.error("broker.unavailable", what=finding.what, advice=finding.advice, retry_s=seconds)
+            log.error("broker.unavailable", **explain(error)._asdict(), retry_s=seconds)
 
         return self.connection.ensure_connection(log_error)
 

@@ -1,10 +1,13 @@
 """Dependencies of a worker process, and the checks before it accepts work."""
 
 import functools
+import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Collection
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Final
 
 import providers
@@ -22,12 +25,16 @@ from storage.errors import CertificateRefused
 from tasks import notifications
 from tasks.jobs import placeholder
 from tasks.step import Deps, build_retry_policy
-from worker import broker_errors, redis_transport, storage_check
+from worker import broker_errors, redis_transport
 
 log = logs.get_logger(__name__)
 
 RETRY_SECONDS: Final = 2.0
 BROKER_SECONDS: Final = 2
+
+WAIT_SECONDS: Final = 3.0  # long enough that a usual refusal by storage still prevents the start
+
+CheckStorage = Callable[[Callable[[], bool]], None]
 
 
 def get_deps() -> Deps:
@@ -50,19 +57,6 @@ def _deps(_pid: int) -> Deps:
     )
 
 
-_host_share: list[int] = []
-
-
-def set_processes(count: int) -> None:
-    """Limit the processes of this worker that may download from one host while outputs of others are due: to half."""
-    _host_share[:] = [max(1, count // 2)]
-
-
-def get_host_share() -> int | None:
-    """Return the limit; None outside a worker."""
-    return _host_share[0] if _host_share else None
-
-
 def check_dependencies(queues: Collection[str]) -> None:
     """
     Wait until PostgreSQL is available, and storage if a worker of these queues can do nothing without it; check schema,
@@ -79,7 +73,7 @@ def check_dependencies(queues: Collection[str]) -> None:
     if set(queues) <= {"keep"}:
         _await_buckets(deps)
     elif set(queues) != {"sweeps"}:  # they do not use storage, and need not have its keys
-        storage_check.check_beside(partial(_await_buckets, deps), needs_storage="keep" in queues)
+        check_beside(partial(_await_buckets, deps), needs_storage="keep" in queues)
     _deps.cache_clear()  # pool children create their own
 
 
@@ -111,3 +105,42 @@ def _retry(dependency: str, check: Callable[[], object], is_wanted: Callable[[],
             time.sleep(RETRY_SECONDS)
         else:
             return
+
+
+def check_beside(check: CheckStorage, *, needs_storage: bool, wait_seconds: float = WAIT_SECONDS) -> None:
+    """
+    Start the check, which repeats until its argument returns False, and return after its success or the wait.
+
+    It has a process of its own, as a thread would exist when the pool forks. It ends with its result, or the worker.
+    Raises ConfigError. A ConfigError after the wait stops this process by SIGTERM if it needs storage, and is logged.
+    """
+    context = multiprocessing.get_context("fork")
+    results, sender = context.Pipe(duplex=False)
+    args = (check, results, sender, os.getpid(), needs_storage)
+    context.Process(target=_run_beside, args=args, daemon=True).start()
+    sender.close()
+    with results:
+        if not results.poll(wait_seconds):
+            log.warning("boot.storage_unavailable", continues="without storage")
+        elif problem := results.recv():
+            raise ConfigError(problem)
+
+
+def _run_beside(
+    check: CheckStorage, results: Connection, sender: Connection, worker_pid: int, needs_storage: bool
+) -> None:
+    results.close()  # held open here, it would accept a result that nobody reads
+    problem = ""
+    try:
+        check(lambda: os.getppid() == worker_pid)
+    except ConfigError as error:
+        problem = str(error)
+    try:
+        sender.send(problem)
+    except BrokenPipeError:  # the worker waits no longer
+        if not problem:
+            log.info("boot.storage_available")
+        elif os.getppid() == worker_pid:
+            log.error("boot.storage_refused", error=problem, stops=needs_storage)
+            if needs_storage:
+                os.kill(worker_pid, signal.SIGTERM)

@@ -5,25 +5,31 @@ import os
 from typing import Any, Final
 from uuid import UUID
 
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Task, signals
 
+from db import leases
+from db.connection import Database
+from moorage import logs, time_limit
 from moorage import settings as settings_module
-from moorage import time_limit
-from moorage.errors import ConfigError
+from moorage.errors import ConfigError, DatabaseLocked, DatabaseUnavailable
 from moorage.model import Step, Wake
+from tasks.sweeps.reconcile import STEP_BY_TABLE
 from worker import (
     boot,
     dead_letter_queues,
     outcomes,
+    publish,
     queues,
     schedule,
     shutdown,
     step_runner,
     sweep_runner,
     work_metrics,
-    worker_lost,
 )
 from worker.celery import app
+
+log = logs.get_logger(__name__)
 
 SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
 
@@ -32,10 +38,6 @@ REPORT_CHARS: Final = 4_000_000  # one outcome for each delivery of a second
 
 def _leased_by(task: Any) -> str:
     return f"{task.request.hostname}/{task.request.id}"
-
-
-def _queue(task: Any) -> str:
-    return str((task.request.delivery_info or {}).get("routing_key"))
 
 
 def _dead_letter(task: Any, args: Any, kwargs: Any, why: str, queue: str) -> None:
@@ -51,7 +53,7 @@ def _define(step: Step) -> None:
         name=queues.TASK_BY_STEP[step],
         bind=True,
         throws=(outcomes.RowFailed,),
-        Request="worker.step_request:StepRequest",
+        Request="worker.outcomes:StepRequest",
         resultrepr_maxsize=REPORT_CHARS,
     )
     def run(self: Task[Any, Any], *args: Any, **kwargs: Any) -> outcomes.StepReport | None:
@@ -79,7 +81,8 @@ for _step in queues.TASK_BY_STEP:
 def sweep(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
     """Run a sweep if its current slot is free."""
     if kwargs or len(args) != 1 or args[0] not in schedule.SWEEPS:
-        _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", _queue(self))
+        queue = str((self.request.delivery_info or {}).get("routing_key"))
+        _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", queue)
     else:
         sweep_runner.run_sweep(args[0], _leased_by(self))
 
@@ -90,7 +93,8 @@ def _check(sender: Any, **_: object) -> None:
         boot.check_dependencies(sender.app.amqp.queues.consume_from)
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
-    boot.set_processes(sender.concurrency if isinstance(sender.concurrency, int) else os.cpu_count() or 1)
+    processes = sender.concurrency if isinstance(sender.concurrency, int) else os.cpu_count() or 1
+    step_runner.host_share = max(1, processes // 2)
     gc.collect()
     gc.freeze()  # the pool's processes share these objects: their garbage collection does not write to them
 
@@ -105,5 +109,26 @@ def _stop(**_: object) -> None:
     shutdown.begin_shutdown(settings_module.get_settings().stop_grace_seconds)
 
 
-signals.task_failure.connect(worker_lost.release_leases)
+@signals.task_failure.connect
+def _release_leases(sender: Any = None, task_id: str = "", exception: BaseException | None = None, **_: object) -> None:
+    """
+    Release the leases of a pool child that died, over a separate connection, and publish wakes for their rows.
+
+    Of `task_failure`, in the worker's main process; other failures are ignored: their step recorded them.
+    """
+    if not isinstance(exception, WorkerLostError | TimeLimitExceeded):
+        return
+    leased_by = f"{sender.request.hostname or ''}/{task_id}"
+    database = Database(settings_module.get_settings().database_url.get_secret_value(), name="moorage-release")
+    try:
+        rows = database.run(lambda conn: leases.release_held_by(conn, leased_by, f"its process died: {exception}"))
+    except (DatabaseUnavailable, DatabaseLocked) as error:
+        log.warning("lease.release_failed", by=leased_by, error=str(error))  # it expires
+        return
+    finally:
+        database.close()
+    log.warning("lease.released", by=leased_by, rows=len(rows), error=type(exception).__name__)
+    publish.publish_wakes([Wake(STEP_BY_TABLE[table], row_id) for table, row_id in rows])
+
+
 signals.worker_process_shutdown.connect(work_metrics.flush)

@@ -74,10 +74,7 @@ class Consumer(consumer.Consumer):
         """Connect, however long it takes, and log what to do in one line for each attempt."""
 
         def log_error(error: Exception, seconds: float) -> None:
-            finding = explain(error)
-            log.error(
-                "broker.unavailable", what=finding.what, advice=finding.advice, error=str(error)[:200], retry_s=seconds
-            )
+            log.error("broker.unavailable", **explain(error)._asdict(), error=str(error)[:200], retry_s=seconds)
 
         conn = conn.ensure_connection(log_error, interval_max=MAX_RETRY_SECONDS, callback=state.maybe_shutdown)
         self.first_connection_attempt = False
@@ -156,7 +153,7 @@ class Consumer(consumer.Consumer):
                     content_encoding="binary",
                     headers={"why": reason[:500], "task": str(message.headers.get("task", "")), "queue": queue},
                     retry=True,
-                    retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},
+                    retry_policy=self.app.conf.task_publish_retry_policy,
                 )
         except BROKER_ERRORS as error:
             log.error("dead_letter_queue.publish_failed", reason=reason[:500], error=explain(error).what)
@@ -165,7 +162,7 @@ class Consumer(consumer.Consumer):
 def _log_refusal(error: Exception) -> None:
     finding = explain(error)
     if finding != NO_ANSWER:  # Celery's own line shows the class of an error, not the reply
-        log.error("broker.refuses", what=finding.what, advice=finding.advice)
+        log.error("broker.refuses", **finding._asdict())
 
 
 def _check_call(message: Message) -> None:

@@ -1,8 +1,9 @@
 """Records a failed step: a retry, or a dead letter and the advance of the job. moorage/lifecycle.py decides which."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Final
 from uuid import UUID
 
 from db import deferral, deliveries, leases, notifications, outputs, poison, predictions
@@ -10,7 +11,7 @@ from db.connection import Connection, current_time
 from moorage import logs, retry_policy
 from moorage.errors import MoorageError
 from moorage.failpoints import failpoint
-from moorage.model import Job, Lease, Step, Wake
+from moorage.model import Job, Lease, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext
 from moorage.text import to_storable
 from tasks.jobs import fallback, settle
@@ -18,6 +19,14 @@ from tasks.outputs import quarantine
 from tasks.step import Deps, LeaseGuard, commit_step
 
 log = logs.get_logger(__name__)
+
+# They end a row; those of a job's rows return the job, locked.
+DEAD_LETTER: Final[Mapping[WorkTable, Callable[..., Job | None]]] = {
+    "deliveries": deliveries.dead_letter,
+    "predictions": predictions.dead_letter,
+    "outputs": outputs.dead_letter,
+    "notifications": notifications.dead_letter,
+}
 
 
 def record_failure(
@@ -64,15 +73,8 @@ def dead_letter_row(
     conn: Connection, deps: Deps, lease: Lease, step: Step, decision: DeadLetterDecision, facts: Mapping[str, object]
 ) -> list[Wake]:
     """End a leased row with a dead letter and advance its job; return wakes. Raises LeaseLost."""
-    if lease.table == "deliveries":
-        deliveries.dead_letter(conn, lease, decision, step=step, facts=facts)
-    elif lease.table == "notifications":
-        notifications.dead_letter(conn, lease, decision, step=step, facts=facts)
-    else:
-        table = predictions if lease.table == "predictions" else outputs
-        job = table.dead_letter(conn, lease, decision, step=step, facts=facts)
-        return _advance_job(conn, deps, job, step, decision, lease.leased_by)
-    return []
+    job = DEAD_LETTER[lease.table](conn, lease, decision, step=step, facts=facts)
+    return _advance_job(conn, deps, job, step, decision, lease.leased_by)
 
 
 Poisoned = tuple[Lease, DeadLetterDecision, list[Wake]]

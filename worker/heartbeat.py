@@ -8,16 +8,7 @@ from typing import Final, Self
 
 from db import leases
 from db.connection import BLOCKED_SIGNALS, Database
-from moorage import logs, time_limit
-from moorage.errors import (
-    DatabaseLocked,
-    DatabaseUnavailable,
-    LeaseLost,
-    MoorageError,
-    ResourceExhausted,
-    StepInterrupted,
-    Transient,
-)
+from moorage import errors, logs, time_limit
 from moorage.model import Lease
 from worker import shutdown
 
@@ -26,7 +17,7 @@ log = logs.get_logger(__name__)
 HAND_BACK_LOCK_MS: Final = 8000  # below the limit of a statement: nearly always first in the queue for the lock
 
 
-class RenewalFailed(Transient):
+class RenewalFailed(errors.Transient):
     """A bug in the renewal: the step stops, and is repeated within the error limit."""
 
 
@@ -45,9 +36,9 @@ class Heartbeat:
         self._lease_seconds = lease_seconds
         self._held_until = claimed_monotonic + lease_seconds
         self._lost = False
-        self.provider_error: MoorageError | None = None
-        self._failure: MoorageError | None = None  # why the lease is not renewed
-        self._to_hand_back: list[tuple[Lease, StepInterrupted | DatabaseLocked]] = []
+        self.provider_error: errors.MoorageError | None = None
+        self._failure: errors.MoorageError | None = None  # why the lease is not renewed
+        self._to_hand_back: list[tuple[Lease, errors.StepInterrupted | errors.DatabaseLocked]] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -55,7 +46,7 @@ class Heartbeat:
         try:
             self._thread.start()
         except RuntimeError as error:  # too many processes
-            self._failure = ResourceExhausted(f"this machine: {error}")
+            self._failure = errors.ResourceExhausted(f"this machine: {error}")
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -65,11 +56,11 @@ class Heartbeat:
 
     def check(self) -> None:
         if self._lost:
-            raise LeaseLost(f"{self._leases[0].table} {self._leases[0].row_id}: the lease is lost")
+            raise errors.LeaseLost(f"{self._leases[0].table} {self._leases[0].row_id}: the lease is lost")
         if self._failure is not None:
             raise self._failure
         if shutdown.is_grace_over():
-            raise StepInterrupted("the worker is stopping")
+            raise errors.StepInterrupted("the worker is stopping")
 
     def ensure_held(self) -> None:
         self.check()
@@ -78,7 +69,7 @@ class Heartbeat:
                 time.sleep(0.2)
                 self.check()
 
-    def hand_back_later(self, lease: Lease, error: StepInterrupted | DatabaseLocked) -> None:
+    def hand_back_later(self, lease: Lease, error: errors.StepInterrupted | errors.DatabaseLocked) -> None:
         self._to_hand_back.append((lease, error))
 
     def _run(self) -> None:
@@ -103,7 +94,7 @@ class Heartbeat:
                 is_renewed = self._database.run(
                     lambda conn: leases.renew(conn, *self._leases, lease_seconds=self._lease_seconds)
                 )
-            except (DatabaseUnavailable, DatabaseLocked) as error:
+            except (errors.DatabaseUnavailable, errors.DatabaseLocked) as error:
                 log.warning("lease.renewal_failed", row_id=self._leases[0].row_id, error=str(error))
                 wait = 1.0
                 continue
@@ -113,14 +104,14 @@ class Heartbeat:
             self._held_until = started + self._lease_seconds
             wait = self._lease_seconds / 3
 
-    def _hand_back(self, lease: Lease, error: StepInterrupted | DatabaseLocked) -> None:
+    def _hand_back(self, lease: Lease, error: errors.StepInterrupted | errors.DatabaseLocked) -> None:
         """Hand the row back under its own token, before the sweep releases it as a crash."""
         while not shutdown.is_grace_over():
             try:
                 self._database.run(lambda conn: leases.hand_back(conn, lease, error), lock_ms=HAND_BACK_LOCK_MS)
-            except LeaseLost:
+            except errors.LeaseLost:
                 return
-            except (DatabaseUnavailable, DatabaseLocked):
+            except (errors.DatabaseUnavailable, errors.DatabaseLocked):
                 time.sleep(0.2)
             else:
                 log.info("lease.returned", attempt=lease.attempt, row_id=lease.row_id)

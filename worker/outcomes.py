@@ -5,10 +5,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from celery.exceptions import Retry
+from celery.worker.request import Request
 
 from db.connection import Row
 from moorage import logs
@@ -18,6 +19,7 @@ from moorage.text import to_storable
 
 RowState = Literal["done", "retry", "dead"]
 MAX_CHARS: Final = 400
+_EVENTS: Final = {"done": "task-succeeded", "retry": "task-retried", "dead": "task-failed"}
 _URL: Final = re.compile(r"\w+://[^\s'\"<>]+")
 
 
@@ -108,10 +110,13 @@ def build_outcomes(
 
 
 def _build(row_id: UUID, task_id: UUID, subject: str, result: StepResult) -> RowOutcome:
-    text = _URL.sub(lambda match: logs.redact_url(match[0]), result.text)
     when = f"; next attempt at {result.run_at:%X}" if result.run_at else ""
-    text = to_storable(f"{subject}: {text}{when}", MAX_CHARS)
+    text = to_storable(f"{subject}: {_redact(result.text)}{when}", MAX_CHARS)
     return RowOutcome(str(row_id), str(task_id), result.state, text, result.run_at)
+
+
+def _redact(text: str) -> str:
+    return _URL.sub(lambda match: logs.redact_url(match[0]), text)
 
 
 def _describe(row: Row | None, seconds: float, error: MoorageError | None) -> str:
@@ -135,3 +140,51 @@ def report(outcomes: Sequence[RowOutcome], row_id: UUID) -> StepReport:
     if own.state == "retry":
         raise Retry(exc=RowFailed(ordered), when=own.run_at)
     return StepReport(ordered)
+
+
+class StepRequest(Request):
+    """
+    Sends one event for each claimed row: a batch, or an output more urgent than the named one, is shown as such.
+
+    A task whose process died, or whose error is not recorded, is shown as RETRY: its row is tried again.
+    """
+
+    _eventer: Any  # untyped in Celery
+    _error: BaseException | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request_dict["is_watched"] = self._is_watched()  # only then the rows are read again
+
+    def _is_watched(self) -> bool:
+        eventer = self._eventer
+        return bool(eventer and eventer.enabled and (not eventer.groups or "task" in eventer.groups))
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        error = exc_info.exception
+        while getattr(error, "exc", None) is not None:  # of Retry, and of what carries an error between processes
+            error = error.exc
+        self._error = error
+        return super().on_failure(exc_info, *args, **kwargs)
+
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 (Celery's name)
+        if type not in _EVENTS.values() or not self._is_watched():
+            super().send_event(type, **fields)
+            return
+        fields |= {"name": self.name, "traceback": None}  # Flower has no name if it did not see the task received
+        if isinstance(self._error, RowFailed):
+            known = self._error.outcomes
+        else:
+            known = parse_report(str(fields.get("result")))
+            if type == "task-failed":
+                type = "task-retried"  # noqa: A001
+                fields["exception"] = f"{_redact(fields['exception'])[:MAX_CHARS]}; the row is tried again"
+        if known:
+            fields |= _build_fields(known[0])
+        super().send_event(type, **fields)
+        for other in known[1:]:
+            self._eventer.send(_EVENTS[other.state], uuid=other.task_id, name=self.name, **_build_fields(other))
+
+
+def _build_fields(outcome: RowOutcome) -> dict[str, Any]:
+    return {"args": outcome.row_id, "kwargs": "{}", "result" if outcome.state == "done" else "exception": outcome.text}

@@ -44,11 +44,8 @@ def build_queues(broker_url: str) -> list[KombuQueue]:
     On RabbitMQ they are quorum queues that dead-letter rejected and too often delivered messages. Redis cannot do this:
     worker/consumer.py publishes what Celery would drop.
     """
-    if not is_rabbitmq(broker_url):
-        return [KombuQueue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
+    built = [KombuQueue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
     quorum = {"x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-delivery-limit": DELIVERY_LIMIT}
-    arguments = {name: {**quorum, "x-dead-letter-routing-key": dead_letter_queue_name(name)} for name in QUEUES}
-    return [
-        KombuQueue(name, Exchange(name, type="direct"), routing_key=name, queue_arguments=arguments[name])
-        for name in QUEUES
-    ]
+    for queue in built if is_rabbitmq(broker_url) else ():
+        queue.queue_arguments = {**quorum, "x-dead-letter-routing-key": dead_letter_queue_name(queue.name)}
+    return built

@@ -131,27 +131,26 @@ class BrokerClient(redis.Redis):
 
 class _QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: Any) -> None:
-        try:
+        with self._stop_counting_if_refused(delivery_tag):
             super().ack(delivery_tag)
-        except (redis.RedisError, OSError):
-            self._stop_counting(delivery_tag)
-            raise
 
     def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
-        try:
+        with self._stop_counting_if_refused(delivery_tag):
             super().reject(delivery_tag, requeue)
-        except (redis.RedisError, OSError):
-            self._stop_counting(delivery_tag)
-            raise
 
-    def _stop_counting(self, delivery_tag: Any) -> None:
+    @contextlib.contextmanager
+    def _stop_counting_if_refused(self, delivery_tag: Any) -> Iterator[None]:
         """
         Let the consumer take another message in place of one whose end the broker refused.
 
         Celery only logs the refusal. Where the consumer's own connection survives it, such messages would fill the
         prefetch limit for ever. The broker keeps them and delivers them again after the visibility timeout.
         """
-        virtual.QoS.ack(self, delivery_tag)
+        try:
+            yield
+        except (redis.RedisError, OSError):
+            virtual.QoS.ack(self, delivery_tag)
+            raise
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Return an unacknowledged message to its queue; delete what is no message, or no other is ever returned."""

@@ -5,19 +5,25 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Final
 
+from celery.schedules import crontab
+
 from db.connection import Database, Row
 from db.reports.status import Overview, read_overview
 from moorage.errors import MoorageError
 from moorage.problems import find_problems
 from moorage.settings import Settings
 from tasks.step import Deps
-from worker import broker_probe, inspect_cluster, schedule
+from worker import inspect_cluster, schedule
 
 ANSWER_SECONDS: Final = 3.0  # for the servers and the workers, all at once
 LATE_AFTER_PERIODS: Final = 3.0
 LATE_AFTER_SECONDS: Final = 10.0  # while a worker starts, no sweep is late
 LATE_AFTER_MISSED: Final = timedelta(minutes=10)  # for a sweep with a cron expression
 TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications")
+COPIED: Final = (
+    "locked", "lock_holders", "oldest_due_seconds", "soonest_expiry_seconds", "keep_stalled_seconds",
+    "storage_failing_seconds", "webhooks_refused", "failing", "dead_letters", "pauses", "breakers", "storage_use",
+)  # fmt: skip
 _SILENT: Final = f"no answer within {ANSWER_SECONDS:g} s"
 
 
@@ -27,11 +33,12 @@ def collect_status(deps: Deps, database: Database) -> dict[str, Any]:
 
     Without PostgreSQL only what the other servers say. `database`: of the caller alone; a silent server keeps it.
     """
+    names = sorted({*deps.providers, "direct"})
     calls: dict[str, Callable[[], Any]] = {
-        "overview": lambda: _read_overview(deps, database),
-        "storage": lambda: _check_storage(deps),
+        "overview": lambda: _call(lambda: database.run(lambda conn: read_overview(conn, names))),
+        "storage": lambda: _call(deps.storage.check_connection),
         "queues": inspect_cluster.read_queue_depths,
-        "refusal": lambda: broker_probe.find_refusal(deps.settings.broker_url.get_secret_value()),
+        "refusal": lambda: inspect_cluster.find_refusal(deps.settings.broker_url.get_secret_value()),
         "consumers": inspect_cluster.list_consumers,
         "pools": inspect_cluster.read_pool_sizes,
     }
@@ -45,19 +52,11 @@ def collect_status(deps: Deps, database: Database) -> dict[str, Any]:
     return {**data, "problems": find_problems(data)}
 
 
-def _read_overview(deps: Deps, database: Database) -> Overview | str:
+def _call(read: Callable[[], Any]) -> Any:
     try:
-        return database.run(lambda conn: read_overview(conn, sorted({*deps.providers, "direct"})))
+        return read()
     except MoorageError as error:
         return str(error)
-
-
-def _check_storage(deps: Deps) -> str:
-    try:
-        deps.storage.check_connection()
-    except MoorageError as error:
-        return f"unavailable: {error}"
-    return "ok"
 
 
 def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
         "worker_queues": consumers,
         "pools": answers.get("pools", {}),
         "consumers": None if consumers is None else inspect_cluster.count_consumers(consumers),
-        "storage": answers.get("storage", f"unavailable: {_SILENT}"),
+        "storage": f"unavailable: {silent}" if (silent := answers.get("storage", _SILENT)) else "ok",
     }
 
 
@@ -80,25 +79,14 @@ def _build_data(deps: Deps, overview: Overview) -> dict[str, Any]:
     now, lease_seconds = overview.read_at, deps.settings.lease_seconds
     return {
         "at": now,
-        "locked": overview.locked,
-        "lock_holders": overview.lock_holders,
+        **{name: getattr(overview, name) for name in COPIED},
         "providers": [_provider_fields(deps, overview, x) for x in overview.last_webhooks if x in deps.providers],
         **{t: None if t in overview.locked else _count_by_state(getattr(overview, t)) for t in TABLES},
-        "oldest_due_seconds": overview.oldest_due_seconds,
-        "soonest_expiry_seconds": overview.soonest_expiry_seconds,
-        "keep_stalled_seconds": overview.keep_stalled_seconds,
-        "storage_failing_seconds": overview.storage_failing_seconds,
-        "webhooks_refused": overview.webhooks_refused,
-        "failing": overview.failing,
         "leases": [
             {**row, "renewed_seconds_ago": max(lease_seconds - (row["leased_until"] - now).total_seconds(), 0.0)}
             for row in overview.leases
         ],
         "sweeps": [] if "sweeps" in overview.locked else _list_sweeps(overview, deps.settings),
-        "dead_letters": overview.dead_letters,
-        "pauses": overview.pauses,
-        "breakers": overview.breakers,
-        "storage_use": overview.storage_use,
     }
 
 
@@ -139,20 +127,19 @@ def _list_sweeps(overview: Overview, settings: Settings) -> list[dict[str, Any]]
     """Return all sweeps. One with a cron expression that never ran is not late: it may not have been due yet."""
     ticks, now = {row["sweep"]: row for row in overview.ticks}, overview.read_at
     sweeps: list[dict[str, Any]] = []
-    for name, seconds in schedule.sweep_periods(settings).items():
-        last_at = ticks[name]["started_at"] if name in ticks else None
-        allowed = max(LATE_AFTER_PERIODS * seconds, LATE_AFTER_SECONDS)
-        is_late = last_at is None or (now - last_at).total_seconds() > allowed
-        next_at = (last_at or now) + timedelta(seconds=seconds)
-        periodic = {"sweep": name, "period_seconds": seconds, "last_at": last_at, "is_late": is_late}
-        sweeps.append({**periodic, "next_at": next_at})
-    for name, line in schedule.sweep_crontabs(settings).items():
-        last_at = ticks[name]["started_at"] if name in ticks else None
-        is_late = last_at is not None and now > schedule.next_run(line, last_at) + LATE_AFTER_MISSED
-        cron = str(line).removeprefix("<crontab: ").partition(" (")[0]
-        next_at = schedule.next_run(line, last_at or now)
-        sweeps.append({"sweep": name, "cron": cron, "last_at": last_at, "is_late": is_late, "next_at": next_at})
-    for sweep in sweeps:
-        tick = ticks.get(sweep["sweep"], {})
-        sweep |= {"finished_at": tick.get("finished_at"), "result": tick.get("result")}
+    times: dict[str, float | crontab] = {**schedule.sweep_periods(settings), **schedule.sweep_crontabs(settings)}
+    for name, when in times.items():
+        tick = ticks.get(name, {})
+        last_at = tick.get("started_at")
+        if isinstance(when, float):
+            period: dict[str, Any] = {"period_seconds": when}
+            next_at = (last_at or now) + timedelta(seconds=when)
+            allowed = max(LATE_AFTER_PERIODS * when, LATE_AFTER_SECONDS)
+            is_late = last_at is None or (now - last_at).total_seconds() > allowed
+        else:
+            period = {"cron": str(when).removeprefix("<crontab: ").partition(" (")[0]}
+            next_at = schedule.next_run(when, last_at or now)
+            is_late = last_at is not None and now > next_at + LATE_AFTER_MISSED
+        result = {"finished_at": tick.get("finished_at"), "result": tick.get("result")}
+        sweeps.append({"sweep": name, **period, "last_at": last_at, "is_late": is_late, "next_at": next_at, **result})
     return sweeps

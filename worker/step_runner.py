@@ -11,16 +11,7 @@ from uuid import UUID
 from db import deliveries, leases, output_claims, predictions, submissions
 from db.connection import Row
 from db.reports.outcomes import read_outcomes
-from moorage import local_errors, logs, metrics, time_limit
-from moorage.errors import (
-    DatabaseLocked,
-    DatabaseUnavailable,
-    LeaseLost,
-    MoorageError,
-    Permanent,
-    StepInterrupted,
-    Transient,
-)
+from moorage import errors, local_errors, logs, metrics, time_limit
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry
@@ -55,9 +46,11 @@ STEPS: Final[Mapping[Step, StepSpec]] = {
 
 LEASE_LOST: Final = StepResult(text="its lease was lost: another worker has the row")
 BATCH_SECONDS: Final = 1.0  # for which a task of step ingest works
+# How many processes of this worker may download from one host while outputs of others are due; None outside a worker.
+host_share: int | None = None
 
 
-class UnexpectedError(Transient):
+class UnexpectedError(errors.Transient):
     """A bug, here or in a library: retried within the error limit, then dead-lettered with its traceback."""
 
 
@@ -89,9 +82,9 @@ def run_step(step: Step, row_id: UUID, leased_by: str, *, is_watched: bool = Tru
             started = time.monotonic()
             try:
                 claim = _claim_and_run(deps, step, row_id, leased_by)
-            except (DatabaseUnavailable, DatabaseLocked) as error:
+            except (errors.DatabaseUnavailable, errors.DatabaseLocked) as error:
                 # Nothing is recorded: the row stays due, or its lease expires, and a sweep wakes it.
-                is_locked = isinstance(error, DatabaseLocked)
+                is_locked = isinstance(error, errors.DatabaseLocked)
                 log.warning("step.locked" if is_locked else "step.database_unavailable", error=str(error))
                 return outcomes or [RowOutcome(str(row_id), "", "done", f"{step}: not claimed: {error}")]
             may_be_more = step == "ingest" and [lease.row_id for lease, _ in claim.results] not in ([], [row_id])
@@ -111,7 +104,7 @@ def _describe(
     """Read the rows again for what the steps recorded. They are committed: PostgreSQL may be unavailable by now."""
     rows: list[Row] = []
     if is_watched and results:
-        with contextlib.suppress(DatabaseUnavailable, DatabaseLocked), time_limit.suspend_limit():
+        with contextlib.suppress(errors.DatabaseUnavailable, errors.DatabaseLocked), time_limit.suspend_limit():
             rows = read_outcomes(deps.database, [lease for lease, _ in results])
     return build_outcomes(step, results, rows, waits_in=STEPS[step].states, seconds=seconds)
 
@@ -133,7 +126,7 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> Clai
                 claim.results = [(lease, StepResult()) for lease in leased if lease.row_id not in left_ids]
             for lease in left:
                 if len(left) > 1 and time.monotonic() >= claimed_at + BATCH_SECONDS:
-                    result = _return_row(deps, lease, DatabaseLocked("others of its batch took a second"), guard)
+                    result = _return_row(deps, lease, errors.DatabaseLocked("others of its batch took a second"), guard)
                     claim.results.append((lease, result))
                     continue
                 trace = lease.delivery.traceparent if lease.delivery else None
@@ -144,7 +137,8 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> Clai
     if may_be_poison and (poisoned := failures.dead_letter_poison(deps, step, row_id, leased_by)):
         lease, decision, wakes = poisoned
         claim.wakes += wakes
-        claim.results.append((lease, _build_result(decision, decision.category)))
+        dead = StepResult("dead", f"{decision.category}: {decision.reason}", category=decision.category)
+        claim.results.append((lease, dead))
     for _, result in claim.results:
         metrics.ATTEMPTS.labels(step, _name_outcome(step, result), result.category).inc()
     return claim
@@ -166,7 +160,7 @@ def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[L
     spec, limit = STEPS[step], deps.settings.constants.max_crashes
     who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": deps.settings.lease_seconds, "max_crashes": limit}
     if step == "keep":
-        lease, is_poison = output_claims.claim(deps.database, row_id, **who, host_share=boot.get_host_share())
+        lease, is_poison = output_claims.claim(deps.database, row_id, **who, host_share=host_share)
         return [lease] if lease else [], is_poison
     if step == "ingest":
         leased = deliveries.claim_due(deps.database, row_id, **who, max_rows=queues.INGEST_ROWS)
@@ -184,12 +178,12 @@ def _run_claimed(
     started = time.monotonic()
     try:
         wakes = spec.run(deps, lease, guard)
-    except LeaseLost:
+    except errors.LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt)
         return [], LEASE_LOST
-    except StepInterrupted as error:
+    except errors.StepInterrupted as error:
         return [], _return_row(deps, lease, error, guard)
-    except MoorageError as error:
+    except errors.MoorageError as error:
         return _record_failure(deps, lease, step, error, guard)
     except Exception as error:  # border: the step runner
         failure = local_errors.find_local_failure(error) or _describe_bug(error)
@@ -204,22 +198,24 @@ def _run_claimed(
 def _name_outcome(step: Step, result: StepResult) -> str:
     if result.state != "done" or not (result.text or result.error):
         return result.state
-    if result.text or isinstance(result.error, StepInterrupted):
+    if result.text or isinstance(result.error, errors.StepInterrupted):
         return "interrupted"
-    return "dead" if step != "poll" and isinstance(result.error, Permanent) else "retry"
+    return "dead" if step != "poll" and isinstance(result.error, errors.Permanent) else "retry"
 
 
 def _describe_bug(error: Exception) -> UnexpectedError:
     return UnexpectedError(f"{type(error).__name__}: {error}", facts={"traceback": traceback.format_exc()[-4000:]})
 
 
-def _return_row(deps: Deps, lease: Lease, error: StepInterrupted | DatabaseLocked, guard: LeaseGuard) -> StepResult:
+def _return_row(
+    deps: Deps, lease: Lease, error: errors.StepInterrupted | errors.DatabaseLocked, guard: LeaseGuard
+) -> StepResult:
     try:
         deps.database.run(lambda conn: leases.hand_back(conn, lease, error))
-    except LeaseLost:
+    except errors.LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
         return LEASE_LOST
-    except DatabaseLocked:
+    except errors.DatabaseLocked:
         guard.hand_back_later(lease, error)
         log.warning("lease.return_delayed", attempt=lease.attempt, error=str(error))
     else:
@@ -228,43 +224,37 @@ def _return_row(deps: Deps, lease: Lease, error: StepInterrupted | DatabaseLocke
 
 
 def _record_failure(
-    deps: Deps, lease: Lease, step: Step, error: MoorageError, guard: LeaseGuard
+    deps: Deps, lease: Lease, step: Step, error: errors.MoorageError, guard: LeaseGuard
 ) -> tuple[list[Wake], StepResult]:
     try:
         decision, wakes = failures.record_failure(deps, lease, step, error, guard)
-    except LeaseLost:
+    except errors.LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
         return [], LEASE_LOST
-    except DatabaseLocked as locked:  # the row cannot end, because its job is locked
+    except errors.DatabaseLocked as locked:  # the row cannot end, because its job is locked
         return [], _return_row(deps, lease, locked, guard)
-    except (StepInterrupted, Transient) as stopped:  # while PostgreSQL was unavailable: the lease expires
+    except (errors.StepInterrupted, errors.Transient) as stopped:  # while PostgreSQL was unavailable: the lease expires
         log.warning("lease.not_returned", attempt=lease.attempt, error=str(stopped))
         return [], StepResult(text=f"its failure is not recorded, its lease expires: {stopped}")
     except Exception as bug:  # border: the step runner
         log.error("step.failure_not_recorded", exc_info=True)
         if isinstance(error, FailureUnrecorded):
-            raise  # the lease expires, which counts a crash: the row ends as POISON
+            raise error from None  # the lease expires, which counts a crash: the row ends as POISON
         unrecorded = FailureUnrecorded(f"its failure could not be recorded: {type(bug).__name__}")
         return _record_failure(deps, lease, step, unrecorded, guard)
-    _log_decision(lease, decision, error)
-    return wakes, _build_result(decision, error.category)
+    return wakes, _report_decision(lease, decision, error)
 
 
-def _build_result(decision: Retry | DeadLetterDecision | None, category: str) -> StepResult:
-    """Return the result of a recorded failure. After an uncertain commit that took place the row alone knows it."""
+def _report_decision(
+    lease: Lease, decision: Retry | DeadLetterDecision | None, error: errors.MoorageError
+) -> StepResult:
+    """Log what was recorded. After an uncertain commit that took place the row alone knows it."""
     if decision is None:
         return StepResult()
-    text = f"{category}: {decision.reason}"
+    facts = {"attempt": lease.attempt, "error": type(error).__name__, "reason": decision.reason}
+    text = f"{error.category}: {decision.reason}"
     if isinstance(decision, Retry):
-        return StepResult("retry", text, decision.run_at, category)
-    return StepResult("dead", text, category=category)
-
-
-def _log_decision(lease: Lease, decision: Retry | DeadLetterDecision | None, error: MoorageError) -> None:
-    name = type(error).__name__
-    if isinstance(decision, Retry):
-        run_at, reason = decision.run_at.isoformat(), decision.reason
-        log.warning("step.retry", attempt=lease.attempt, run_at=run_at, error=name, reason=reason)
-    elif isinstance(decision, DeadLetterDecision):
-        category, reason = decision.category, decision.reason
-        log.error("step.dead_letter", attempt=lease.attempt, category=category, error=name, reason=reason)
+        log.warning("step.retry", run_at=decision.run_at.isoformat(), **facts)
+        return StepResult("retry", text, decision.run_at, error.category)
+    log.error("step.dead_letter", category=decision.category, **facts)
+    return StepResult("dead", text, category=error.category)

@@ -4,6 +4,7 @@ import json
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from db.connection import Connection, connect
 from moorage.errors import DatabaseUnavailable
 from simulation.chaos import refused, small_disk
 from simulation.chaos.deployment import deploy
-from simulation.chaos.forms import FORMS, DrillForm
+from simulation.chaos.forms import FORMS
 from simulation.chaos.load import LoadGenerator, is_reported
 from simulation.chaos.recovery import RecoveryMonitor
 from simulation.chaos.schedule import FaultSchedule
@@ -30,6 +31,7 @@ from tasks.audit import run
 from worker import boot
 
 QUIET_SECONDS: Final = 300.0  # at least; a long drill may take a quarter of its time to finish delayed work
+_TIMES: Final = ("fault", "count", "median_s", "worst_s")
 FORM_LIST: Final = "\n".join(f"  {name:<20} {form.description}" for name, form in FORMS.items())
 
 
@@ -63,7 +65,7 @@ def drill(
     console.print(f"settings that differ from the defaults: {changed}")
     with deploy(form, folder) as targets:
         load = LoadGenerator(targets.local, targets.standin, jobs=jobs, seconds=minutes * 60, seed=seed)
-        running = Drill(console, targets, load, form, seed=seed, every_seconds=every_seconds)
+        running = Drill(console, targets, load, form.kinds, seed, every_seconds)
         result = {"form": form_name, **running.run(minutes * 60)}
     _write(report, result)
     if result["clean"]:
@@ -86,16 +88,14 @@ class Drill:
         console: Console,
         targets: Targets,
         load: LoadGenerator,
-        form: DrillForm,
-        *,
+        weights: Mapping[str, int],
         seed: int,
-        every_seconds: float,
+        seconds: float,
     ) -> None:
-        self._console, self._standin, self._load, self._seed = console, targets.standin, load, seed
-        self._local, self._replayed, self._downloads = targets.local, 0, 0
-        self._url = targets.database_url
-        self._recovery = RecoveryMonitor(self._url)
-        self._schedule = FaultSchedule(targets, self._recovery, form.kinds, seed=seed, every_seconds=every_seconds)
+        self._console, self._targets, self._load, self._seed = console, targets, load, seed
+        self._replayed = self._downloads = 0
+        self._recovery = RecoveryMonitor(targets.database_url)
+        self._schedule = FaultSchedule(targets, self._recovery, weights, seed=seed, every_seconds=seconds)
 
     def run(self, seconds: float) -> dict[str, Any]:
         self._load.start()
@@ -113,9 +113,7 @@ class Drill:
             self._schedule.step(injects=False)
         until = time.monotonic() + max(QUIET_SECONDS, seconds / 4)
         conn = self._connect(until)
-        is_settled = self._await_settled(conn, until)
-        if is_settled:
-            is_settled = self._replay_refused(conn, until)
+        is_settled = self._await_settled(conn, until) and self._replay_refused(conn, until)
         result = self._judge(conn, is_settled=is_settled)
         conn.close()
         self._recovery.close()
@@ -126,7 +124,7 @@ class Drill:
         while True:
             self._schedule.step(injects=False)
             try:
-                return connect(self._url, name="moorage-drill")
+                return connect(self._targets.database_url, name="moorage-drill")
             except DatabaseUnavailable:
                 if time.monotonic() > until:
                     raise
@@ -137,7 +135,7 @@ class Drill:
         while time.monotonic() < until:
             self._schedule.step(injects=False)
             if is_quiet(read_progress(conn), jobs):
-                index = LedgerIndex.build(self._standin.get_ledger())
+                index = LedgerIndex.build(self._targets.standin.get_ledger())
                 has_reported = has_reported or is_reported(index, self._load.runs)
                 if has_reported and is_quiet(read_progress(conn), jobs):
                     return True
@@ -146,16 +144,16 @@ class Drill:
     def _replay_refused(self, conn: Connection, until: float) -> bool:
         """Replay the files above the limit once it is raised; return True if all work ended in time."""
         files = refused.list_refused(conn)
-        served = refused.count_served(self._standin.get_ledger(), files)
-        self._replayed = refused.replay_refused(conn, self._local)
+        served = refused.count_served(self._targets.standin.get_ledger(), files)
+        self._replayed = refused.replay_refused(conn, self._targets.local)
         self._console.print(f"{self._replayed} files were refused; the limit is raised and they are replayed ...")
         is_settled = self._await_settled(conn, until)
-        self._downloads = refused.count_served(self._standin.get_ledger(), files) - served
+        self._downloads = refused.count_served(self._targets.standin.get_ledger(), files) - served
         return is_settled
 
     def _judge(self, conn: Connection, *, is_settled: bool) -> dict[str, Any]:
         deps, schedule = boot.get_deps(), self._schedule
-        verdict = judge_drill(conn, deps.storage, self._standin.get_ledger(), self._load.runs, schedule.landed)
+        verdict = judge_drill(conn, deps.storage, self._targets.standin.get_ledger(), self._load.runs, schedule.landed)
         audit_findings = [str(finding) for finding in run.run_audit(deps, deep=True).findings]
         if not is_settled:
             verdict.unexpected.insert(0, "not all work ended in time after the last fault")
@@ -163,7 +161,6 @@ class Drill:
         verdict.lost += refused.list_lost(conn)
         if self._downloads:
             verdict.unexpected.append(f"replays downloaded {self._downloads} files instead of reading quarantine")
-        recovery = self._recovery.recovery_times()
         self._print(conn, verdict, audit_findings)
         is_clean = verdict.is_clean and not audit_findings
         self._console.print(f"seed {self._seed}: {'[green]clean[/green]' if is_clean else '[red]NOT clean[/red]'}")
@@ -178,7 +175,7 @@ class Drill:
             "replayed": self._replayed,
             **{name: getattr(verdict, name) for name in counted},
             "audit": audit_findings,
-            "recovery": [{"fault": k, "count": n, "median_s": m, "worst_s": w} for k, n, m, w in recovery],
+            "recovery": [dict(zip(_TIMES, times, strict=True)) for times in self._recovery.recovery_times()],
         }
 
     def _print(self, conn: Connection, verdict: Verdict, audit_findings: list[str]) -> None:
@@ -201,14 +198,11 @@ class Drill:
             table.add_row(name, str(len(getattr(verdict, name))))
         table.add_row("orphans", f"{verdict.orphans} objects, for the next sweep")
         table.add_row("audit", "clean" if not audit_findings else f"{len(audit_findings)} findings")
-        times = Table(title="Time until work continued", title_justify="left")
-        for column in ("fault", "count", "median s", "worst s"):
-            times.add_column(column)
+        times = Table("fault", "count", "median s", "worst s", title="Time until work continued", title_justify="left")
         for kind, count, median, worst in self._recovery.recovery_times():
             times.add_row(kind, str(count), f"{median:.2f}", f"{worst:.2f}")
         self._console.print(table, times)
-        for name in ("lost", "doubled", "unexpected", "unexplained"):
-            for line in getattr(verdict, name)[:20]:
-                self._console.print(f"[red]{name}[/red] {line}")
-        for finding in audit_findings[:20]:
-            self._console.print(f"[red]audit[/red] {finding}")
+        findings = {name: getattr(verdict, name) for name in ("lost", "doubled", "unexpected", "unexplained")}
+        for kind, messages in {**findings, "audit": audit_findings}.items():
+            for message in messages[:20]:
+                self._console.print(f"[red]{kind}[/red] {message}")

@@ -1,14 +1,18 @@
-"""`moorage init`: write .env with generated secrets."""
+"""`moorage init`: write .env with generated secrets. `moorage env`: the settings of a stack. `moorage openapi`."""
 
+import importlib
 import os
 import re
 import secrets
+import shlex
 from pathlib import Path
 from typing import Final
 
 import click
+from dotenv import dotenv_values
 
 from moorage.errors import ConfigError
+from simulation.stack import data_folder
 
 TEMPLATE: Final = Path(__file__).parents[1] / "env.example"  # a link to .env.example
 # Values that are generated, with the number of random bytes; only letters and digits, as they become parts of URLs.
@@ -41,3 +45,24 @@ def init(file: Path) -> None:
     click.echo(f"wrote {file} with {len(SECRETS)} generated secrets")
     click.echo(f"set in it: PUBLIC_URL and S3_PUBLIC_ENDPOINT_URL (your host names), {', '.join(_EMPTY.findall(text))}")
     click.echo("then: docker compose up -d, and moorage doctor; the example has the settings for servers of your own")
+
+
+@click.command()
+def env() -> None:
+    """
+    Print the settings of the running `moorage up` as exports.
+
+    Example: eval "$(moorage env)"
+    """
+    path = data_folder("up.env")
+    if not path.is_file():
+        raise ConfigError(f"no `moorage up` runs here: {path} does not exist")
+    for name, value in dotenv_values(path).items():
+        click.echo(f"export {name}={shlex.quote(value or '')}")
+
+
+@click.command()
+def openapi() -> None:
+    """Print the OpenAPI 3.1 document that GET /openapi.json returns."""
+    # Imported by name: it loads the whole API.
+    click.echo(importlib.import_module("web.openapi").document_json())

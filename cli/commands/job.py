@@ -11,7 +11,7 @@ from db.connection import Database
 from db.reports.show import find_rows
 from moorage.errors import ConfigError
 from moorage.settings import Settings
-from tasks.jobs import cancel, retry
+from tasks.jobs import cancel, replay
 from tasks.jobs.cancel import ActionOutcome
 from worker import boot, publish
 
@@ -54,7 +54,7 @@ def cancel_job(name: str) -> console.Output:
 @console.json_option
 def retry_job(name: str) -> console.Output:
     """Retry a failed or partial job: replay its dead letters, or restart its fallback chain."""
-    return _apply(name, retry.retry_job)
+    return _apply(name, replay.retry_job)
 
 
 def _apply(name: str, action: Action) -> console.Output:

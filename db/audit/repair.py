@@ -6,6 +6,7 @@ from uuid import UUID
 
 from db.connection import Connection, fetch_one
 from db.leases import SUBJECT
+from db.statements import statement
 from moorage.model import Step, WorkTable
 
 CLEAR_WAKE: Final[Mapping[WorkTable, str]] = {
@@ -41,8 +42,5 @@ def is_leased(conn: Connection, table: WorkTable, row_id: UUID) -> bool:
     return fetch_one(conn, IS_LEASED[table], {"id": row_id}) is not None
 
 
-IS_JOB_DUE: Final = "SELECT id FROM jobs WHERE id = %(id)s AND run_at <= moment()"
-
-
-def is_job_due(conn: Connection, job_id: UUID) -> bool:
-    return fetch_one(conn, IS_JOB_DUE, {"id": job_id}) is not None
+@statement("SELECT id FROM jobs WHERE id = %(job_id)s AND run_at <= moment()")
+def is_job_due(conn: Connection, job_id: UUID) -> bool: ...

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.leases import SUBJECT
+from db.statements import statement
 
 MIN_PREFIX: Final = 8
 MAX_MATCHES: Final = 10
@@ -100,17 +101,14 @@ def get_row(conn: Connection, match: RowMatch) -> Row | None:
     return fetch_one(conn, rows.get(match.subject, UPLOAD), {"id": match.id})
 
 
-DEAD_LETTERS: Final = """
+@statement("""
 SELECT id, subject, subject_id, step, category, error, reason, retryable, state, created_at, closed_at, closed_by,
        acknowledged_at, acknowledged_by, note
   FROM dead_letters
  WHERE subject IN ('delivery', 'prediction', 'output', 'notification') AND subject_id = ANY(%(ids)s::uuid[])
  ORDER BY created_at, id
-"""
-
-
-def list_dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    return fetch_all(conn, DEAD_LETTERS, {"ids": list(ids)})
+""")
+def list_dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]: ...
 
 
 TIMELINE: Final = """

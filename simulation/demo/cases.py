@@ -155,4 +155,5 @@ def _single_entries() -> list[Case]:
         Case("cancelled", chain=(long,), providers=("replicate",), state="cancelled", files=0, action="cancel"),
         Case("fails, then retried", chain=(no_credit,), providers=("fal", "fal"), action="retry"),
         Case("from an upload", chain=(two_files,), providers=("replicate",), files=2, source="upload"),
+        Case("edit of an upload", chain=(_entry("openai"),), providers=("openai",), source="upload"),
     ]

@@ -22,6 +22,7 @@ class Request:
     query: dict[str, list[str]]
     authorization: str | None
     body: bytes
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

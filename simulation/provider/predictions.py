@@ -1,5 +1,6 @@
 """Predictions and their dialects: starting, processing and the end; each transition sends webhooks."""
 
+import base64
 import hashlib
 import http.client
 import json
@@ -225,13 +226,14 @@ class Predictions:
 
 
 def _fetch_inputs(prediction_id: str, input_: Mapping[str, Any], ledger: Ledger) -> str | None:
-    """Download each input file that is given as a URL and record it; return the error that must fail the prediction."""
+    """Record each input file, downloaded if it is a URL; return the error that must fail the prediction."""
     values = [(name, input_.get(name)) for name in _INPUT_FIELDS]
     items = [(name, item) for name, value in values for item in (value if isinstance(value, list) else [value])]
     for name, url in items:
-        if not is_url(url):
+        is_inline = isinstance(url, str) and url.startswith("data:;base64,")
+        if not isinstance(url, str) or not (is_inline or is_url(url)):
             continue
-        status, data = _download(url)
+        status, data = (200, base64.b64decode(url[13:])) if is_inline else _download(url)
         digest = hashlib.sha256(data).hexdigest()
         ledger.add("input", prediction=prediction_id, name=name, status=status, sha256=digest, bytes=len(data))
         if status != 200 or not data:

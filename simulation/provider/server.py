@@ -91,7 +91,8 @@ def _dispatch(apis: Mapping[str, Api], outage: Outage, handler: Handler, body: b
     name, *steps = [step for step in parts.path.split("/") if step] or [""]
     method = "GET" if handler.command == "HEAD" else handler.command
     authorization = handler.headers.get("Authorization") or f"Bearer {handler.headers.get('x-key')}"
-    request = Request(method, steps, parse_qs(parts.query), authorization, body)
+    content_type = handler.headers.get("Content-Type", "")
+    request = Request(method, steps, parse_qs(parts.query), authorization, body, content_type)
     try:
         if name not in apis:
             raise not_found()

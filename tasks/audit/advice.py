@@ -32,14 +32,15 @@ ADVICE: Final[Mapping[str, str]] = {
     "unpublished": "restore the render from a backup; its files are kept",
     **dict.fromkeys((
         "incomplete", "chosen", "unearned", "cover", "uncovered", "standin", "owner", "variant", "foreign",
-        "thumbnail", "facts", "key", "quarantine", "doubled", "unowned", "time", "far", "orphaned", "lease", "token",
-        "counts", "edge", "chain", "state", "early", "apart", "lost", "thief"
+        "key", "quarantine", "unowned", "far", "orphaned", "lease", "token", "edge", "chain", "state", "early", "apart",
+        "lost", "thief"
     ), _BY_HAND),
     "unsettled": "moorage audit --repair settles it",
     "filelost": "restore the output from a backup, or run moorage recover",
     "job": "restore the job from a backup",
     "unasked": "restore the prediction from a backup, or run moorage recover",
     "empty": "restore its variants from a backup",
+    "untried": "a success was ignored: keep this report, and retry the job (moorage job retry)",
     "unawaited": "no report is awaited: it ends at its deadline or is retried; keep this report",
     **dict.fromkeys(("unwanted", "overdue", "held", "unmatched"), _SWEEPS),
     "nofile": "restore the output from a backup",

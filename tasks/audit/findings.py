@@ -43,22 +43,6 @@ class Tally:
         if len(self.notes) < MAX_LISTED:
             self.notes.append(finding)
 
-    def add_page(self, page: "Page") -> None:
-        self.checked += page.checked
-        for finding in page.findings:
-            self.add(finding)
-        for check, count in page.found.items():
-            self.found[check] += count - sum(finding.check == check for finding in page.findings)
-        for note in page.notes:
-            self.add_note(note)
-
-
-@dataclass(slots=True)
-class Page(Tally):
-    """The result of one page of a scan; `after` is its last key, None at the end of the scan."""
-
-    after: str | None = None
-
 
 class Scan(Protocol):
     """Checks rows or objects page by page, in the order of their keys."""
@@ -66,8 +50,8 @@ class Scan(Protocol):
     @property
     def name(self) -> str: ...
 
-    def check_page(self, after: str) -> Page:
-        """Check the page after a key ("" for the first page)."""
+    def check_page(self, tally: Tally, after: str) -> str | None:
+        """Add the page after a key ("" for the first page) to the tally; return its last key, None at the end."""
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Check the subjects of these findings again; returns the present findings."""

@@ -1,24 +1,47 @@
-"""Rules 4 and 5 for storage: compare the objects of a bucket with the rows that name them, in the order of keys."""
+"""Rules 4 and 5 for storage: compare objects with the rows that name them, in the order of keys."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import islice, takewhile
-from typing import Final
+from itertools import takewhile
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from db import objects as object_rows
 from db.audit.check import Check
+from db.connection import Row
 from storage import keys
-from storage.keys import RenderKey
+from storage.errors import ObjectMissing
+from storage.keys import RenderKey, UploadKey
 from storage.s3 import ListedObject
-from tasks.audit.digests import ExpectedObject, compute_digest, expected_objects
-from tasks.audit.findings import Finding, Page
+from tasks.audit.findings import Finding, Tally
 from tasks.step import Deps
 
 PAGE: Final = 500
 SWEPT_WITHIN: Final = timedelta(hours=26)  # the orphan sweep runs each night
+
+
+class ObjectPrefix(NamedTuple):
+    """A part of a bucket; `subject`: what names its objects (db/objects.py), "" if only outputs that wait do."""
+
+    subject: str
+    prefix: str
+    is_ours: Callable[[str], bool] = lambda _key: True
+
+
+def _is_quarantined(key: str) -> bool:
+    return keys.parse_key(key.removeprefix(keys.QUARANTINE_PREFIX)) is not None  # the sweep leaves others
+
+
+LISTINGS: Final[Mapping[str, ObjectPrefix]] = {
+    "objects": ObjectPrefix("output", keys.RENDER_PREFIX),
+    "inputs": ObjectPrefix("", keys.INPUT_PREFIX),
+    "uploads": ObjectPrefix("upload", "", lambda key: isinstance(keys.parse_key(key), UploadKey)),
+    "quarantine": ObjectPrefix("output", keys.QUARANTINE_PREFIX, _is_quarantined),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,138 +49,149 @@ class ListingScan:
     """Compares rows with the listing of their objects: existence and size, and digests if deep."""
 
     deps: Deps
-    deep: bool
     name: str
-    subject: str
+    deep: bool
 
-    def _compare_all(self, page: Page, expected: Iterable[ExpectedObject], listing: Iterator[ListedObject]) -> Page:
+    def check_page(self, tally: Tally, after: str) -> str | None:
+        listing, storage = LISTINGS[self.name], self.deps.storage
+        rows = self.deps.database.run(partial(object_rows.list_objects, scope=self.name, after=after, limit=PAGE))
+        last = str(rows[-1]["place"]) if rows else None
+        listed = storage.list_objects(_bucket(self.deps, listing.prefix), listing.prefix, after)
+        page = listed if last is None else takewhile(lambda item: item.key <= last, listed)
         unnamed: list[ListedObject] = []
-        for row, listed in merge_by_key(iter(expected), listing):
-            page.checked[self.name] += listed is not None
+        for row, found in merge_by_key(_sort(rows), (item for item in page if listing.is_ours(item.key))):
+            tally.checked[self.name] += found is not None
             if row is not None:
-                self._compare(page, row, listed)
-            elif listed is not None:
-                unnamed.append(listed)
+                self._compare(tally, row, found)
+            elif found is not None:
+                unnamed.append(found)
             if len(unnamed) == PAGE:
-                self._report_unnamed(page, unnamed)
+                self._report_unnamed(tally, unnamed)
                 unnamed = []
-        self._report_unnamed(page, unnamed)
-        return page
-
-    def _report_unnamed(self, page: Page, objects: Sequence[ListedObject]) -> None:
-        report_unnamed(self.deps, page, objects, self.name)
-
-    def _load(self, ids: list[UUID]) -> Iterable[ExpectedObject]:
-        raise NotImplementedError
+        self._report_unnamed(tally, unnamed)
+        return last
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
-        page = Page()
-        for row in self._load([UUID(finding.id) for finding in findings if finding.subject == self.subject]):
-            stat = self.deps.storage.head(_bucket(self.deps, row.key), row.key)
-            self._compare(page, row, ListedObject(row.key, stat.size_bytes, datetime.now(UTC)) if stat else None)
-        return page.findings + recheck_unnamed(self.deps, findings)
+        tally, storage = Tally(), self.deps.storage
+        ids = [UUID(finding.id) for finding in findings if finding.subject != "object"]
+        for row in _sort(self.deps.database.run(lambda conn: object_rows.get_objects(conn, self.name, ids))):
+            stat = storage.head(_bucket(self.deps, row["key"]), row["key"])
+            self._compare(tally, row, ListedObject(row["key"], stat.size_bytes, datetime.now(UTC)) if stat else None)
+        orphans = [finding for finding in findings if finding.subject == "object"]
+        named = self._find_referenced([finding.id for finding in orphans])
+        unnamed = [finding for finding in orphans if finding.id not in named]
+        return tally.findings + [x for x in unnamed if storage.head(_bucket(self.deps, x.id), x.id) is not None]
 
-    def _compare(self, page: Page, expected: ExpectedObject, listed: ListedObject | None) -> None:
-        finding, key = partial(Finding, 4, self.subject, str(expected.output_id)), expected.key
+    def _compare(self, tally: Tally, row: Row, listed: ListedObject | None) -> None:
+        key, size, sha256 = row["key"], row["bytes"], row["sha256"]
+
+        def report(code: str, problem: str) -> None:
+            what, subject = f"its object {key} {problem}", LISTINGS[self.name].subject
+            tally.add(Finding(4, subject, str(row["id"]), what, Check(4, self.name, code)))
+
         if listed is None:
-            if expected.is_required:
-                page.add(finding(f"its object {key} is missing", Check(4, self.name, "missing")))
-        elif listed.size_bytes != expected.bytes:
-            what = f"its object {key} has {listed.size_bytes} bytes, not {expected.bytes}"
-            page.add(finding(what, Check(4, self.name, "size")))
-        elif self.deep and expected.is_required:
-            digest = compute_digest(self.deps, _bucket(self.deps, key), key, page.checked)
-            if digest != expected.sha256:
-                what = f"its object {key} has the digest {digest}, not {expected.sha256}"
-                page.add(finding(what, Check(4, self.name, "digest")))
+            if row["is_required"]:
+                report("missing", "is missing")
+        elif listed.size_bytes != size:
+            report("size", f"has {listed.size_bytes} bytes, not {size}")
+        elif self.deep and row["is_required"]:
+            digest = compute_digest(self.deps, _bucket(self.deps, key), key, tally.checked)
+            if digest != sha256:
+                report("digest", f"has the digest {digest}, not {sha256}")
+
+    def _report_unnamed(self, tally: Tally, objects: Sequence[ListedObject]) -> None:
+        """Add findings for objects that no row names; notes for those that the next sweep may quarantine."""
+        settings, is_quarantine = self.deps.settings, self.name == "quarantine"
+        age_seconds = settings.quarantine_seconds if is_quarantine else settings.constants.orphan_age_seconds
+        limit = datetime.now(UTC) - timedelta(seconds=age_seconds) - SWEPT_WITHIN
+        named = self._find_referenced([listed.key for listed in objects])
+        leased = self.deps.database.run(object_rows.list_lease_prefixes) if objects else set()
+        for listed in objects:
+            key = keys.parse_key(listed.key)
+            is_young = listed.modified_at > limit or (isinstance(key, RenderKey) and key.token_start in leased)
+            if listed.key in named or (is_young and is_quarantine):
+                continue
+            what = f"no row names it; {listed.size_bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
+            finding = Finding(5, "object", listed.key, what, Check(5, self.name, "unnamed"))
+            (tally.add_note if is_young else tally.add)(finding)
+
+    def _find_referenced(self, names: Sequence[str]) -> set[str]:
+        return self.deps.database.run(partial(object_rows.find_referenced_keys, keys=names)) if names else set()
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectScan(ListingScan):
-    """The objects of renders, in pages of whole jobs."""
+class DigestSample:
+    """
+    Compares the digest of `size` kept files, chosen at random, with the recorded one.
 
-    name: str = "objects"
-    subject: str = "output"
-
-    def check_page(self, after: str) -> Page:
-        start = UUID(after) if after else UUID(int=0)
-        rows = self.deps.database.run(partial(object_rows.list_output_objects, after=start, limit=PAGE))
-        last = str(rows[-1]["job_id"]) if rows else None
-        page = Page(after=last)
-        return self._compare_all(page, expected_objects(rows), self._listing(after, last))
-
-    def _load(self, ids: list[UUID]) -> list[ExpectedObject]:
-        return expected_objects(self.deps.database.run(lambda conn: object_rows.get_output_objects(conn, ids)))
-
-    def _listing(self, after: str, last: str | None) -> Iterator[ListedObject]:
-        """List the objects after those of one job up to the last of another: "0" is the character after "/"."""
-        storage = self.deps.storage
-        start = f"{keys.RENDER_PREFIX}{after}0" if after else ""
-        listing = storage.list_objects(storage.public_bucket, keys.RENDER_PREFIX, start)
-        if last is None:
-            return listing
-        return takewhile(lambda listed: listed.key < f"{keys.RENDER_PREFIX}{last}0", listing)
-
-
-@dataclass(frozen=True, slots=True)
-class InputScan:
-    """The spooled inputs in the private bucket, in pages of 500."""
+    Storage reports it, or the object is read back: `checked["sample"]` counts both, `checked["read_back"]` the second.
+    """
 
     deps: Deps
-    name: str = "inputs"
+    size: int
+    name: str = "sample"
 
-    def check_page(self, after: str) -> Page:
-        storage = self.deps.storage
-        listed = list(islice(storage.list_objects(storage.private_bucket, keys.INPUT_PREFIX, after), PAGE))
-        page = Page(after=listed[-1].key if len(listed) == PAGE else None)
-        page.checked["inputs"] += len(listed)
-        report_unnamed(self.deps, page, listed, self.name)
-        return page
+    def check_page(self, tally: Tally, after: str) -> None:  # noqa: ARG002 (this scan has a single page)
+        output_ids = self.deps.database.run(lambda conn: object_rows.sample_kept_outputs(conn, self.size))
+        for finding in self._check(output_ids, tally.checked):
+            tally.add(finding)
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
-        return recheck_unnamed(self.deps, findings)
+        return self._check([UUID(finding.id) for finding in findings], Counter())
+
+    def _check(self, output_ids: list[UUID], checked: Counter[str]) -> list[Finding]:
+        storage, findings = self.deps.storage, []
+        rows = self.deps.database.run(lambda conn: object_rows.get_objects(conn, "objects", output_ids))
+        for row in _sort(row for row in rows if row["is_required"]):
+            stat = storage.head(storage.public_bucket, row["key"])
+            if stat is None:  # the scan of objects reports it
+                continue
+            checked["sample"] += 1
+            digest = stat.sha256
+            if digest is None:
+                checked["read_back"] += 1
+                digest = compute_digest(self.deps, storage.public_bucket, row["key"], checked)
+            if digest is not None and digest != row["sha256"]:
+                what = f"its object {row['key']} has the digest {digest}, not {row['sha256']}"
+                findings.append(Finding(4, "output", str(row["id"]), what, Check(4, "sample", "digest")))
+        return findings
 
 
-def report_unnamed(deps: Deps, page: Page, objects: Sequence[ListedObject], scope: str) -> None:
-    """Add findings for objects that no row names; notes for those that the next sweep may quarantine."""
-    named = deps.database.run(lambda conn: object_rows.find_referenced_keys(conn, [listed.key for listed in objects]))
-    leased = deps.database.run(object_rows.list_lease_prefixes) if objects else set()
-    limit = timedelta(seconds=deps.settings.constants.orphan_age_seconds) + SWEPT_WITHIN
-    for listed in objects:
-        if listed.key in named:
-            continue
-        key = keys.parse_key(listed.key)
-        in_flight = isinstance(key, RenderKey) and key.token_start in leased
-        what = f"no row names it; {listed.size_bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
-        finding = Finding(5, "object", listed.key, what, Check(5, scope, "unnamed"))
-        add = page.add_note if in_flight or datetime.now(UTC) - listed.modified_at < limit else page.add
-        add(finding)
-
-
-def recheck_unnamed(deps: Deps, findings: Iterable[Finding]) -> list[Finding]:
-    storage = deps.storage
-    orphans = [finding for finding in findings if finding.subject == "object"]
-    named = deps.database.run(lambda conn: object_rows.find_referenced_keys(conn, [finding.id for finding in orphans]))
-    unnamed = (finding for finding in orphans if finding.id not in named)
-    return [finding for finding in unnamed if storage.head(_bucket(deps, finding.id), finding.id) is not None]
+def compute_digest(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> str | None:
+    """Return the SHA-256 of an object, read in chunks; None if it is missing. Adds to `checked["bytes"]`."""
+    digest = hashlib.sha256()
+    try:
+        with deps.storage.open_object(bucket, key) as opened:
+            for chunk in opened.iterate_chunks():
+                digest.update(chunk)
+                checked["bytes"] += len(chunk)
+    except ObjectMissing:
+        return None
+    return digest.hexdigest()
 
 
 def _bucket(deps: Deps, key: str) -> str:
     return deps.storage.public_bucket if key.startswith(keys.RENDER_PREFIX) else deps.storage.private_bucket
 
 
+def _sort(rows: Iterable[Row]) -> list[Row]:
+    """Return rows by key; a check of rows reports those without one, whose key is not below their job's prefix."""
+    return sorted((row for row in rows if row["key"] is not None), key=lambda row: str(row["key"]))
+
+
 def merge_by_key(
-    expected: Iterator[ExpectedObject], listing: Iterator[ListedObject]
-) -> Iterator[tuple[ExpectedObject | None, ListedObject | None]]:
+    rows: Iterable[Row], listing: Iterator[ListedObject]
+) -> Iterator[tuple[Row | None, ListedObject | None]]:
     """Join two sequences ordered by key; an item without a counterpart is paired with None."""
-    row, listed = next(expected, None), next(listing, None)
+    remaining = iter(rows)
+    row, listed = next(remaining, None), next(listing, None)
     while row is not None or listed is not None:
-        if listed is None or (row is not None and row.key < listed.key):
+        if listed is None or (row is not None and row["key"] < listed.key):
             yield row, None
-            row = next(expected, None)
-        elif row is None or listed.key < row.key:
+            row = next(remaining, None)
+        elif row is None or listed.key < row["key"]:
             yield None, listed
             listed = next(listing, None)
         else:
             yield row, listed
-            row, listed = next(expected, None), next(listing, None)
+            row, listed = next(remaining, None), next(listing, None)

@@ -1,20 +1,26 @@
-"""Repair findings of an audit with the code of steps and sweeps. Deletes nothing."""
+"""Repair findings of an audit with the code of steps and sweeps; store identical bytes again. Deletes nothing."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, cast
+from typing import cast
 from uuid import UUID
 
-from db import jobs, leases, placements, projects
+from db import jobs, leases, objects, outputs, placements, projects
 from db.audit import repair
-from db.connection import Connection
-from db.leases import SUBJECT
-from moorage.model import ProjectKey, Wake, WorkTable
-from tasks.audit import refetch
+from db.connection import Connection, Row
+from media import validate
+from media.validate import ValidatedFile
+from moorage.errors import MoorageError, OutputGone
+from moorage.formats import FORMATS
+from moorage.model import FetchedFile, Output, ProjectKey, Wake, WorkTable
+from storage.errors import ObjectMissing
 from tasks.audit.advice import REPAIRABLE, get_advice
 from tasks.audit.findings import Finding
+from tasks.audit.objects import compute_digest
 from tasks.jobs import settle
+from tasks.outputs import keep
 from tasks.step import Deps, SendWakes
 from tasks.sweeps import reconcile
 
@@ -33,75 +39,64 @@ def repair_findings(deps: Deps, findings: Sequence[Finding], *, actor: str, send
     repairer = _Repairer(deps, actor, send)
     for finding in findings:
         if finding.check in REPAIRABLE:
-            yield RepairResult(finding, *repairer.by_code[finding.check.code](finding))
+            yield RepairResult(finding, *repairer.repair(finding))
         else:
             yield RepairResult(finding, False, f"not repaired automatically: {get_advice(finding)}")
 
 
+@dataclass(frozen=True, slots=True)
 class _Repairer:
-    def __init__(self, deps: Deps, actor: str, send: SendWakes) -> None:
-        self._deps, self._actor, self._send = deps, actor, send
-        self.by_code: Final[Mapping[str, Callable[[Finding], tuple[bool, str]]]] = {
-            "overdue": self._wake,
-            "held": self._release_lease,
-            "unsettled": self._check_job,
-            "missing": self._refetch,
-            "size": self._refetch,
-            "digest": self._refetch,
-            "unplaced": self._place_files,
-            "document": self._repair_document,
-        }
+    deps: Deps
+    actor: str
+    send: SendWakes
+
+    def repair(self, finding: Finding) -> tuple[bool, str]:
+        run, asset_base = self.deps.database.run, self.deps.asset_base
+        match finding.check.code:
+            case "overdue" if finding.subject != "job":
+                return self._wake(finding)
+            case "overdue" | "unsettled":
+                return self._check_job(UUID(finding.id))
+            case "held":
+                return self._release_lease(finding)
+            case "unplaced":
+                run(partial(_place_files, render_id=UUID(finding.id), asset_base=asset_base))
+                return True, "its files were placed, and the document was recomputed"
+            case "document":
+                run(partial(reconcile.repair_document, key=ProjectKey.parse(finding.id), asset_base=asset_base))
+                return True, "placements and imageUrls were recomputed"
+            case _:
+                return refetch_output(self.deps, UUID(finding.id))
 
     def _wake(self, finding: Finding) -> tuple[bool, str]:
-        if finding.subject == "job":
-            return self._check_job(finding)
-        row_id, table = UUID(finding.id), _table(finding)
-        step = self._deps.database.run(partial(repair.clear_wake, table=table, row_id=row_id))
+        row_id = UUID(finding.id)
+        step = self.deps.database.run(
+            partial(repair.clear_wake, table=cast(WorkTable, finding.check.scope), row_id=row_id)
+        )
         if step is None:
             return True, "it is no longer overdue"
-        sent = self._send([Wake(step, row_id)])
+        sent = self.send([Wake(step, row_id)])
         return True, "woken" if sent else "the broker is unavailable; dispatch wakes it"
 
     def _release_lease(self, finding: Finding) -> tuple[bool, str]:
-        table = _table(finding)
-        release = partial(leases.release_expired, table=table, actor=self._actor, lease_seconds=0, min_ticks=0)
-        while released := self._deps.database.run(release):
-            if UUID(finding.id) in released:
+        table, row_id = cast(WorkTable, finding.check.scope), UUID(finding.id)
+        release = partial(leases.release_expired, table=table, actor=self.actor, lease_seconds=0, min_ticks=0)
+        while released := self.deps.database.run(release):
+            if row_id in released:
                 break
         self._wake(finding)
-        if self._deps.database.run(partial(repair.is_leased, table=table, row_id=UUID(finding.id))):
+        if self.deps.database.run(partial(repair.is_leased, table=table, row_id=row_id)):
             return False, "its lease is live, or PostgreSQL has just started: repeat in a minute"
         return True, "its lease was released and the row woken"
 
-    def _check_job(self, finding: Finding) -> tuple[bool, str]:
+    def _check_job(self, job_id: UUID) -> tuple[bool, str]:
         """Settle the job if its last output has ended, and run the reconcile sweep until the job is not due."""
-        job_id = UUID(finding.id)
-        settle_job = partial(_settle, job_id=job_id, asset_base=self._deps.asset_base, actor=self._actor)
-        self._send(self._deps.database.run(settle_job))
-        while self._deps.database.run(partial(repair.is_job_due, job_id=job_id)):
-            reconcile.reconcile(self._deps, self._actor, self._send)
-        state = self._deps.database.run(partial(jobs.lock, job_id=job_id)).state
+        settle_job = partial(_settle, job_id=job_id, asset_base=self.deps.asset_base, actor=self.actor)
+        self.send(self.deps.database.run(settle_job))
+        while self.deps.database.run(partial(repair.is_job_due, job_id=job_id)):
+            reconcile.reconcile(self.deps, self.actor, self.send)
+        state = self.deps.database.run(partial(jobs.lock, job_id=job_id)).state
         return True, f"checked by the reconcile sweep: it is {state}"
-
-    def _refetch(self, finding: Finding) -> tuple[bool, str]:
-        return refetch.refetch_output(self._deps, UUID(finding.id))
-
-    def _place_files(self, finding: Finding) -> tuple[bool, str]:
-        self._deps.database.run(partial(_place_files, render_id=UUID(finding.id), asset_base=self._deps.asset_base))
-        return True, "its files were placed, and the document was recomputed"
-
-    def _repair_document(self, finding: Finding) -> tuple[bool, str]:
-        key = ProjectKey.parse(finding.id)
-        work = partial(reconcile.repair_document, key=key, asset_base=self._deps.asset_base)
-        self._deps.database.run(work)
-        return True, "placements and imageUrls were recomputed"
-
-
-def _table(finding: Finding) -> WorkTable:
-    table = finding.check.scope
-    if table not in SUBJECT:
-        raise LookupError(f"{table} has no leases")
-    return cast(WorkTable, table)
 
 
 def _settle(conn: Connection, job_id: UUID, asset_base: str, actor: str) -> list[Wake]:
@@ -113,3 +108,72 @@ def _place_files(conn: Connection, render_id: UUID, asset_base: str) -> None:
     project = projects.lock(conn, job.project) if job.project else None
     if project is not None:
         placements.place_files(conn, project, job.id, asset_base)
+
+
+def _ignore_progress() -> None:
+    """A repair holds no lease that a download could lose."""
+
+
+class DigestMismatch(MoorageError):
+    """The source has other bytes now."""
+
+
+def refetch_output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
+    """
+    Restore the objects of a kept output; returns True if they match their row now, and what was done or failed.
+
+    The original is read from storage if it is intact (then only the thumbnail is restored), otherwise from its recorded
+    URL, and if that has expired from a new URL of the provider.
+    """
+    output = deps.database.run(lambda conn: outputs.get(conn, output_id))
+    rows = deps.database.run(lambda conn: objects.get_objects(conn, "objects", [output_id]))
+    named = {row["key"]: row for row in rows if row["is_required"]}
+    if output is None or output.key not in named:
+        return True, "it is no longer kept"
+    original, thumb = named[output.key], named.get(output.thumb_key)
+    try:
+        with keep.spool_object(deps, deps.storage.public_bucket, original["key"], _ignore_progress) as fetched:
+            return _restore_thumbnail(deps, thumb, _validate(deps, fetched, original))
+    except (ObjectMissing, DigestMismatch):
+        return _restore_from_source(deps, output, original, thumb)
+
+
+def _validate(deps: Deps, fetched: FetchedFile, original: Row) -> ValidatedFile:
+    if fetched.sha256 != original["sha256"]:
+        raise DigestMismatch(f"it has the digest {fetched.sha256} now, not {original['sha256']}")
+    # MOORAGE_ACCEPT may have changed since the file was kept.
+    return validate.validate_file(fetched, replace(deps.limits, accept=FORMATS))
+
+
+def _restore_from_source(deps: Deps, output: Output, original: Row, thumb: Row | None) -> tuple[bool, str]:
+    if output.source is None and output.source_data is None:
+        return False, "it cannot be fetched again: its source was deleted when it was kept"
+    try:
+        try:
+            return _fetch(deps, output, original, thumb)
+        except OutputGone:
+            fresh = keep.poll_fresh_url(deps, output)
+            if fresh is None:
+                raise
+            return _fetch(deps, replace(output, source=fresh[1]), original, thumb)
+    except MoorageError as error:
+        if error.is_internal:
+            raise
+        return False, f"it cannot be fetched again: {error}"
+
+
+def _fetch(deps: Deps, output: Output, original: Row, thumb: Row | None) -> tuple[bool, str]:
+    with keep.open_source(deps, output, _ignore_progress) as fetched:
+        examined = _validate(deps, fetched, original)
+        keep.put_original(deps, original["key"], fetched, examined.media)
+    is_restored, message = _restore_thumbnail(deps, thumb, examined)
+    return is_restored, f"fetched again, byte for byte; {message}"
+
+
+def _restore_thumbnail(deps: Deps, row: Row | None, examined: ValidatedFile) -> tuple[bool, str]:
+    if row is None or compute_digest(deps, deps.storage.public_bucket, row["key"], Counter()) == row["sha256"]:
+        return True, "its objects match its row"
+    if examined.thumb is None or examined.thumb.sha256 != row["sha256"]:
+        return False, "its original is intact, but a new thumbnail of it differs from the recorded one"
+    keep.put_thumbnail(deps, row["key"], examined.thumb)
+    return True, "its thumbnail was stored again"

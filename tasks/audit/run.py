@@ -11,12 +11,9 @@ from db.audit import checks as rules
 from db.audit.check import Check
 from db.connection import current_time
 from storage.proofs import Proof
-from tasks.audit.digests import DigestSample
 from tasks.audit.findings import Finding, Scan, Tally
-from tasks.audit.objects import InputScan, ObjectScan
-from tasks.audit.quarantine import QuarantineScan
+from tasks.audit.objects import LISTINGS, DigestSample, ListingScan
 from tasks.audit.rows import RowScan
-from tasks.audit.uploads import UploadScan
 from tasks.step import Deps
 
 DEFAULT_SAMPLE_SIZE: Final = 50
@@ -66,10 +63,9 @@ def run_audit(
         sample: number of kept files, chosen at random, whose digest is requested from storage; ignored if deep."""
     wait_seconds = deps.settings.lease_seconds if second_look_seconds is None else second_look_seconds
     started_at, tally = deps.database.run(current_time), Tally()
-    digests = DigestSample(deps, 0 if deep else sample)
     scans: list[Scan] = [RowScan(deps, name, deep) for name in rules.PAGES]
-    scans += [ObjectScan(deps, deep), InputScan(deps), UploadScan(deps, deep), QuarantineScan(deps, deep)]
-    scans.append(digests)
+    scans += [ListingScan(deps, name, deep) for name in LISTINGS]
+    scans.append(DigestSample(deps, 0 if deep else sample))
     last_finding = _scan_all(scans, tally, report_progress)
     if last_finding is not None:
         report_progress(f"{len(tally.findings)} findings; waiting {wait_seconds:g} s to check them again")
@@ -87,11 +83,10 @@ def _scan_all(scans: list[Scan], tally: Tally, report_progress: Callable[[str], 
     for scan in scans:
         after: str | None = ""
         while after is not None:
-            page = scan.check_page(after)
-            tally.add_page(page)
+            known = len(tally.findings)
+            after = scan.check_page(tally, after)
             report_progress(f"checked {', '.join(f'{count:,} {name}' for name, count in tally.checked.items())}")
-            last_finding = time.monotonic() if page.findings else last_finding
-            after = page.after
+            last_finding = time.monotonic() if len(tally.findings) > known else last_finding
     return last_finding
 
 

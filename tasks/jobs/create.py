@@ -1,23 +1,30 @@
-"""Create a job: from a job request, or for a prediction that the application started itself (a registration)."""
+"""Create a job: from a job request, a prediction that the application started itself, or files that exist."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-from db import deliveries, jobs, owner_use, projects, registrations, submissions
+from psycopg import errors as pg
+
+from db import deliveries, jobs, outputs, owner_use, projects, registrations, submissions
 from db.connection import Connection, Database, QueuedQuery
+from db.outputs import NewOutput
 from moorage import ids
-from moorage.errors import Refused
+from moorage.errors import DownloadRefused, Refused
 from moorage.failpoints import failpoint
 from moorage.model import JobDescription, JobRequest, ProjectKey, Registration, Wake
+from moorage.provider_types import OutputFile
 from moorage.settings import Settings
+from moorage.urls import parse_endpoint
 from providers.base import Provider
 from tasks.jobs import turns
 
 NEW_JOB: Final = {"open_jobs": 1, "jobs_per_hour": 1, "stored_bytes": 1}  # what one adds at least to its owner's use
 NO_LIMITS: Final[Mapping[str, int]] = MappingProxyType({})
+DIRECT: Final = "direct"  # the provider of files that no prediction reported
 
 
 class IdempotencyConflict(Refused):
@@ -51,34 +58,34 @@ def create_job(
 
     `limits`: of the owner. Raises IdempotencyConflict, OwnerLimitReached.
     """
-    created = database.run(lambda conn: insert_job(conn, settings, providers, request, limits))
+
+    def insert(conn: Connection) -> CreatedJob:
+        if existing := find_or_require(conn, request, limits):
+            return existing
+        job_id = ids.uuid7()
+        ensure_project(conn, request)
+        jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
+        first = request.fallback_chain[0]
+        try:
+            prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api", is_woken=False)
+        except LookupError:  # an equal request was committed meanwhile: this job was not inserted
+            return insert(conn)
+        wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity
+        return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
+
+    created = database.run(insert)
     failpoint("order.after_commit")
     return created
 
 
-def insert_job(
-    conn: Connection,
-    settings: Settings,
-    providers: Mapping[str, Provider],
-    request: JobRequest,
-    limits: Mapping[str, int],
-) -> CreatedJob:
+def find_or_require(conn: Connection, request: JobDescription, limits: Mapping[str, int]) -> CreatedJob | None:
+    """Return the job of an equal request with the same key; without one require that its owner may have one more."""
     if limits:
         owner_use.lock(conn, request.owner)  # an equal request may have the last place: then its job is found
     existing = find_existing_job(conn, request)
-    if existing is not None:
-        return existing
-    owner_use.require(conn, request.owner, limits, **NEW_JOB)
-    job_id = ids.uuid7()
-    ensure_project(conn, request)
-    jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
-    first = request.fallback_chain[0]
-    try:
-        prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api", is_woken=False)
-    except LookupError:  # an equal request was committed meanwhile: this job was not inserted
-        return insert_job(conn, settings, providers, request, limits)
-    wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity
-    return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
+    if existing is None:
+        owner_use.require(conn, request.owner, limits, **NEW_JOB)
+    return existing
 
 
 def find_existing_job(conn: Connection, request: JobDescription) -> CreatedJob | None:
@@ -140,3 +147,57 @@ def ensure_project(conn: Connection, description: JobDescription) -> None:
     """Create the project of a new job if it is missing, and set it to `open`."""
     if description.project_id is not None:
         projects.ensure_open(conn, ProjectKey(description.owner, description.project_id), description.scene)
+
+
+# --- files that exist ----------------------------------------------------------------------------------------------
+
+
+def create_keep_job(
+    database: Database,
+    settings: Settings,
+    providers: Mapping[str, Provider],
+    description: JobDescription,
+    files: Sequence[OutputFile],
+    *,
+    actor: str,
+    notify: bool,
+    limits: Mapping[str, int] = NO_LIMITS,
+) -> CreatedJob:
+    """
+    Insert a job in state `keeping` with the files as outputs, unless its idempotency key is known.
+
+    `limits`: of the owner. Raises IdempotencyConflict, OwnerLimitReached.
+    """
+
+    def insert(conn: Connection) -> CreatedJob:
+        if existing := find_or_require(conn, description, limits):
+            return existing
+        job_id, prediction_id, deadline = ids.uuid7(), ids.uuid7(), settings.job_deadline_seconds
+        ensure_project(conn, description)
+        registration = Registration(provider=DIRECT, external_id=str(job_id), **asdict(description))
+        row = {"job_id": job_id, "prediction_id": prediction_id, "state": "succeeded", "notify": notify, "actor": actor}
+        registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=deadline, **row)
+        jobs.change_state(conn, jobs.lock(conn, job_id), "keeping", actor=actor, chosen_id=prediction_id)
+        new = [NewOutput(ids.uuid7(), job_id, prediction_id, file, _find_expiry(file, providers)) for file in files]
+        conn.execute(outputs.ADD, outputs.build_add(new, actor))
+        wakes = [Wake("keep", output.id) for output in new]
+        return CreatedJob(job_id, prediction_id, "keeping", is_new=True, wakes=wakes)
+
+    try:
+        created = database.run(insert)
+    except pg.UniqueViolation:  # a concurrent request with this key committed first: now it is found
+        created = database.run(insert)
+    failpoint("keep_job.after_commit")
+    return created
+
+
+def _find_expiry(file: OutputFile, providers: Mapping[str, Provider]) -> datetime | None:
+    """Return when a URL expires at the latest if it is a provider's: its file may be older than this request."""
+    if file.url is None:
+        return None
+    try:
+        endpoint = parse_endpoint(file.url)
+    except DownloadRefused:
+        return None  # the download refuses it, too, and says why
+    lives = [p.output_lifetime_seconds for p in providers.values() if p.hosts.contains(endpoint)]
+    return min((datetime.now(UTC) + timedelta(seconds=life) for life in lives if life is not None), default=None)

@@ -14,18 +14,7 @@ from db.connection import BLOCKED_SIGNALS, Connection
 from egress import download
 from media import validate
 from media.validate import ValidatedFile
-from moorage import lifecycle, metrics
-from moorage.errors import (
-    DatabaseLocked,
-    DownloadInterrupted,
-    DownloadRefused,
-    FileTooLarge,
-    InvalidMedia,
-    MoorageError,
-    OutputGone,
-    Permanent,
-    ResourceExhausted,
-)
+from moorage import errors, lifecycle, metrics
 from moorage.failpoints import failpoint
 from moorage.formats import FORMATS
 from moorage.lifecycle import StoredFileDecision
@@ -33,7 +22,7 @@ from moorage.model import FetchedFile, Job, Lease, Media, Output, StoredOutput, 
 from moorage.provider_types import PredictionReport
 from storage import keys
 from tasks import breakers
-from tasks.jobs import placeholder, reopen, settle
+from tasks.jobs import placeholder, settle
 from tasks.outputs import quarantine
 from tasks.predictions import reports
 from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
@@ -57,10 +46,10 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
             wakes = _keep_from_source(deps, lease, output, guard)
         else:
             wakes = _keep_from_quarantine(deps, lease, output, guard)
-    except MoorageError as error:
+    except errors.MoorageError as error:
         breakers.note_download_error(deps, output, error)
         # Of other sources the bytes are stored.
-        if isinstance(error, FileTooLarge) and output.source_kind == "url" and output.quarantine_key is None:
+        if isinstance(error, errors.FileTooLarge) and output.source_kind == "url" and output.quarantine_key is None:
             raise quarantine.explain_too_large(output, error) from error
         raise
     failpoint("keep.after_record")
@@ -71,7 +60,7 @@ def _may_be_stored(deps: Deps, output: Output) -> bool:
     """Return False while the job stores other files. Raises DatabaseLocked if the result could not be recorded."""
     try:
         job = require_unlocked(deps, output.job_id)
-    except DatabaseLocked as error:  # one attempt for all files of the job, not each of them
+    except errors.DatabaseLocked as error:  # one attempt for all files of the job, not each of them
         postpone = partial(outputs.postpone_waiting, job_id=output.job_id, seconds=error.retry_after or 0.0)
         deps.database.run(postpone)
         raise
@@ -81,7 +70,7 @@ def _may_be_stored(deps: Deps, output: Output) -> bool:
 def _keep_from_source(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake] | None:
     try:
         return _keep(deps, lease, output, guard, open_source)
-    except OutputGone:
+    except errors.OutputGone:
         refreshed = _refresh_url(deps, lease, output, guard)
         if refreshed is None:
             raise
@@ -92,18 +81,19 @@ def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: Lease
     """Keep a file from quarantine. If it is still refused, download it again: the server may send the right one now."""
     try:
         return _keep(deps, lease, output, guard, quarantine.open_file)
-    except InvalidMedia as error:
+    except errors.InvalidMedia as error:
         if output.source_kind != "url" or output.source is None:
             raise
         refusal = error
     try:
         return _keep(deps, lease, output, guard, open_source)
-    except (OutputGone, DownloadInterrupted, DownloadRefused, InvalidMedia) as error:
+    except (errors.OutputGone, errors.DownloadInterrupted, errors.DownloadRefused, errors.InvalidMedia) as error:
         refusal.facts["download"] = str(error)
         raise refusal from error
 
 
-OpenFile = Callable[[Deps, Output, Callable[[], None]], contextlib.AbstractContextManager[FetchedFile]]
+OpenedFile = contextlib.AbstractContextManager[FetchedFile]
+OpenFile = Callable[[Deps, Output, Callable[[], None]], OpenedFile]
 
 
 def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file: OpenFile) -> list[Wake] | None:
@@ -137,30 +127,24 @@ def _observe_validation(examined: ValidatedFile, seconds: float) -> None:
         metrics.PHASE_SECONDS.labels("thumbnail").observe(thumb_seconds)
 
 
-@contextlib.contextmanager
-def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
+def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> OpenedFile:
     if output.is_placeholder:
-        with download.spool_bytes(placeholder.load_image(deps, output), deps.limits) as fetched:
-            yield fetched
-    elif output.source_kind == "inline" and output.source_data is not None:
-        with download.spool_bytes(output.source_data, deps.limits) as fetched:
-            yield fetched
-    elif output.source is None:
-        raise DownloadRefused("the source of this file was removed: submit it again")
-    elif output.source_kind == "object":
-        with spool_object(deps, deps.storage.private_bucket, output.source, on_progress) as fetched:
-            yield fetched
-    else:
-        provider = deps.providers.get(output.provider)  # None for URLs of `moorage keep`: any public host, no token
-        with download.download_url(
-            deps.session,
-            output.source,
-            limits=deps.limits,
-            headers_for=provider.download_headers if provider else lambda _url: {},
-            check_url=provider.refusal_reason if provider else lambda _url: None,
-            on_progress=on_progress,
-        ) as fetched:
-            yield fetched
+        return download.spool_bytes(placeholder.load_image(deps, output), deps.limits)
+    if output.source_kind == "inline" and output.source_data is not None:
+        return download.spool_bytes(output.source_data, deps.limits)
+    if output.source is None:
+        raise errors.DownloadRefused("the source of this file was removed: submit it again")
+    if output.source_kind == "object":
+        return spool_object(deps, deps.storage.private_bucket, output.source, on_progress)
+    provider = deps.providers.get(output.provider)  # None for URLs of `moorage keep`: any public host, no token
+    return download.download_url(
+        deps.session,
+        output.source,
+        limits=deps.limits,
+        headers_for=provider.download_headers if provider else lambda _url: {},
+        check_url=provider.refusal_reason if provider else lambda _url: None,
+        on_progress=on_progress,
+    )
 
 
 @contextlib.contextmanager
@@ -175,7 +159,7 @@ def spool_object(deps: Deps, bucket: str, key: str, on_progress: Callable[[], No
 
 def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: StoredOutput) -> list[Wake]:
     """Three statements in one round trip: lock the job, end the output if its job waits for it, count the others."""
-    lock = conn.queue(jobs.LOCK, {"id": output.job_id})  # lock order: job first
+    lock = conn.queue(jobs.LOCK, {"job_id": output.job_id})  # lock order: job first
     breakers.note_success(conn, deps, breakers.name_host(output))
     end = outputs.queue_end_kept(conn, lease, stored)
     counts = jobs.count_outputs(conn, output.job_id)
@@ -186,7 +170,7 @@ def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: 
     if decision == "wait":
         return _postpone(conn, lease)
     outputs.end_kept(conn, lease, stored)  # LeaseLost if another worker owns it, always if the job waits for it
-    return reopen.choose_again(conn, job, output, asset_base=base, actor=actor)
+    return settle.reopen(conn, job, output, asset_base=base, actor=actor)
 
 
 def _is_awaited(job: Job, output: Output) -> bool:
@@ -205,21 +189,28 @@ def _postpone(conn: Connection, lease: Lease) -> list[Wake]:
     return []
 
 
+def poll_fresh_url(deps: Deps, output: Output) -> tuple[PredictionReport, str] | None:
+    """Poll the provider for a new URL of a file it no longer serves; None if it has none."""
+    provider = deps.providers.get(output.provider)
+    if output.source_kind != "url" or provider is None or not provider.can_poll:
+        return None
+    try:
+        report = provider.poll(output.external_id, output.model)
+    except errors.Permanent:  # the download's error is more specific; a Transient one leaves the refresh for later
+        return None
+    urls = [file.url for file in report.outputs if file.path == output.path and not file.problem]
+    return (report, urls[0]) if urls and urls[0] and urls[0] != output.source else None
+
+
 def _refresh_url(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> Output | None:
-    """Poll the provider once for a new URL of a file it no longer serves; None if it has none."""
+    """Record a new URL of a file, or that there is none; the provider is polled once."""
     provider = deps.providers.get(output.provider)
     if output.refreshed_at is not None or output.source_kind != "url" or provider is None or not provider.can_poll:
         return None
-    try:
-        report: PredictionReport | None = provider.poll(output.external_id, output.model)
-    except Permanent:
-        report = None  # the error of the download is more specific; a Transient error leaves the refresh for later
+    fresh = poll_fresh_url(deps, output)
     guard.check()
-    file = next((f for f in report.outputs if f.path == output.path), None) if report else None
-    url = file.url if file and not file.problem and file.url != output.source else None
-    expires_at = None
-    if report and url:
-        expires_at = reports.compute_expiry(report, lease.claimed_at, provider.output_lifetime_seconds)
+    url, life_seconds = fresh[1] if fresh else None, provider.output_lifetime_seconds
+    expires_at = reports.compute_expiry(fresh[0], lease.claimed_at, life_seconds) if fresh else None
     deps.database.run(lambda conn: outputs.record_refresh(conn, lease, url, expires_at))
     return deps.database.run(lambda conn: outputs.get(conn, output.id)) if url else None
 
@@ -256,7 +247,7 @@ def _put_beside(deps: Deps, key: str | None, thumb: Thumbnail | None) -> Iterato
         try:
             upload = pool.submit(contextvars.copy_context().run, put_thumbnail, deps, key, thumb)
         except RuntimeError as error:  # too many processes
-            raise ResourceExhausted(f"this machine: {error}") from error
+            raise errors.ResourceExhausted(f"this machine: {error}") from error
         yield
         upload.result()
 

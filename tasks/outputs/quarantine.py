@@ -16,18 +16,7 @@ from types import TracebackType
 from db import quarantine
 from egress import download
 from media import sniff
-from moorage import logs
-from moorage.errors import (
-    DatabaseLocked,
-    DatabaseUnavailable,
-    FileTooLarge,
-    LeaseLost,
-    MoorageError,
-    ObjectRefused,
-    StepInterrupted,
-    StorageRefused,
-    StorageUnavailable,
-)
+from moorage import errors, logs
 from moorage.failpoints import failpoint
 from moorage.local_errors import find_local_failure
 from moorage.model import FetchedFile, Lease, Output
@@ -39,7 +28,13 @@ from tasks.step import Deps, LeaseGuard, commit_step
 log = logs.get_logger(__name__)
 
 # The file is not refused then, and is downloaded again.
-_NOT_THE_FILE = (LeaseLost, StepInterrupted, DatabaseLocked, DatabaseUnavailable, StorageUnavailable)
+_NOT_THE_FILE = (
+    errors.LeaseLost,
+    errors.StepInterrupted,
+    errors.DatabaseLocked,
+    errors.DatabaseUnavailable,
+    errors.StorageUnavailable,
+)
 
 
 class QuarantineGuard:
@@ -61,15 +56,15 @@ class QuarantineGuard:
         if not isinstance(error, Exception) or isinstance(error, _NOT_THE_FILE):
             return
         # A failure of our own is repeated without a limit: it must not extend the time until which it is.
-        is_own = (isinstance(error, MoorageError) and error.is_internal) or find_local_failure(error) is not None
+        is_own = (isinstance(error, errors.MoorageError) and error.is_internal) or find_local_failure(error) is not None
         try:
             self._store(extends=not is_own)
-        except (StorageUnavailable, StorageRefused) as failure:
+        except (errors.StorageUnavailable, errors.StorageRefused) as failure:
             failure.facts["refused"] = to_storable(str(error), 500)
             raise
-        except ObjectRefused as failure:
+        except errors.ObjectRefused as failure:
             log.error("quarantine.refused", output_id=self._output.id, error=str(failure))
-            if isinstance(error, MoorageError):
+            if isinstance(error, errors.MoorageError):
                 error.facts["not_stored"] = str(failure)
 
     def _store(self, *, extends: bool) -> None:
@@ -86,8 +81,8 @@ class QuarantineGuard:
                 content_type="application/octet-stream", disposition="attachment",
             )  # fmt: skip
             failpoint("quarantine.after_put")
-            record = partial(quarantine.record, lease=lease, key=key, file=fetched)
-            commit_step(self._deps, lease, self._guard, record)
+            facts = (key, fetched.size_bytes, fetched.sha256, to_storable(fetched.declared_type or "", 200) or None)
+            commit_step(self._deps, lease, self._guard, lambda conn: quarantine.record(conn, lease, *facts))
             self._output = replace(output, quarantine_key=key, quarantine_sha256=fetched.sha256)
             log.warning("output.quarantined", output_id=output.id, key=key, bytes=fetched.size_bytes)
         elif extends:
@@ -136,7 +131,7 @@ def get_expiry(output: Output, quarantine_seconds: float) -> datetime | None:
     return output.quarantined_at + timedelta(seconds=quarantine_seconds)
 
 
-def explain_too_large(output: Output, error: FileTooLarge) -> FileTooLarge:
+def explain_too_large(output: Output, error: errors.FileTooLarge) -> errors.FileTooLarge:
     """Return the error with what remains of a file above the byte limit: its URL."""
     until = f"until {output.expires_at:%Y-%m-%d %H:%M:%S} UTC" if output.expires_at else "without a known end"
-    return FileTooLarge(f"{error}; nothing was stored, its URL lives {until}", facts=error.facts)
+    return errors.FileTooLarge(f"{error}; nothing was stored, its URL lives {until}", facts=error.facts)

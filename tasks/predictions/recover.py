@@ -52,25 +52,6 @@ def build_overview(pages: Iterable[Sequence[ListedMatch]], limit: int) -> Recove
     return overview
 
 
-def register_pages(
-    deps: Deps,
-    provider: Provider,
-    pages: Iterable[Sequence[ListedMatch]],
-    *,
-    owner: str,
-    actor: str,
-    send_wakes: SendWakes,
-) -> Counter[str]:
-    """Register and poll what the pages list; wakes are sent page by page. Returns registered, polled, unsent_wakes."""
-    result = Counter(registered=0, polled=0, unsent_wakes=0)
-    for page in pages:
-        registered, wakes = register_page(deps, provider, page, owner=owner, actor=actor)
-        sent = send_wakes(wakes) if wakes else 0
-        polled = sum(wake.step == "poll" for wake in wakes)
-        result.update(registered=registered, polled=polled, unsent_wakes=len(wakes) - sent)
-    return result
-
-
 def scan(deps: Deps, provider: Provider, since: datetime, *, include_foreign: bool) -> Iterator[list[ListedMatch]]:
     """
     Yield the provider's predictions since then, page by page, matched with rows; changes nothing.
@@ -80,8 +61,9 @@ def scan(deps: Deps, provider: Provider, since: datetime, *, include_foreign: bo
     """
     public_url = None if include_foreign else deps.settings.public_url
     for page in provider.list_predictions(since):
-        keys = [(provider.name, listed.external_id) for listed in page]
-        found = {row.external_id: row for row in deps.database.run(partial(predictions.find, keys=keys))}
+        ids = [listed.external_id for listed in page]
+        find = partial(predictions.find, providers=[provider.name] * len(page), external_ids=ids)
+        found = {row.external_id: row for row in deps.database.run(find)}
         yield [_match(listed, found.get(listed.external_id), public_url) for listed in page]
 
 
@@ -89,33 +71,43 @@ def _match(listed: ListedPrediction, row: Prediction | None, public_url: str | N
     if row is None:
         is_own = public_url is None or is_own_webhook(listed.webhook, public_url)
         return ListedMatch(listed, "unknown" if is_own else "foreign")
-    if row.state in predictions.LIVE_STATES:
-        return ListedMatch(listed, "live", row.id)
-    return ListedMatch(listed, "lost" if row.state == "lost" else "ended", row.id)
+    ended: Match = "lost" if row.state == "lost" else "ended"
+    return ListedMatch(listed, "live" if row.state in predictions.LIVE_STATES else ended, row.id)
 
 
 def is_own_webhook(webhook: str | None, public_url: str) -> bool:
     return webhook is not None and webhook.startswith(f"{public_url.rstrip('/')}/")
 
 
-def register_page(
-    deps: Deps, provider: Provider, page: Sequence[ListedMatch], *, owner: str, actor: str
-) -> tuple[int, list[Wake]]:
+def register_pages(
+    deps: Deps,
+    provider: Provider,
+    pages: Iterable[Sequence[ListedMatch]],
+    *,
+    owner: str,
+    actor: str,
+    send_wakes: SendWakes,
+) -> Counter[str]:
     """
-    Register a page's unknown predictions; make them and the live ones due for a poll now. Returns their number, wakes.
+    Register the unknown predictions of the pages; make them and the live ones due for a poll now. Wakes are sent page
+    by page. Returns registered, polled, unsent_wakes.
 
     Each registration is its own transaction. A prediction that was registered meanwhile is polled, too.
     """
-    registered, wakes = 0, []
-    for item in page:
-        if item.match == "unknown":
-            is_new, new_wakes = _register(deps, provider, item.listed, owner, actor)
-            registered += is_new
-            wakes += new_wakes
-    live = [item.prediction_id for item in page if item.match == "live" and item.prediction_id is not None]
-    due = deps.database.run(lambda conn: predictions.make_due_by_id(conn, live)) if live else []
-    wakes += [Wake("poll", prediction_id) for prediction_id in due]
-    return registered, wakes
+    result = Counter(registered=0, polled=0, unsent_wakes=0)
+    for page in pages:
+        wakes: list[Wake] = []
+        for item in page:
+            if item.match == "unknown":
+                is_new, found = _register(deps, provider, item.listed, owner, actor)
+                result["registered"] += is_new
+                wakes += found
+        live = [item.prediction_id for item in page if item.match == "live" and item.prediction_id is not None]
+        due = deps.database.run(partial(predictions.make_due_by_id, ids=live)) if live else []
+        wakes += [Wake("poll", prediction_id) for prediction_id in due]
+        sent = send_wakes(wakes) if wakes else 0
+        result.update(polled=sum(wake.step == "poll" for wake in wakes), unsent_wakes=len(wakes) - sent)
+    return result
 
 
 def _register(

@@ -146,11 +146,13 @@ def apply_decision(received: ReceivedReport, decision: ReportDecision) -> Report
             return _ask_again(received)
         case lifecycle.RefreshUrls():
             return _refresh_urls(received)
-        case lifecycle.LateSuccess():
+        case lifecycle.LateSuccess(in_reserve):
             reason = f"late: the job was {received.job.state} already"
             received.end_prediction("succeeded", reason=reason)
             received.close_dead_letter(reason)
-            return ReportOutcome(False, True, reason)
+            if in_reserve:
+                _add_dead_letters(received, _hold_in_reserve(received))
+            return ReportOutcome(in_reserve, True, reason)
         case lifecycle.ChoosePrediction():
             return choose([received])[0]
         case EndPrediction() as end:
@@ -220,17 +222,29 @@ def _build_outputs(received: ReceivedReport) -> list[NewOutput]:
     ]
 
 
+def _hold_in_reserve(received: ReceivedReport) -> list[NewOutput]:
+    """Insert the outputs of a late success, which are attempted if none of the chosen prediction can be published."""
+    new = _build_outputs(received)
+    received.conn.execute(outputs.ADD, outputs.build_add(new, received.source.actor, in_reserve=True))
+    return new
+
+
+def _add_dead_letters(received: ReceivedReport, added: Sequence[NewOutput]) -> None:
+    """Add the dead letters of files that must not be downloaded."""
+    conn, job, provider, actor = received.conn, received.job, received.prediction.provider, received.source.actor
+    for output in (output for output in added if output.file.problem):
+        decision = DeadLetterDecision("DOWNLOAD_FAILED", "DownloadRefused", output.file.problem or "", retryable=False)
+        dead_letters.add(
+            conn, "output", output.id, decision, step="ingest", job_id=job.id, provider=provider, actor=actor
+        )
+
+
 def _complete_choice(received: ReceivedReport, added: Sequence[NewOutput]) -> list[Wake]:
     """Do what only some choices need; returns wakes."""
     conn, job, prediction, actor = received.conn, received.job, received.prediction, received.source.actor
     received.close_dead_letter("a late success arrived")
     wakes = [Wake("keep", output.id) for output in added if output.file.problem is None]
-    for output in (output for output in added if output.file.problem):
-        decision = DeadLetterDecision("DOWNLOAD_FAILED", "DownloadRefused", output.file.problem or "", retryable=False)
-        provider = prediction.provider
-        dead_letters.add(
-            conn, "output", output.id, decision, step="ingest", job_id=job.id, provider=provider, actor=actor
-        )
+    _add_dead_letters(received, added)
     notes = [f"{file.path} {file.problem}: {logs.redact_url(file.url or 'data:')}" for file in received.report.mentions]
     if notes:
         jobs.add_notes(conn, job.id, [to_storable(note, 1000) for note in notes], actor)
@@ -246,7 +260,7 @@ def _refresh_urls(received: ReceivedReport) -> ReportOutcome:
     """Replace the URLs of waiting outputs by those of a later report; new paths in it are not new outputs."""
     conn, expires_at, prediction_id = received.conn, received.expires_at, received.prediction.id
     files = [file for file in received.report.outputs if file.url and not file.problem]
-    count = sum(outputs.update_source_url(conn, prediction_id, file, expires_at) for file in files)
+    count = sum(outputs.update_source_url(conn, prediction_id, file.path, file.url, expires_at) for file in files)
     if not count:
         return ReportOutcome(False, True, "duplicate: the prediction had succeeded")
     return ReportOutcome(True, True, f"renewed {count} URLs")

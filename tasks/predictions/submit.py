@@ -9,22 +9,13 @@ import contextlib
 import random
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from db import jobs, leases, predictions, submission_turns, submissions
 from db.connection import Connection, current_time
-from moorage import retry_policy, webhook_keys
-from moorage.errors import (
-    DatabaseLocked,
-    DatabaseUnavailable,
-    LeaseLost,
-    MoorageError,
-    NotSubmitted,
-    Permanent,
-    ProviderBusy,
-    StepInterrupted,
-)
+from moorage import errors, retry_policy, webhook_keys
 from moorage.failpoints import failpoint
 from moorage.model import FallbackEntry, Job, Lease, Prediction, Step, Wake
 from moorage.provider_types import SubmitRequest, SubmitResult
@@ -71,7 +62,7 @@ def claim(deps: Deps, step: Step, row_id: UUID, **who: Any) -> tuple[Lease | Non
 def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """Submit one prediction, or look up a submission; returns wakes, also for the next ones if it did not start."""
     wakes = _submit(deps, lease, guard)
-    with contextlib.suppress(DatabaseUnavailable, DatabaseLocked):  # dispatch wakes them, too
+    with contextlib.suppress(errors.DatabaseUnavailable, errors.DatabaseLocked):  # dispatch wakes them, too
         wakes = wakes + deps.database.run(lambda conn: turns.wake_next(conn, deps.settings, deps.providers))
     return wakes
 
@@ -83,32 +74,24 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         return submit_recovery.recover_submission(deps, lease, guard, prediction, provider)
     entry = submissions.get_entry(job, prediction)
     if provider is None or entry is None:
-        return _fail(deps, lease, guard, Permanent(f"provider {prediction.provider} is not configured"))
+        return _fail(deps, lease, guard, errors.Permanent(f"provider {prediction.provider} is not configured"))
     try:
-        model_input = references.resolve_references(deps, job.owner, dict(entry.input))
-    except Permanent as error:
+        model_input = references.resolve_references(deps, job.owner, dict(entry.input), provider.file_fields)
+    except errors.Permanent as error:
         return _fail(deps, lease, guard, error)
     submission = Submission(provider, replace(entry, input=model_input), webhook_keys.create_key())
-    has_begun, wakes = commit_step(deps, lease, guard, lambda conn: _begin_if_allowed(conn, lease, submission)) or (
-        False,
-        [],
-    )
+    begun = commit_step(deps, lease, guard, partial(_begin_if_allowed, lease=lease, submission=submission))
+    has_begun, wakes = begun or (False, [])
     if not has_begun:
         return wakes
     failpoint("submit.after_begin")
     result = _send(deps, guard, prediction, submission)
     failpoint("submit.after_answer")
-    recorded = commit_step(
-        deps,
-        lease,
-        guard,
-        lambda conn: record_submission(conn, deps, lease, provider, result),
-        is_repeatable=provider.can_list,  # the list has the result, too
-    )
+    record = partial(record_submission, deps=deps, lease=lease, provider=provider, result=result)
+    recorded = commit_step(deps, lease, guard, record, is_repeatable=provider.can_list)  # the list has the result, too
     failpoint("submit.after_commit")
-    if isinstance(result, MoorageError):
-        guard.provider_error = result
-        breakers.note_failure(deps, breakers.name_api(provider.name), job.id, result)
+    if isinstance(result, errors.MoorageError):
+        breakers.note_api_error(deps, guard, provider.name, job.id, result)
     wakes = recorded or []
     if isinstance(result, SubmitResult):
         wakes = wakes + create.wake_unmatched(deps.database, provider.name, result.external_id)
@@ -118,11 +101,11 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
 def _load(conn: Connection, lease: Lease) -> tuple[Prediction, Job]:
     prediction = predictions.get(conn, lease.row_id)
     if prediction is None:
-        raise LeaseLost(f"prediction {lease.row_id} is gone")
+        raise errors.LeaseLost(f"prediction {lease.row_id} is gone")
     return prediction, jobs.lock(conn, prediction.job_id)
 
 
-def _fail(deps: Deps, lease: Lease, guard: LeaseGuard, error: Permanent) -> list[Wake]:
+def _fail(deps: Deps, lease: Lease, guard: LeaseGuard, error: errors.Permanent) -> list[Wake]:
     decision = DeadLetterDecision(error.category, type(error).__name__, str(error), error.retryable)
     return commit_step(deps, lease, guard, lambda conn: lock_leased(conn, lease).fail(decision)) or []
 
@@ -145,7 +128,9 @@ def _begin_if_allowed(conn: Connection, lease: Lease, submission: Submission) ->
     return True, []
 
 
-def _send(deps: Deps, guard: LeaseGuard, prediction: Prediction, submission: Submission) -> SubmitResult | MoorageError:
+def _send(
+    deps: Deps, guard: LeaseGuard, prediction: Prediction, submission: Submission
+) -> SubmitResult | errors.MoorageError:
     """Send the request. Errors are returned, because the committed submission needs a recorded outcome."""
     public_url, webhook = deps.settings.public_url, None
     if submission.provider.can_call(public_url):
@@ -154,18 +139,18 @@ def _send(deps: Deps, guard: LeaseGuard, prediction: Prediction, submission: Sub
     request = SubmitRequest(prediction.id, entry.model, entry.input, webhook, entry.seconds)
     try:
         guard.ensure_held()
-    except StepInterrupted as error:
+    except errors.StepInterrupted as error:
         return error
     try:
         return submission.provider.submit(request)
-    except LeaseLost:
+    except errors.LeaseLost:
         raise
-    except MoorageError as error:
+    except errors.MoorageError as error:
         return error
 
 
 def record_submission(
-    conn: Connection, deps: Deps, lease: Lease, provider: Provider, result: SubmitResult | MoorageError
+    conn: Connection, deps: Deps, lease: Lease, provider: Provider, result: SubmitResult | errors.MoorageError
 ) -> list[Wake]:
     """Record the result of a submission; returns wakes. Raises LeaseLost after its webhook or another worker."""
     leased = lock_leased(conn, lease)
@@ -173,12 +158,12 @@ def record_submission(
         breakers.note_success(conn, deps, breakers.name_api(provider.name))
         return _record_result(leased, deps.asset_base, provider, result)
     reason = to_storable(str(result))
-    if isinstance(result, StepInterrupted):
+    if isinstance(result, errors.StepInterrupted):
         reason, kind = f"not sent: {reason}", result.event_kind
         submissions.return_to_planned(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=kind)
-    elif isinstance(result, NotSubmitted):
+    elif isinstance(result, errors.NotSubmitted):
         return _retry_or_fail(leased, deps.policy, result)
-    elif isinstance(result, Permanent):
+    elif isinstance(result, errors.Permanent):
         return leased.fail(DeadLetterDecision(result.category, type(result).__name__, reason, result.retryable))
     elif submit_recovery.is_recoverable(provider):
         reason, wait = f"{submit_outcome.UNCERTAIN}: {reason}", submit_recovery.LOOKUP_DELAYS_SECONDS[0]
@@ -200,10 +185,10 @@ def _record_result(leased: LeasedPrediction, asset_base: str, provider: Provider
     return reports.apply_report(conn, leased.job, current, result.report, source).wakes
 
 
-def _retry_or_fail(leased: LeasedPrediction, policy: RetryPolicy, error: NotSubmitted) -> list[Wake]:
+def _retry_or_fail(leased: LeasedPrediction, policy: RetryPolicy, error: errors.NotSubmitted) -> list[Wake]:
     """Plan the submission again, or fail it after too many errors or if the retry would exceed the deadline."""
     now, jitter = current_time(leased.conn), random.random()  # noqa: S311 (spreads retries; nothing secret)
-    if isinstance(error, ProviderBusy):
+    if isinstance(error, errors.ProviderBusy):
         pause = (error.retry_after or BUSY_WAIT_SECONDS) * (1.0 + 0.2 * jitter)
         decision: Retry | DeadLetterDecision = Retry(now + timedelta(seconds=pause), str(error), is_counted=False)
     else:

@@ -95,6 +95,6 @@ def bind_external_id(
         first_poll = provider.first_poll_seconds()
         reason = to_storable(f"identified as {provider.name} {external_id} by the key in its webhook URL", 200)
         submissions.assign_external_id(
-            conn, prediction, external_id, first_poll_seconds=first_poll, reason=reason, actor=actor
+            conn, prediction.id, external_id, first_poll_seconds=first_poll, reason=reason, actor=actor
         )
     return predictions.find_by_external_id(conn, provider.name, external_id)

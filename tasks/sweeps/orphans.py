@@ -45,23 +45,14 @@ REASON_TEXTS: Final[dict[Reason, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ListedPrefix:
-    bucket: Literal["public", "private"]
-    prefix: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.bucket} {self.prefix}"
-
-
-PREFIXES: Final = (
-    ListedPrefix("public", keys.RENDER_PREFIX),
-    ListedPrefix("public", keys.INPUT_PREFIX),
-    ListedPrefix("private", keys.RENDER_PREFIX),
-    ListedPrefix("private", keys.INPUT_PREFIX),
-    ListedPrefix("private", keys.QUARANTINE_PREFIX),
-    ListedPrefix("private", ""),  # uploads, whose keys begin with their owner
+# The bucket and the prefix of each listing.
+PREFIXES: Final[tuple[tuple[Literal["public", "private"], str], ...]] = (
+    ("public", keys.RENDER_PREFIX),
+    ("public", keys.INPUT_PREFIX),
+    ("private", keys.RENDER_PREFIX),
+    ("private", keys.INPUT_PREFIX),
+    ("private", keys.QUARANTINE_PREFIX),
+    ("private", ""),  # uploads, whose keys begin with their owner
 )
 
 
@@ -125,79 +116,66 @@ class _OrphanScan:
         self.report = OrphanReport()
 
     def run(self, start: ScanCursor | None) -> Iterator[ScanCursor]:
-        names = [listed_prefix.name for listed_prefix in PREFIXES]
+        names = [" ".join(prefix) for prefix in PREFIXES]
         first = names.index(start.listing) if start and start.listing in names else 0
-        for number, prefix in enumerate(PREFIXES[first:]):
-            after = start.after_key if start and number == 0 and start.listing == prefix.name else ""
-            for cursor in self._scan_prefix(prefix, after):
+        for name, (bucket_kind, prefix) in list(zip(names, PREFIXES, strict=True))[first:]:
+            storage = self._storage
+            bucket = storage.public_bucket if bucket_kind == "public" else storage.private_bucket
+            after = start.after_key if start and start.listing == name else ""
+            listing = storage.list_objects(bucket, prefix, after)
+            while page := list(islice(listing, _PAGE)):
+                cursor = ScanCursor(name, self._process_page(bucket, prefix, page))
                 if 0 in self._remaining.values() or time.monotonic() > self._until:
                     self.report.stopped_at = cursor
                     return
                 yield cursor
 
-    def _scan_prefix(self, prefix: ListedPrefix, after: str) -> Iterator[ScanCursor]:
-        listing = self._storage.list_objects(self._bucket(prefix), prefix.prefix, after)
-        while page := list(islice(listing, _PAGE)):
-            yield ScanCursor(prefix.name, self._process_page(prefix, page))
-
-    def _process_page(self, prefix: ListedPrefix, page: list[ListedObject]) -> str:
-        for listed, candidate in self._classify_page(prefix, page):
+    def _process_page(self, bucket: str, prefix: str, page: list[ListedObject]) -> str:
+        """Process the objects of a page until the limit of a run; return the key of the last one."""
+        settings, is_quarantine = self._deps.settings, prefix == keys.QUARANTINE_PREFIX
+        age_seconds = settings.quarantine_seconds if is_quarantine else settings.constants.orphan_age_seconds
+        limit = self._deps.database.run(current_time) - timedelta(seconds=age_seconds)
+        named = self._deps.database.run(partial(objects.find_referenced_keys, keys=[listed.key for listed in page]))
+        for listed in page:
+            if not prefix and not isinstance(keys.parse_key(listed.key), UploadKey):
+                continue  # below another prefix, or not created by moorage
             self.report.looked_at += 1
-            if candidate is not None:
-                self._process(candidate)
+            is_old = listed.key not in named and listed.modified_at < limit
+            reason = self._classify(listed.key, is_quarantine=is_quarantine) if is_old else None
+            if reason is not None:
+                self._process(OrphanCandidate(bucket, listed.key, listed.size_bytes, listed.modified_at, reason))
             if 0 in self._remaining.values():
                 return listed.key
         return page[-1].key
 
-    def _classify_page(
-        self, prefix: ListedPrefix, page: list[ListedObject]
-    ) -> Iterator[tuple[ListedObject, OrphanCandidate | None]]:
-        settings = self._deps.settings
-        now = self._deps.database.run(current_time)
-        in_quarantine = prefix.prefix == keys.QUARANTINE_PREFIX
-        age_seconds = settings.quarantine_seconds if in_quarantine else settings.constants.orphan_age_seconds
-        limit = now - timedelta(seconds=age_seconds)
-        named = self._deps.database.run(partial(objects.find_referenced_keys, keys=[listed.key for listed in page]))
-        for listed in page:
-            if not prefix.prefix and not isinstance(keys.parse_key(listed.key), UploadKey):
-                continue  # below another prefix, or not created by moorage
-            is_old = listed.key not in named and listed.modified_at < limit
-            yield listed, self._classify(prefix, listed) if is_old else None
-
-    def _classify(self, prefix: ListedPrefix, listed: ListedObject) -> OrphanCandidate | None:
+    def _classify(self, name: str, *, is_quarantine: bool) -> Reason | None:
         """Classify an old object that no row named when the page was read; None if a row names it now."""
-        is_quarantined = prefix.prefix == keys.QUARANTINE_PREFIX
-        key = keys.parse_key(listed.key.removeprefix(keys.QUARANTINE_PREFIX) if is_quarantined else listed.key)
-        candidate = partial(OrphanCandidate, self._bucket(prefix), listed.key, listed.size_bytes, listed.modified_at)
+        key = keys.parse_key(name.removeprefix(keys.QUARANTINE_PREFIX) if is_quarantine else name)
         if key is None:
-            return candidate("unreadable")
-        unnamed: Reason = "quarantined" if is_quarantined else "orphan"
+            return "unreadable"
+        unnamed: Reason = "quarantined" if is_quarantine else "orphan"
         if not isinstance(key, RenderKey):
-            return candidate(unnamed)
+            return unnamed
         # Locked only before a deletion. A token is used once, so that an unreferenced key stays unreferenced.
         find = partial(orphans.find_reference, lock=self._delete)
         reference = run_unless_locked(
-            self._deps, lambda conn: find(conn, listed.key, key.render_id, key.idx, key.token_start), key=listed.key
+            self._deps, lambda conn: find(conn, name, key.render_id, key.idx, key.token_start), key=name
         )
         if reference == "named":
             return None
-        return candidate(unnamed if reference == "unreferenced" else "leased")
+        return unnamed if reference == "unreferenced" else "leased"
 
     def _process(self, candidate: OrphanCandidate) -> None:
         if self._delete and candidate.reason in self._remaining:
             self._remaining[candidate.reason] -= 1
-            candidate = self._try_delete(candidate)
+            try:
+                self._quarantine_or_delete(candidate)
+            except (StorageUnavailable, StorageRefused) as error:
+                log.warning("orphan.failed", bucket=candidate.bucket, key=candidate.key, error=str(error))
+                if self.report.objects["failed"] + 1 >= _MAX_FAILURES:
+                    raise
+                candidate = replace(candidate, reason="failed")
         self.report.add(candidate)
-
-    def _try_delete(self, candidate: OrphanCandidate) -> OrphanCandidate:
-        try:
-            self._quarantine_or_delete(candidate)
-        except (StorageUnavailable, StorageRefused) as error:
-            log.warning("orphan.failed", bucket=candidate.bucket, key=candidate.key, error=str(error))
-            if self.report.objects["failed"] + 1 >= _MAX_FAILURES:
-                raise
-            return replace(candidate, reason="failed")
-        return candidate
 
     def _quarantine_or_delete(self, candidate: OrphanCandidate) -> None:
         storage, bucket, key = self._storage, candidate.bucket, candidate.key
@@ -212,6 +190,3 @@ class _OrphanScan:
         failpoint("orphans.after_delete")
         event = "orphan.quarantined" if candidate.reason == "orphan" else "orphan.deleted"
         log.info(event, bucket=bucket, key=key, bytes=candidate.bytes)
-
-    def _bucket(self, prefix: ListedPrefix) -> str:
-        return self._storage.public_bucket if prefix.bucket == "public" else self._storage.private_bucket

@@ -80,6 +80,16 @@ def _chooses_every_success(report: PredictionReport, at: PredictionContext) -> R
     return ChoosePrediction(reopens_job=True) if isinstance(verdict, lifecycle.LateSuccess) else verdict
 
 
+def _drops_late_successes(report: PredictionReport, at: PredictionContext) -> ReportDecision:
+    verdict = lifecycle.on_report(report, at)
+    return lifecycle.LateSuccess() if isinstance(verdict, lifecycle.LateSuccess) else verdict
+
+
+def _believes_a_cancellation(report: PredictionReport, at: PredictionContext) -> ReportDecision:
+    ended = at.prediction_state == "cancelled"
+    return lifecycle.IgnoreReport("cancelled") if ended else lifecycle.on_report(report, at)
+
+
 def _publishes_the_last(kept: list[int], _counts: OutputCounts) -> list[int]:
     return kept[-1:]
 
@@ -114,6 +124,12 @@ VARIANTS: Final = {
         replace(CORRECT, on_report=_forgets_the_past), scenarios.DISORDER, "rule 7"
     ),
     "every success chosen": Broken(replace(CORRECT, on_report=_chooses_every_success), scenarios.WHOLE, "rule"),
+    "late successes dropped": Broken(
+        replace(CORRECT, on_report=_drops_late_successes), scenarios.SHORT["whole"], "rule 7"
+    ),
+    "a success after a cancellation ignored": Broken(
+        replace(CORRECT, on_report=_believes_a_cancellation), scenarios.CANCELLED, "rule 7"
+    ),
     "a file replayed while its job awaits another prediction": Broken(
         replace(CORRECT, refuses=("succeeded",)), scenarios.LATE, "rule 3"
     ),

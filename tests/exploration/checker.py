@@ -30,7 +30,10 @@ def _shown(state: State) -> list[str]:
     for name, row in zip(NAMES[1:], rows, strict=True):
         if row.state:
             more = (
-                [f"leased {row.token}"] * bool(row.token) + ["dead letter"] * row.letter + ["deferred"] * row.deferred
+                [f"leased {row.token}"] * bool(row.token)
+                + ["dead letter"] * row.letter
+                + ["deferred"] * row.deferred
+                + ["in reserve"] * row.reserve
             )
             lines.append(f"     {name} {', '.join([row.state, *more])}")
     return lines
@@ -73,7 +76,7 @@ def _of_row(slot: int, row: Any, name: Any) -> Any:
         return row
     if row.state in LIVE[slot]:
         return (row.state, name(row.token), row.over, row.attempt, row.crashes, name(row.key), row.letter,
-                row.deferred)  # fmt: skip
+                row.deferred, row.reserve)  # fmt: skip
     return (row.state, name(row.key), row.letter, row.stopped and slot in OUTPUTS)
 
 

@@ -8,6 +8,7 @@ from tests.exploration.state import (
     LIVE,
     NAMES,
     OUTPUTS,
+    OUTPUTS_OF,
     PREDICTION_OF,
     PREDICTIONS,
     WORKERS,
@@ -31,8 +32,14 @@ def _settled(state: State) -> str | None:
     deferred = [o for o in OUTPUTS if state.db[o].deferred]
     if deferred and job.state == "succeeded":
         return f"rule 2: nobody needs {NAMES[deferred[0]]}, which is still attempted"
-    if any(PREDICTION_OF[o] != job.chosen for o in deferred) and job.variants:
+    reserve = [o for o in deferred if state.db[o].reserve]
+    if reserve and job.state != "keeping":
+        return f"rule 2: the job is {job.state}, and {NAMES[reserve[0]]} is in reserve"
+    if any(PREDICTION_OF[o] != job.chosen and o not in reserve for o in deferred) and job.variants:
         return "rule 2: files of another prediction are published, and attempts go on"
+    for p in PREDICTIONS if job.state == "failed" else ():
+        if state.db[p].state == "succeeded" and not any(state.db[o].state for o in OUTPUTS_OF[p]):
+            return f"rule 7: the job has failed, and the files of {NAMES[p]} were never attempted"
     return None
 
 

@@ -130,7 +130,8 @@ def _work(state: State, me: int, actor: Actor, scenario: Scenario, rules: Rules)
         yield from _asks_the_row(state, me, actor, rules)
     elif actor.doing == "keep" and decide_stored(state.db[JOB], actor.slot) == "wait" and row.token == actor.token:
         later = _row(state, actor.slot, token=0, over=False, attempt=row.attempt - 1, crashes=row.crashes - 1)
-        yield Step(Label(me, "postpones", actor.slot), _as(later, me, IDLE))
+        if not any(slot == actor.slot for one in state.actors for slot, _ in one.txn):
+            yield Step(Label(me, "postpones", actor.slot), _as(later, me, IDLE))
     elif actor.doing == "keep":
         objects = state.objects | {(actor.slot, rules.named(actor.token))}
         yield Step(Label(me, "uploads", actor.slot), _as(state, me, actor._replace(doing="record"), objects=objects))

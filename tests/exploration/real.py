@@ -50,7 +50,7 @@ TABLE: dict[int, WorkTable] = {
 }
 ROWS = """
 SELECT t.id, t.state, t.lease_token, t.attempt,
-       t.crashes, {key} AS key, {stopped} AS stopped, {deferred} AS deferred,
+       t.crashes, {key} AS key, {stopped} AS stopped, {deferred} AS deferred, {deferred} AND {untried} AS reserve,
        EXISTS (SELECT FROM dead_letters d WHERE d.subject_id = t.id AND d.state = 'open') AS letter
   FROM {table} t WHERE t.id = ANY(%(ids)s)
 """
@@ -111,10 +111,9 @@ RETURNING id
                 "outputs": "t.category IS NOT DISTINCT FROM 'CANCELLED'",
             }
             deferred = "t.state = 'waiting' AND t.deferred_at IS NOT NULL" if table == "outputs" else "false"
-            for row in conn.execute(
-                ROWS.format(table=table, key=key, stopped=stopped.get(table, "false"), deferred=deferred).encode(),
-                {"ids": list(self.ids.values())},
-            ):
+            columns = {"key": key, "stopped": stopped.get(table, "false"), "deferred": deferred}
+            sql = ROWS.format(table=table, untried="t.category IS NULL" if table == "outputs" else "true", **columns)
+            for row in conn.execute(sql.encode(), {"ids": list(self.ids.values())}):
                 found[row["id"]] = self._as_row(row)
         rows = [found.get(self.ids.get(slot, UUID(int=0)), Row()) for slot in range(1, O0 + len(OUTPUTS))]
         return (self._job(conn), *rows)
@@ -126,7 +125,8 @@ RETURNING id
         lease = row["lease_token"]
         token = self.tokens[lease] if lease else 0
         over, counts = lease in self.late, (row["attempt"], row["crashes"])
-        return Row(row["state"], token, over, *counts, key, row["letter"], row["stopped"], row["deferred"])
+        return Row(row["state"], token, over, *counts, key, row["letter"], row["stopped"], row["deferred"],
+                   row["reserve"])  # fmt: skip
 
     def _job(self, conn: Connection) -> Job:
         row = fetch_one(conn, "SELECT state, chosen_id, partial FROM jobs WHERE id = %(id)s", {"id": self.job_id})
@@ -280,6 +280,7 @@ RETURNING id
         leased = poll.LeasedPrediction(conn, lease, job, prediction)
         answered = poll._apply_result(leased, self.deps.asset_base, poll.PollResult(provider, None, report))
         conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
+        self._make_reserve_due(conn)
         return answered
 
     def _record(self, conn: Connection, lease: Lease, slot: int, kept: StoredOutput) -> object:
@@ -290,12 +291,17 @@ RETURNING id
     def _make_due(self, conn: Connection, slot: int) -> None:
         conn.execute("UPDATE outputs SET run_at = moment() WHERE id = %s AND run_at > moment()", [self.ids[slot]])
 
+    def _make_reserve_due(self, conn: Connection) -> None:
+        conn.execute("UPDATE outputs SET run_at = moment() WHERE job_id = %s AND run_at > moment()", [self.job_id])
+
     def _check(self, conn: Connection) -> object:
         conn.execute("UPDATE jobs SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [self.job_id])
         return reconcile._check_job(conn, self.deps, self.job_id, "sweep")
 
     def _ingest(self, conn: Connection, lease: Lease) -> object:
-        return ingest.apply_one(conn, self.deps, ingest._parse(self.deps, lease))
+        applied = ingest.apply_one(conn, self.deps, ingest._parse(self.deps, lease))
+        self._make_reserve_due(conn)
+        return applied
 
     def _output(self, conn: Connection, slot: int) -> Any:
         return outputs.get(conn, self.ids[slot])

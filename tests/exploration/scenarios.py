@@ -48,6 +48,7 @@ DEFERRED: Final = Scenario(failing(faults=1, failures=2), polled=(), failures=("
 DEFERRED_DISCARD: Final = Scenario(
     failing("discard", faults=1, failures=2), polled=(), failures=("interrupted", "gone")
 )
+CANCELLED: Final = Scenario(awaiting(faults=1, failures=2), polled=(P1,), silent=(P1,), failures=("gone",))
 DISORDER: Final = Scenario(awaiting(faults=1, failures=1), late="out of order", failures=("gone",))
 # What takes minutes on a busy machine, with one thing less that may go wrong.
 SHORT: Final = {
@@ -68,6 +69,7 @@ ALL: Final = {
     "stops": STOPS,
     "late": LATE,
     "disorder": DISORDER,
+    "cancelled": CANCELLED,
     "deferred": DEFERRED,
     "deferred discard": DEFERRED_DISCARD,
 }

@@ -47,6 +47,7 @@ class Row(NamedTuple):
     stopped: bool = False  # prediction: its provider is asked to stop it; output: ended as not needed. Both: another
     # prediction was chosen
     deferred: bool = False  # its job no longer waits for it
+    reserve: bool = False  # deferred from the beginning: of a late success
 
 
 Db = tuple[Any, ...]  # Job, then Rows
@@ -136,5 +137,6 @@ def committed(db: Db, written: tuple[tuple[int, Any], ...]) -> Db:
     """Return the rows after a COMMIT."""
     rows = list(db)
     for slot, row in written:
-        rows[slot] = row
+        is_held = slot != JOB and row.token and row.token == rows[slot].token
+        rows[slot] = row._replace(over=rows[slot].over) if is_held else row  # time passes in every snapshot
     return tuple(rows)

@@ -10,6 +10,7 @@ from moorage.errors import DownloadInterrupted, MoorageError, OutputGone, Storag
 from moorage.lifecycle import (
     ChoosePrediction,
     EndPrediction,
+    IgnoreReport,
     LateSuccess,
     OutputCounts,
     PredictionContext,
@@ -31,6 +32,7 @@ from tests.exploration.state import (
     Lost,
     Row,
     View,
+    Violation,
 )
 
 MAX_CRASHES: Final = 2
@@ -73,7 +75,7 @@ def cleared(row: Row) -> Row:
 
 
 def end_kept(view: View, me: Actor, rules: "Rules") -> None:
-    """outputs.end_kept; keep._postpone; reopen.choose_again up to its settlement"""
+    """outputs.end_kept; keep._postpone; settle.reopen up to its settlement"""
     row, job = _owned(view, me, ("waiting",)), view.get(JOB)
     decision = decide_stored(job, me.slot)
     if decision == "wait":
@@ -91,15 +93,21 @@ def decide_stored(job: Job, o: int) -> str:
 
 
 def choose_again(view: View, p: int) -> None:
-    """reopen.choose_again"""
+    """settle.reopen"""
     job = view.lock(JOB)
     view.put(JOB, job._replace(state="keeping", chosen=p))
     stop_others(view)
+    if job.partial == "discard":
+        resume(view, p)
+
+
+def resume(view: View, p: int) -> None:
+    """deferral.resume"""
     for o in OUTPUTS_OF[p]:
-        if job.partial == "discard" and view.get(o).deferred:  # deferral.resume
+        if view.get(o).deferred:
             row = view.lock(o)
             fresh = {} if row.token else {"attempt": 0, "crashes": 0}
-            view.put(o, row._replace(deferred=False, **fresh))
+            view.put(o, row._replace(deferred=False, reserve=False, **fresh))
 
 
 def stop_others(view: View) -> None:
@@ -138,7 +146,20 @@ def counted(view: View) -> OutputCounts:
     rows = [view.get(o) for o in OUTPUTS if PREDICTION_OF[o] == view.get(JOB).chosen]
     states = ["dead" if row.deferred else row.state for row in rows]
     dead = sum(s in ("dead", "discarding", "discarded") for s in states)
-    return OutputCounts(states.count("waiting"), states.count("kept"), dead)
+    return OutputCounts(states.count("waiting"), states.count("kept"), dead, reserve=len(in_reserve(view)))
+
+
+def in_reserve(view: View) -> list[int]:
+    """Return the outputs of late successes that were not attempted."""
+    return [o for o in OUTPUTS if view.get(o).state == "waiting" and view.get(o).reserve]
+
+
+def choose_reserve(view: View) -> None:
+    """settle._choose_reserve"""
+    p = PREDICTION_OF[in_reserve(view)[0]]
+    view.took(JOB, "keeping", "keeping")
+    view.put(JOB, view.lock(JOB)._replace(chosen=p))
+    resume(view, p)
 
 
 def settle(view: View, _me: Actor, rules: "Rules") -> None:
@@ -160,6 +181,9 @@ def settle_on(view: View, counts: OutputCounts, rules: "Rules") -> None:
     if decision.discard_kept:
         for o in kept:
             view.put(o, view.lock(o)._replace(state="discarding", attempt=0, crashes=0))
+    if decision.state == "keeping":
+        choose_reserve(view)
+        return
     if decision.state == "failed" and running(view):  # chain.after_files
         view.put(JOB, job._replace(state="open"))
         return
@@ -188,7 +212,7 @@ def end_incomplete(view: View) -> bool:
         over = any(row.state != "waiting" for row in rows)
         if over and not any(row.state == "waiting" and not row.deferred for row in rows):
             for o in outputs:
-                if view.get(o).deferred:
+                if view.get(o).deferred and not view.get(o).reserve:
                     end_deferred(view, o, letter=True)
                     ended = True
     return ended
@@ -198,7 +222,7 @@ def end_deferred(view: View, o: int, **how: bool) -> None:
     """cancellation.build_cancel_statement: also takes a lease away"""
     row = view.lock(o)
     crashes = row.crashes - (1 if row.token else 0)
-    view.put(o, row._replace(state="dead", token=0, over=False, crashes=crashes, deferred=False, **how))
+    view.put(o, row._replace(state="dead", token=0, over=False, crashes=crashes, deferred=False, reserve=False, **how))
 
 
 def running(view: View) -> bool:
@@ -229,6 +253,9 @@ def apply(view: View, p: int, report: PredictionReport, rules: "Rules") -> bool:
     """apply.apply"""
     job, row = view.lock(JOB), view.lock(p)
     verdict = rules.on_report(report, PredictionContext(row.state, job.chosen == p, job.state, job.render))
+    is_taken = row.state in ("succeeded", "failed") or not isinstance(verdict, IgnoreReport)
+    if report.status == "succeeded" and not is_taken and job.state in ("open", "keeping", "failed"):
+        raise Violation("rule 7: a success is ignored, and its job has no files")
     if isinstance(verdict, ChoosePrediction | LateSuccess | EndPrediction):
         state = verdict.state if isinstance(verdict, EndPrediction) else "succeeded"
         crashes = row.crashes - (1 if row.token else 0)
@@ -242,6 +269,11 @@ def apply(view: View, p: int, report: PredictionReport, rules: "Rules") -> bool:
         settle_on(view, counted(view), rules)
     if isinstance(verdict, EndPrediction):
         go_on(view)
+    if isinstance(verdict, LateSuccess) and verdict.in_reserve:
+        for o in OUTPUTS_OF[p]:
+            if not view.get(o).state:
+                view.put(o, Row("waiting", deferred=True, reserve=True))
+        return True
     return isinstance(verdict, ChoosePrediction | EndPrediction)  # a later answer that renews nothing is a duplicate
 
 
@@ -271,7 +303,8 @@ def poison(view: View, me: Actor, rules: "Rules") -> None:
     if row.token or row.state not in LIVE[me.slot] or row.crashes < MAX_CRASHES:
         raise Lost
     ends = {"waiting": "dead", "discarding": "discarded", "new": "dead"}
-    view.put(me.slot, row._replace(state=ends.get(row.state, "lost"), letter=True, key=0, deferred=False))
+    view.put(me.slot, row._replace(state=ends.get(row.state, "lost"), letter=True, key=0, deferred=False,
+                                   reserve=False))  # fmt: skip
     if me.slot in PREDICTIONS:
         go_on(view)
     elif me.slot in OUTPUTS:

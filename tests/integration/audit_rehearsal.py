@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from db.audit import checks as rules
 from db.connection import Connection, Database
-from tasks.audit.findings import Finding
+from tasks.audit.findings import Finding, Tally
 from tasks.audit.rows import RowScan
 from tasks.step import Deps
 
@@ -38,4 +38,7 @@ def damaged(deps: Deps, sql: str) -> Iterator[Deps]:
 
 def found(deps: Deps) -> list[Finding]:
     """Return what the audit of rows finds at its first look, read down to the bytes; storage is not asked."""
-    return [finding for name in rules.PAGES for finding in RowScan(deps, name, deep=True).check_page("").findings]
+    tally = Tally()
+    for name in rules.PAGES:
+        RowScan(deps, name, deep=True).check_page(tally, "")
+    return tally.findings

@@ -15,7 +15,7 @@ from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from cli.commands.doctor import storage_checks
+from cli.commands.doctor.checks import check_buckets
 from db import lock_holders
 from db.connection import Connection, connect
 from db.reports.metrics import collect_gauges
@@ -127,7 +127,7 @@ def test_storage_that_fails_is_named_and_its_files_are_kept_after_it(
 
     with at.later("2 minutes") as then:
         assert firing(gauges(then.conn)) & {"MoorageStorageFails", "MoorageOldestDue"} == {"MoorageStorageFails"}
-    assert [check.level for check in storage_checks.check_buckets(settings)] == ["fail"]
+    assert [check.level for check in check_buckets(settings)] == ["fail"]
 
     commands = re.findall(r"`moorage ((?:pause|resume) keep)`", section("MoorageStorageFails"))
     env = cli.environment(stack, at.database_url)

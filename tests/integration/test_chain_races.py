@@ -9,7 +9,7 @@ import pytest
 from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks.jobs import cancel, delete_render, replay, retry
+from tasks.jobs import cancel, delete_render, replay
 from tasks.step import Deps
 from tasks.sweeps import reconcile
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, time_out, tried
@@ -28,8 +28,8 @@ def at(stack: Stack, url: str) -> Iterator[World]:
         yield made
 
 
-def retried(at: World, job_id: UUID) -> retry.ActionOutcome:
-    return retry.retry_job(at.deps.database, at.deps.settings, job_id, "api")
+def retried(at: World, job_id: UUID) -> replay.ActionOutcome:
+    return replay.retry_job(at.deps.database, at.deps.settings, job_id, "api")
 
 
 def checked(at: World, job_id: UUID) -> list[Wake]:
@@ -113,7 +113,7 @@ def test_a_retry_that_races_a_late_success_ends_with_one_result(at: World, attem
     webhook = at.delivered(prediction(late, "succeeded", [at.source.picture()]))
     with at.beside() as deps:
         together(
-            lambda: at.step("ingest", webhook), lambda: retry.retry_job(deps.database, deps.settings, job_id, "api")
+            lambda: at.step("ingest", webhook), lambda: replay.retry_job(deps.database, deps.settings, job_id, "api")
         )
     kept(at, job_id)
 

@@ -12,7 +12,7 @@ from db.audit import checks
 from db.connection import Connection, current_time
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks.jobs import cancel, delete_render, replay, retry
+from tasks.jobs import cancel, delete_render, replay
 from tests.integration import chains
 from tests.integration.core import World, database_of, png, world
 
@@ -130,7 +130,7 @@ def test_the_file_of_a_settled_job_is_among_its_errors(at: World) -> None:
 
     fail_until_deferred(at, output_id)
 
-    (error,) = at.deps.database.run(lambda conn: retry.jobs.list_errors(conn, made.job_id))
+    (error,) = at.deps.database.run(lambda conn: replay.jobs.list_errors(conn, made.job_id))
     assert (error["type"], error["retryable"], error["dead_letter_id"]) == ("DOWNLOAD_FAILED", False, None)
     assert "503" in error["message"]
     assert at.row("outputs", output_id)["attempt"] == at.deps.settings.max_errors
@@ -355,7 +355,7 @@ def test_a_retry_of_the_application_makes_the_next_attempt_due(at: World) -> Non
     at.conn.execute("UPDATE outputs SET run_at = moment() + '5 min'")
 
     heal(at, url)
-    outcome = retry.retry_job(at.deps.database, at.deps.settings, made.job_id, "test")
+    outcome = replay.retry_job(at.deps.database, at.deps.settings, made.job_id, "test")
     at.step("keep", outcome.wakes[0].row_id)
 
     assert (outcome.refused, outcome.after) == (None, "failed")

@@ -47,7 +47,7 @@ def due(conn: Connection, step: str) -> list[Any]:
 
 
 def pause(conn: Connection, target: str) -> None:
-    pauses.add(conn, target, paused_by="ann", reason="they are down")
+    pauses.add(conn, target, actor="ann", reason="they are down")
 
 
 @pytest.mark.parametrize("target", ["replicate", "keep"])

@@ -137,7 +137,8 @@ def test_openais_models_make_pictures(server):
 
     assert [one["name"] for one in provider.list_models("image")] == ["gpt-image-1", "dall-e-3"]
     assert provider.list_models("video") == []
-    assert provider.get_input_schema("gpt-image-1") is None
+    assert [one["accepts"] for one in provider.list_models("image")] == [["image"], []]
+    assert provider.get_input_schema("dall-e-3") is None
 
 
 @pytest.mark.parametrize("name", ["replicate", "fal", "openai"])

@@ -21,7 +21,7 @@ from moorage.model import JobDescription
 from moorage.provider_types import OutputFile
 from storage import keys, s3
 from tasks.audit import run as audit
-from tasks.jobs import keep_job, local_files, replay
+from tasks.jobs import create, local_files, replay
 from tasks.outputs import discard, keep
 from tasks.step import Deps
 from tasks.sweeps import orphans, retention
@@ -114,8 +114,7 @@ def test_a_raised_limit_and_a_replay_bring_the_file_back(at: World) -> None:
 def inject(monkeypatch: pytest.MonkeyPatch, on_failpoint: Callable[[str], None]) -> None:
     """Call a function at every failpoint that is passed."""
     monkeypatch.setattr(failpoints, "_SPEC", "@")
-    monkeypatch.setattr(failpoints, "_FOLDER", "")
-    monkeypatch.setattr(failpoints, "_crash_if_armed", lambda file: on_failpoint(file.name))
+    monkeypatch.setattr(failpoints, "_disarm", lambda file: on_failpoint(file.name))
 
 
 def raise_once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, nth: int = 1) -> None:
@@ -433,7 +432,7 @@ def kept_file(at: World, path: Path) -> Any:
     """Return the output of `moorage keep FILE`, refused, and its job."""
     key = local_files.spool_file(at.deps, path)
     description, files = JobDescription(owner="ann", kind="mixed"), [OutputFile("file[0]", object_key=key)]
-    job_id = keep_job.create_keep_job(
+    job_id = create.create_keep_job(
         at.deps.database, at.deps.settings, at.deps.providers, description, files, actor="cli", notify=False
     ).job_id
     small(at).keep_all(job_id)

@@ -7,7 +7,7 @@ import pytest
 
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks.jobs import retry
+from tasks.jobs import replay
 from tasks.jobs.cancel import ActionOutcome
 from tasks.sweeps import dispatch
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, tried
@@ -26,7 +26,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 
 
 def retried(at: World, job_id: UUID) -> ActionOutcome:
-    return retry.retry_job(at.deps.database, at.deps.settings, job_id, "api")
+    return replay.retry_job(at.deps.database, at.deps.settings, job_id, "api")
 
 
 def fail_all(at: World, job_id: UUID, entries: int) -> None:
@@ -124,7 +124,7 @@ def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytes
         if name == "retry.after_commit":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(retry, "failpoint", failpoint)
+    monkeypatch.setattr(replay, "failpoint", failpoint)
     with pytest.raises(KeyboardInterrupt):
         retried(at, job_id)
     monkeypatch.undo()

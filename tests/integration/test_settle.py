@@ -140,7 +140,7 @@ def test_the_failure_of_a_published_job_reopened_keeps_its_render(at: World) -> 
 
 
 def test_a_second_success_of_another_prediction_is_late(at: World) -> None:
-    """The first terminal success is the chosen one."""
+    """The first terminal success is the chosen one; the other's file is in reserve."""
     made = at.registered("p1")
     at.conn.execute(
         "INSERT INTO predictions (id, job_id, seq, provider, external_id, state, deadline_at, run_at)"
@@ -152,7 +152,7 @@ def test_a_second_success_of_another_prediction_is_late(at: World) -> None:
     late = at.delivered(prediction("p2", "succeeded", [at.source.picture()]))
     at.step("ingest", late)
 
-    assert len(at.outputs(made.job_id)) == 1
+    assert [at.row("outputs", one)["deferred_at"] is None for one in at.outputs(made.job_id)] == [True, False]
     assert at.row("jobs", made.job_id)["chosen_id"] == made.prediction_id
     assert "late" in at.row("deliveries", late)["reason"]
 

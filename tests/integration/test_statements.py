@@ -18,9 +18,9 @@ SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 NAMED = re.compile(r"%\((\w+)\)[sb]")
 ROOMS = (db, receiver, simulation)  # all that hold SQL
 # Planned by the server only when they run: no table, or a lock.
-SWEEPS = ("DUE", "RELEASE_EXPIRED", "OVERWRITTEN", "SPOOLED")
+SWEEPS = ("DUE", "list_due", "RELEASE_EXPIRED", "list_overwritten", "SPOOLED")
 RETENTION = (
-    "OLD_RENDERS", "PURGE_BODIES", "PURGE_DEAD_BODIES", "PURGE_SOURCES", "DROP_DELIVERIES", "DROP_LETTERS",
+    "list_old_renders", "PURGE_BODIES", "PURGE_DEAD_BODIES", "PURGE_SOURCES", "DROP_DELIVERIES", "DROP_LETTERS",
     "DROP_NOTIFICATIONS", "OLD_FAILED_JOBS", "OLD_DELETED_JOBS", "EXPIRE", "MARK_OLD", "DROP_DELETED",
 )  # fmt: skip
 
@@ -36,9 +36,10 @@ def statements() -> Iterator[tuple[str, str]]:
     for module in (m for room in ROOMS for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")):
         loaded = importlib.import_module(module.name)
         for name, value in vars(loaded).items():
-            if not name.isupper():
+            made = getattr(value, "sql", None) if getattr(value, "__module__", None) == module.name else None
+            if not name.isupper() and made is None:
                 continue
-            found = value if isinstance(value, dict) else {"": value}
+            found = value if isinstance(value, dict) else {"": made or value}
             for key, text in found.items():
                 if isinstance(text, str) and SQL.match(text):
                     yield f"{module.name.removeprefix('db.')}.{name}{f'[{key}]' if key else ''}", text

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from cli.commands.audit import describe_proof
-from cli.commands.doctor import storage_checks
+from cli.commands.doctor.checks import check_buckets
 from embedded.stack import Stack
 from moorage.errors import ConfigError, StorageRefused
 from moorage.settings import Settings
@@ -230,7 +230,7 @@ def test_the_doctor_says_how_a_store_proves_uploads(known):
     """The operator must know what the audit will cost, and what it proves."""
     _, settings, proof = known
 
-    checks = list(storage_checks.check_buckets(settings))
+    checks = list(check_buckets(settings))
 
     assert {check.level for check in checks} == {"ok"}
     assert checks[0].what == f"storage: {proofs.DESCRIPTIONS[proof]} (found by a probe)"
@@ -245,7 +245,7 @@ def test_a_checksum_that_a_store_refuses_is_a_failed_check(stack):
         settings = settings_for(stack, store)
         buckets.ensure_buckets(s3.ObjectStore(settings), settings)
 
-        checks = list(storage_checks.check_buckets(settings.model_copy(update={"s3_checksums": "sha256"})))
+        checks = list(check_buckets(settings.model_copy(update={"s3_checksums": "sha256"})))
 
     failed = [check for check in checks if check.level == "fail"]
     assert len(failed) == 2

@@ -495,12 +495,12 @@ def test_a_recovery_gives_an_uncertain_try_its_id_instead_of_a_second_job(at: Wo
     studio.script = [(500, {})]
     at.step("submit", made.prediction_id)
     replicate = at.deps.providers["replicate"]
-    (page,) = recover.scan(at.deps, replicate, datetime.now(UTC) - timedelta(minutes=1), include_foreign=True)
+    pages = recover.scan(at.deps, replicate, datetime.now(UTC) - timedelta(minutes=1), include_foreign=True)
 
-    registered, _ = recover.register_page(at.deps, replicate, page, owner="ann", actor="cli")
+    done = recover.register_pages(at.deps, replicate, pages, owner="ann", actor="cli", send_wakes=len)
 
     row = at.row("predictions", made.prediction_id)
-    assert (row["state"], row["external_id"], registered) == ("running", "p1", 0)
+    assert (row["state"], row["external_id"], done["registered"]) == ("running", "p1", 0)
     assert at.one("SELECT count(*) FROM jobs") == 1
 
 

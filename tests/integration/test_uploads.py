@@ -215,6 +215,25 @@ def test_references_become_addresses_that_can_be_read(deps: Deps) -> None:
     assert references.resolve_references(deps, "tests", {"prompt": 1}) == {"prompt": 1}
 
 
+def test_files_of_some_fields_are_read_instead(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a provider that takes bytes; the other fields are URLs, also of the same file."""
+    reference = {"upload": str(taken(deps, "tests").id)}
+    variant = {"variant": f"{world.kept(deps)}/0"}
+    value = {"image": [reference, variant], "mask": reference, "image_url": reference, "prompt": "image"}
+
+    made = references.resolve_references(deps, "tests", value, {"image", "mask", "prompt"})
+
+    files = [*made["image"], made["mask"]]
+    assert {(file.name, file.content_type) for file in files} == {("image.png", "image/png")}
+    assert all(file.data.startswith(b"\x89PNG") for file in files)
+    assert files[0].data == files[2].data
+    assert made["image_url"].startswith("http")
+    assert made["prompt"] == "image"
+    monkeypatch.setattr(references, "MAX_FILE_BYTES", 10)
+    with pytest.raises(ReferenceGone, match="bytes together, more than 10"):
+        references.resolve_references(deps, "tests", value, {"image"})
+
+
 def test_a_reference_to_what_is_gone_or_anothers_says_which(deps: Deps) -> None:
     """The job fails with the name of the file, not with an address that a provider could not read."""
     mine, deleted, render_id, nobody = taken(deps, "tests"), taken(deps, "tests"), world.kept(deps), ids.uuid7()

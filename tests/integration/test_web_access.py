@@ -305,3 +305,17 @@ def test_a_token_is_created_shown_once_and_revoked(front: wp.Front, mine: Connec
     assert token not in json.dumps(listed.fields)
     row = mine.execute("SELECT * FROM api_tokens WHERE id = %s", [UUID(made.fields["token_id"])]).fetchone()
     assert token not in str(row)
+
+
+@pytest.mark.parametrize("path", sorted({operation.path for operation in routes.OPERATIONS}))
+def test_a_method_that_is_not_described_is_refused(
+    front: wp.Front, tokens: dict[Level, dict[str, str]], path: str
+) -> None:
+    """With the methods of the path, of an action such as /jobs/cancel not those of an id in its place."""
+    described = {operation.method for operation in routes.OPERATIONS if operation.path == path}
+    described |= {"HEAD"} if "GET" in described else set()
+    operation = next(operation for operation in routes.OPERATIONS if operation.path == path)
+
+    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - described:
+        status, headers, _ = front.call(method, address(operation, nobodys()), None, tokens[Level.ADMIN])
+        assert (status, set(headers["allow"].split(", "))) == (405, described), method

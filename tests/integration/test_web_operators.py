@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
@@ -115,6 +116,32 @@ def test_lists_have_filters_and_pages(front: wp.Front, deps: Deps, viewer: dict[
     assert front.ask("GET", "/v1/outputs?category=TIMED_OUT", headers=viewer).fields["outputs"] == []
     later = front.ask("GET", "/v1/outputs?since=2100-01-01T00:00:00Z", headers=viewer)
     assert (later.status, later.fields) == (200, {"outputs": [], "next": None})
+
+
+@pytest.mark.parametrize(
+    ("time", "status"),
+    [
+        ("2100-01-01T00:00:00+23:59", 200),  # PostgreSQL reads no offset of 16 hours or more
+        ("2100-01-01T00:00:00-19:59", 200),
+        ("0001-01-01T00:00:00+01:00", 422),  # a year before 1, in UTC
+        ("9999-12-31T23:59:59-01:00", 422),
+        ("2100-01-01T00:00:00", 422),
+        (4102444800, 422),
+        (0, 422),
+        (1.5, 422),
+        (True, 422),
+        ("4102444800", 422),
+    ],
+)
+def test_a_time_is_a_date_with_an_offset(front: wp.Front, viewer: dict[str, str], time: Any, status: int) -> None:
+    """In queries and bodies; a number would be read as seconds or as milliseconds."""
+    for name in ("since", "until"):
+        body = {"filter": {"step": "keep", name: time}, "dry_run": True}
+        sent = json.dumps(body).encode(), {**wp.BEARER, "content-type": "application/json"}
+        read = front.ask("GET", f"/v1/outputs?{urlencode({name: time})}", headers=viewer)
+        acted = front.ask("POST", "/v1/dead-letters/replay", *sent)
+
+        assert (read.status, acted.status) == (status, status), (read.fields, acted.fields)
 
 
 def test_one_record_is_shown_by_any_id(front: wp.Front, deps: Deps, viewer: dict[str, str]) -> None:

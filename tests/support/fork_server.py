@@ -36,8 +36,8 @@ PRELOADED: Final = (
 )  # fmt: skip
 # With what they import: nearly all that the processes need.
 OUR_MODULES: Final = (
-    "cli.commands.audit", "cli.commands.dead", "cli.commands.doctor.command", "cli.commands.orphans",
-    "cli.commands.processes", "cli.commands.recover", "cli.commands.retention", "cli.commands.show",
+    "cli.commands.audit", "cli.commands.dead", "cli.commands.doctor.command", "cli.commands.cleanup",
+    "cli.commands.processes", "cli.commands.recover", "cli.commands.show",
     "cli.commands.status", "receiver.app", "simulation.provider.server", "storage.s3", "web.asgi", "worker.boot",
     "worker.bootsteps", "worker.step_runner",
 )  # fmt: skip

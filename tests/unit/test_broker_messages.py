@@ -101,7 +101,7 @@ def wake(row_id: UUID) -> bytes:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_wake_names_the_task_and_the_row_in_the_queue_of_its_step(broker: redis.Redis, count: int) -> None:
-    """One goes through Celery's `send_task`, several in one batch: a worker cannot tell them apart."""
+    """One is published alone, several in one batch: a worker cannot tell them apart."""
     wakes = [Wake("keep", uuid4()) for _ in range(count)]
 
     sent = publish.publish_wakes(wakes)

@@ -23,7 +23,7 @@ def waiting(monkeypatch):
 
     monkeypatch.setattr(drill, "connect", connect)
     running = drill.Drill.__new__(drill.Drill)
-    running._url = "postgresql://"
+    running._targets = SimpleNamespace(database_url="postgresql://")
     running._schedule = SimpleNamespace(step=lambda *, injects: steps.append(injects))
     return running, steps
 

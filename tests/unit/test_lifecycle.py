@@ -204,7 +204,12 @@ def test_an_ended_prediction_is_not_polled_again(status, prediction):
         (heard("succeeded", "abandoned", job="failed"), ChoosePrediction(reopens_job=True)),
         (heard("succeeded", "lost", job="failed"), ChoosePrediction(reopens_job=True)),
         (heard("succeeded", "lost", job="failed", render=True), LateSuccess()),
-        (heard("succeeded", job="keeping"), LateSuccess()),
+        (heard("succeeded", job="keeping"), LateSuccess(in_reserve=True)),
+        (heard("succeeded", "cancelled", job="keeping"), LateSuccess(in_reserve=True)),
+        (heard("succeeded", "cancelled", job="failed"), ChoosePrediction(reopens_job=True)),
+        (heard("succeeded", "cancelled", job="open"), ChoosePrediction(reopens_job=False)),
+        (heard("succeeded", "cancelled", job="cancelled"), IgnoreReport("late: succeeded after cancelled")),
+        (heard("succeeded", "cancelled", job="succeeded"), IgnoreReport("late: succeeded after cancelled")),
         (heard("succeeded", job="keeping", stands_in=True), ChoosePrediction(reopens_job=False)),
         (heard("succeeded", job="partial", render=True, stands_in=True), ChoosePrediction(reopens_job=True)),
         (heard("succeeded", job="partial", render=True), LateSuccess()),
@@ -259,7 +264,7 @@ def test_the_reason_of_no_output_names_what_the_answer_mentions():
     [
         ("open", ChoosePrediction(reopens_job=False)),
         ("failed", ChoosePrediction(reopens_job=True)),
-        ("keeping", LateSuccess()),
+        ("keeping", LateSuccess(in_reserve=True)),
         ("succeeded", LateSuccess()),
         ("cancelled", LateSuccess()),
     ],
@@ -284,6 +289,13 @@ def test_a_later_success_with_files_counts_as_a_late_one(job, expected):
         (OutputCounts(kept=2, foreign=1, dead=1), "keep", Settlement("partial", publish=True)),
         (OutputCounts(foreign=1), "keep", Settlement("failed", publish=False)),
         (OutputCounts(placeholders=1), "keep", Settlement("partial", publish=True)),
+        (OutputCounts(dead=2, placeholders=1, others=1, reserve=1), "keep", Settlement("keeping", publish=False)),
+        (OutputCounts(kept=1, dead=1, others=1, reserve=1), "keep", Settlement("partial", publish=True)),
+        (
+            OutputCounts(kept=1, dead=1, others=1, reserve=1),
+            "discard",
+            Settlement("keeping", publish=False, discard_kept=True),
+        ),
         (OutputCounts(dead=2, placeholders=1), "keep", Settlement("partial", publish=True)),
         (OutputCounts(kept=2, placeholders=1), "keep", Settlement("succeeded", publish=True)),
         (
@@ -331,7 +343,12 @@ def test_terminal_states_are_left_through_known_doors_only():
             ("failed", "open"),
             ("succeeded", "keeping"),
         },
-        "prediction": {("lost", "running"), ("lost", "succeeded"), ("failed", "succeeded")},
+        "prediction": {
+            ("lost", "running"),
+            ("lost", "succeeded"),
+            ("failed", "succeeded"),
+            ("cancelled", "succeeded"),
+        },
         "output": {("dead", "waiting"), ("kept", "discarding")},
     }
     ended = {

@@ -40,6 +40,7 @@ DOORS = {
     ("prediction", "lost", "running"),
     ("prediction", "failed", "succeeded"),
     ("prediction", "lost", "succeeded"),
+    ("prediction", "cancelled", "succeeded"),
     ("output", "dead", "waiting"),
     ("output", "kept", "discarding"),
 }
@@ -117,6 +118,7 @@ def test_a_prediction_only_moves_forward(start: PredictionState, said: list[Pred
             assert (before.prediction_state, at.prediction_state) in {
                 (at.prediction_state, at.prediction_state),
                 ("lost", "succeeded"),
+                ("cancelled", "succeeded"),
             }
 
 
@@ -277,7 +279,9 @@ def test_backoff_stays_within_its_bounds(attempt: int, jitter: float, base: floa
 
 
 @given(
-    st.builds(OutputCounts, *(st.integers(0, 4) for _ in range(3)), st.integers(0, 1)),
+    st.builds(
+        OutputCounts, *(st.integers(0, 4) for _ in range(3)), placeholders=st.integers(0, 1), reserve=st.integers(0, 1)
+    ),
     st.sampled_from(["keep", "discard"]),
     st.booleans(),
 )

@@ -13,8 +13,7 @@ from celery.exceptions import Retry, WorkerLostError
 
 from moorage.model import Lease
 from worker import outcomes
-from worker.outcomes import RowFailed, RowOutcome, StepReport, StepResult
-from worker.step_request import StepRequest
+from worker.outcomes import RowFailed, RowOutcome, StepReport, StepRequest, StepResult
 
 AT = datetime(2026, 11, 29, 10, 22, 31, tzinfo=UTC)
 ROW, TOKEN = UUID(int=7), UUID(int=8)
@@ -185,6 +184,15 @@ def test_a_task_without_a_recorded_failure_is_no_failure(error: Exception, monke
     fail(request(eventer), error, monkeypatch)
 
     assert [(kind, fields["uuid"]) for kind, fields in eventer.sent] == [("task-retried", "task")]
+
+
+def test_an_unrecorded_failure_shows_no_secret() -> None:
+    """Flower shows the text of an exception that nothing of ours has built."""
+    eventer = Eventer("task")
+
+    request(eventer).send_event("task-failed", exception=f"KeyError('{URL}?X-Amz-Signature=abc')", traceback="t")
+
+    assert events(eventer) == [("task-retried", "task", None, f"KeyError('{URL}'); the row is tried again")]
 
 
 def test_events_are_sent_only_while_someone_listens() -> None:

@@ -288,13 +288,71 @@ def test_wrong_days_of_retention_are_refused_with_the_remedy(env, value, says):
     assert says in refusal(env, MOORAGE_RETENTION_DAYS=value)
 
 
-# --- number, developer overrides
+# --- number, former names, developer overrides
 
 
 def test_there_are_few_settings():
     """Few enough for an operator to read them all: a new one needs a reason, or a constant serves."""
     assert len(Settings.model_fields) <= 75
     assert not set(Settings.model_fields) & set(Constants.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("former", "says"),
+    [
+        ("MOORAGE_SUBMIT_CONCURRENCY_REPLICATE", "write MOORAGE_IN_FLIGHT=replicate=NUMBER instead"),
+        ("MOORAGE_SUBMIT_CONCURRENCY_FAL", "write MOORAGE_IN_FLIGHT=fal=NUMBER instead"),
+        ("MOORAGE_SUBMIT_CONCURRENCY_OPENAI", "write MOORAGE_IN_FLIGHT=openai=NUMBER instead"),
+        ("MOORAGE_ORPHANS_CRON", "write MOORAGE_MAINTENANCE_CRON instead"),
+        ("MOORAGE_RETENTION_CRON", "write MOORAGE_MAINTENANCE_CRON instead"),
+        ("MOORAGE_USAGE_CRON", "write MOORAGE_MAINTENANCE_CRON instead"),
+        ("MOORAGE_KEEP_RENDERS_DAYS", "write MOORAGE_RETENTION_DAYS=renders=DAYS instead"),
+        ("MOORAGE_KEEP_BODIES_DAYS", "write MOORAGE_RETENTION_DAYS=bodies=DAYS instead"),
+        ("MOORAGE_KEEP_FAILED_DAYS", "write MOORAGE_RETENTION_DAYS=bodies=DAYS instead"),
+        ("MOORAGE_KEEP_FAILED_DAYS_FILE", "write MOORAGE_RETENTION_DAYS=bodies=DAYS instead"),
+        ("MOORAGE_KEEP_ROWS_DAYS", "write MOORAGE_RETENTION_DAYS=rows=DAYS instead"),
+        *[
+            (former, "is a constant now: unset it")
+            for former in (
+                "FAL_JWKS_URL",
+                "FAL_JWKS_URL_FILE",
+                "MOORAGE_ANSWER_SECONDS",
+                "MOORAGE_BYTES_IN_FLIGHT",
+                "MOORAGE_DISCARD_SECONDS",
+                "MOORAGE_DISPATCH_SECONDS",
+                "MOORAGE_DOWNLOAD_CONNECT_SECONDS",
+                "MOORAGE_DOWNLOAD_IDLE_SECONDS",
+                "MOORAGE_DOWNLOAD_MAX_REDIRECTS",
+                "MOORAGE_DOWNLOAD_MIN_BYTES_PER_SECOND",
+                "MOORAGE_DRAIN_SECONDS",
+                "MOORAGE_MAX_CRASHES",
+                "MOORAGE_ORPHAN_AGE_SECONDS",
+                "MOORAGE_ORPHANS_PER_RUN",
+                "MOORAGE_POLL_FIRST_SECONDS",
+                "MOORAGE_QUEUE_DEPTH",
+                "MOORAGE_RECONCILE_SECONDS",
+                "MOORAGE_WAIT_BASE_SECONDS",
+                "MOORAGE_WAIT_CAP_SECONDS",
+            )
+        ],
+    ],
+)
+def test_a_former_name_is_refused_with_what_replaced_it(env, former, says):
+    """An upgrade must not drop a value that an operator chose."""
+    message = refusal(env, **{former: "5"})
+
+    assert message.startswith(f"{former} ")
+    assert says in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_former_name_in_the_dotenv_file_is_refused(env, tmp_path):
+    """Most deployments keep their settings there."""
+    env()
+    (tmp_path / ".env").write_text("MOORAGE_USAGE_CRON=off\nFAL_JWKS_URL=https://rest.fal.ai/jwks.json\n")
+
+    with pytest.raises(ConfigError, match=r"FAL_JWKS_URL is a constant(.|\n)*MOORAGE_USAGE_CRON was replaced"):
+        settings.load_settings()
 
 
 def test_a_constant_is_overridden_by_the_developer_prefix(env, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moorage.errors import ConfigError
-from worker import storage_check
+from worker import boot
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def refuse(_is_wanted: Callable[[], bool]) -> None:
 
 def test_a_result_within_the_wait_is_that_of_the_start(signals: list[int]) -> None:
     """As before the check had a process of its own: a refusal by storage ends the start with its reason."""
-    storage_check.check_beside(lambda _: None, needs_storage=False, wait_seconds=60)
+    boot.check_beside(lambda _: None, needs_storage=False, wait_seconds=60)
     with pytest.raises(ConfigError, match="lacks a permission"):
-        storage_check.check_beside(refuse, needs_storage=False, wait_seconds=60)
+        boot.check_beside(refuse, needs_storage=False, wait_seconds=60)
 
     assert signals == []
 
@@ -47,7 +47,7 @@ def test_a_late_refusal_stops_the_worker(signals: list[int]) -> None:
         released.wait(60)
         refuse(is_wanted)
 
-    storage_check.check_beside(check, needs_storage=True, wait_seconds=0.01)
+    boot.check_beside(check, needs_storage=True, wait_seconds=0.01)
     assert signals == []
     released.set()
 
@@ -62,7 +62,7 @@ def test_a_late_refusal_does_not_stop_what_needs_no_storage(signals: list[int]) 
         released.wait(60)
         refuse(is_wanted)
 
-    storage_check.check_beside(check, needs_storage=False, wait_seconds=0.01)
+    boot.check_beside(check, needs_storage=False, wait_seconds=0.01)
     released.set()
 
     until(lambda: multiprocessing.active_children() == [])
@@ -76,14 +76,14 @@ def test_a_late_success_and_a_dead_worker_end_the_check(signals: list[int]) -> N
     def check(is_wanted: Callable[[], bool]) -> None:
         released.wait(60)
 
-    storage_check.check_beside(check, needs_storage=True, wait_seconds=0.01)
+    boot.check_beside(check, needs_storage=True, wait_seconds=0.01)
     released.set()
     until(lambda: multiprocessing.active_children() == [])
     assert signals == []
 
     pipe = multiprocessing.Pipe(duplex=False)
     asked: list[bool] = []
-    storage_check._run(
+    boot._run_beside(
         lambda is_wanted: asked.append(is_wanted()), *pipe, os.getpid(), True
     )  # not the parent of this one
     assert asked == [False]

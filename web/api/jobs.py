@@ -13,7 +13,7 @@ from db import events, jobs, outputs, predictions
 from db.connection import Connection, Database, Row
 from moorage import logs
 from moorage.settings import Settings
-from tasks.jobs import cancel, retry
+from tasks.jobs import cancel, replay
 from tasks.jobs.cancel import ActionOutcome
 from web.api.bulk import MAX_IDS, RowId, apply_to_each
 from web.api.job_responses import EventPage, Job, JobStateView, ListedJob, RetryView
@@ -118,7 +118,7 @@ async def cancel_jobs(caller: AnyCaller, ctx: Context, body: Json[JobIdsBody]) -
 @router.post("/{job_id}/retry", status_code=202, response_description="retried")
 async def retry_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> RetryView:
     """Retry a failed or partial job."""
-    action = partial(retry.retry_job, limits=caller.get_limits(ctx.settings))
+    action = partial(replay.retry_job, limits=caller.get_limits(ctx.settings))
     return RetryView(**await _apply_action(job_id, caller, ctx, "job.retried", action))
 
 

@@ -13,7 +13,7 @@ from moorage import logs
 from moorage.model import JobDescription, Registration
 from moorage.provider_types import OutputFile
 from moorage.urls import HostAllowlist
-from tasks.jobs import create, keep_job
+from tasks.jobs import create
 from web.api.job_responses import AcceptedJob, RegisteredPrediction
 from web.api.job_schema import IdempotencyKey, ResultFields, Seconds
 from web.http import validation
@@ -95,7 +95,7 @@ async def keep_files(
     files = [OutputFile(f"file[{n}]", url=url) for n, url in enumerate(urls)]
     job = await ctx.run_and_wake(
         partial(
-            keep_job.create_keep_job, settings=settings, providers=ctx.providers, description=description, files=files,
+            create.create_keep_job, settings=settings, providers=ctx.providers, description=description, files=files,
             actor="api", notify=bool(settings.notify_urls), limits=settings.owner_limits,
         )
     )  # fmt: skip

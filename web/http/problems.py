@@ -7,7 +7,7 @@ from typing import Final
 from starlette.responses import Response
 
 from moorage import logs, metrics
-from moorage.problem_json import CONTENT_TYPE, build_problem
+from moorage.asgi import CONTENT_TYPE, build_problem
 
 FieldError = dict[str, str]  # `field` and `message`
 

@@ -1,11 +1,13 @@
 """Query parameters of the API."""
 
 from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, WrapValidator
 from starlette.requests import Request
 
 from moorage.model import JobState
@@ -20,14 +22,17 @@ MAX_WAIT_SECONDS: Final = 60.0
 MAX_EVENT_ID: Final = 2**63 - 1
 
 
-def _require_date(value: Any) -> Any:
-    """Refuse a number, which pydantic reads as Unix seconds or milliseconds."""
-    if isinstance(value, str) and "-" not in value[1:]:
+def _parse_time(value: Any, parse: Callable[[Any], datetime]) -> datetime:
+    """Refuse numbers, which pydantic reads as Unix seconds; PostgreSQL reads no offset of 16 hours or more."""
+    if not isinstance(value, str) or "-" not in value[1:]:
         raise ValueError("is not a time with a date and an offset, such as 2026-03-01T12:00:00Z")
-    return value
+    try:
+        return parse(value).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is not a time between the years 1 and 9999") from None
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_require_date), Field(strict=False)]
+Time = Annotated[AwareDatetime, WrapValidator(_parse_time), Field(strict=False)]
 Filters = Annotated[Q, Query()]  # the type of a parameter: the query of a request as a model
 
 

@@ -1,5 +1,6 @@
-"""Checks of PostgreSQL, the broker, providers and settings."""
+"""Checks of PostgreSQL, the broker, the store, providers and settings."""
 
+import hashlib
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psycopg
 import redis
@@ -17,7 +19,10 @@ from db import migrate, write_probe
 from db.connection import Connection, connect, current_time
 from moorage.errors import ConfigError, MoorageError
 from moorage.settings import Settings
-from worker import broker_probe, redis_transport
+from storage import s3
+from storage.buckets import NOT_PUBLIC
+from storage.proofs import DESCRIPTIONS
+from worker import inspect_cluster, redis_transport
 from worker.broker_errors import BROKER_ERRORS, explain
 
 
@@ -35,6 +40,7 @@ ok, warn, fail = (partial(CheckResult, level) for level in ("ok", "warn", "fail"
 CLOCK_SECONDS: Final = 5.0  # signatures tolerate 300; synchronised clocks differ by less than one
 API_SECONDS: Final = 5.0
 BROKER_SECONDS: Final = 3
+OBJECT: Final = b"moorage doctor checks that this object can be written and who can read it.\n"
 TOKEN_CHARS: Final = 32
 
 
@@ -92,7 +98,7 @@ def check_broker(settings: Settings) -> Iterator[CheckResult]:
             return
         with redis_transport.open_client(url, seconds=BROKER_SECONDS) as client:
             yield from _check_server(client)
-            broker_probe.write_probe(client)
+            inspect_cluster.write_probe(client)
             yield ok("the broker accepts messages")
     except BROKER_ERRORS as error:
         finding = explain(error)
@@ -112,6 +118,81 @@ def _check_server(client: redis.Redis) -> Iterator[CheckResult]:
         yield ok("the broker's messages survive a restart (appendonly)")
     else:
         yield warn("the broker loses its messages in a restart", "set appendonly yes, or accept a delay of seconds")
+
+
+def check_buckets(settings: Settings) -> Iterator[CheckResult]:
+    storage = s3.ObjectStore(settings)
+    try:
+        storage.check_connection()
+        storage.probe(again=True)
+    except MoorageError as error:
+        hint = "a worker creates it at start" if settings.manage_buckets else "create it"
+        yield fail(f"storage: {error}", f"correct AWS_ENDPOINT_URL_S3 and its keys; if the bucket is missing, {hint}")
+        return
+    origin = "found by a probe" if settings.s3_checksums == "auto" else f"S3_CHECKSUMS={settings.s3_checksums}"
+    yield ok(f"storage: {DESCRIPTIONS[storage.proof]} ({origin})")
+    yield from _check_bucket(storage, settings, storage.public_bucket)
+    yield from _check_bucket(storage, settings, storage.private_bucket)
+
+
+def _check_bucket(storage: s3.ObjectStore, settings: Settings, bucket: str) -> Iterator[CheckResult]:
+    key = f"doctor/{uuid4()}.txt"
+    digest = hashlib.sha256(OBJECT).hexdigest()
+    try:
+        storage.put(bucket, key, OBJECT, size=len(OBJECT), sha256=digest, content_type="text/plain")
+        try:
+            yield ok(f"bucket {bucket} can be written")
+            if bucket == storage.private_bucket:
+                yield _check_private(storage, bucket, key)
+            elif settings.assets == "redirect":
+                yield _check_public(storage, bucket, key)
+            else:
+                yield _check_signed(storage, bucket, key, settings.assets)
+        finally:
+            storage.delete(bucket, key)
+    except MoorageError as error:
+        advice = "moorage's keys need s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket"
+        if settings.s3_checksums != "auto":
+            advice += "; or the store does not support the checksum: set S3_CHECKSUMS=auto"
+        yield fail(f"bucket {bucket}: {error}", advice)
+
+
+def _check_public(storage: s3.ObjectStore, bucket: str, key: str) -> CheckResult:
+    url = storage.build_asset_url(key)
+    status = _get_anonymously(url)
+    if status == 200:
+        return ok(f"anyone can read bucket {bucket} at {url.removesuffix(key)}")
+    advice = "allow s3:GetObject for everyone, correct ASSET_BASE_URL, or set MOORAGE_ASSETS=signed"
+    return fail(f"{url} returns {status} to an anonymous reader", advice)
+
+
+def _check_signed(storage: s3.ObjectStore, bucket: str, key: str, assets: str) -> CheckResult:
+    """Check that a signed URL works at the address that readers use; the API streams from the one that was checked."""
+    if assets == "stream":
+        return ok(f"files of bucket {bucket} are sent by the API: it need not be public")
+    url = storage.presign_get(bucket, key, 60)
+    status = _get_anonymously(url)
+    if status == 200:
+        return ok(f"files of bucket {bucket} are read by signed URLs: it need not be public")
+    return fail(f"the signed URL {url.partition('?')[0]} returns {status}", "correct S3_PUBLIC_ENDPOINT_URL")
+
+
+def _check_private(storage: s3.ObjectStore, bucket: str, key: str) -> CheckResult:
+    url = storage.presign_get(bucket, key, 60).partition("?")[0]
+    status = _get_anonymously(url)
+    if status in NOT_PUBLIC:
+        return ok(f"anonymous readers cannot read bucket {bucket}")
+    if status == 200:
+        return fail(f"anyone can read the private bucket {bucket}", "remove the policy or ACL that allows it")
+    return warn(f"{url} returns {status} to an anonymous reader", "make sure that only moorage's keys can read it")
+
+
+def _get_anonymously(url: str) -> int | str:
+    try:
+        with requests.get(url, timeout=API_SECONDS, allow_redirects=True, stream=True) as response:
+            return response.status_code
+    except requests.RequestException as error:
+        return type(error).__name__
 
 
 def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from cli import console
-from cli.commands.doctor import checks, storage_checks
+from cli.commands.doctor import checks
 from cli.commands.doctor.checks import CheckResult, fail, ok, warn
 from cli.console import format_age
 from moorage import settings as settings_module
@@ -63,7 +63,7 @@ def _run_checks() -> Iterator[CheckResult]:
     # All at once, so that several silent servers cost no more time than one.
     postgres = BackgroundCheck("PostgreSQL", checks.check_postgres, settings)
     broker = BackgroundCheck("the broker", checks.check_broker, settings)
-    storage = BackgroundCheck("storage", storage_checks.check_buckets, settings)
+    storage = BackgroundCheck("storage", checks.check_buckets, settings)
     replicate = BackgroundCheck("Replicate", checks.check_replicate_token, settings)
     processes = BackgroundCheck("workers and beat", lambda _: _check_processes(), settings, PROCESSES_SECONDS)
     yield from postgres.list_results()
