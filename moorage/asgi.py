@@ -1,18 +1,13 @@
 """ASGI applications that are built when their server starts, and error responses as problem+json (RFC 9457)."""
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from moorage.errors import ConfigError
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 CONTENT_TYPE: Final = "application/problem+json"
 
@@ -46,9 +41,9 @@ def build_problem(status: int, detail: str, *, kind: str | None = None) -> dict[
 class LazyApp:
     """An ASGI application built from the settings at lifespan startup."""
 
-    def __init__(self, build_app: Callable[[], App]) -> None:
+    def __init__(self, build_app: Callable[[], ASGIApp]) -> None:
         self._make = build_app
-        self._app: App | None = None
+        self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or the lifespan; a ConfigError fails the startup."""

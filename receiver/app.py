@@ -9,10 +9,12 @@ import time
 from multiprocessing.connection import wait
 from typing import Final
 
+from starlette.types import Receive, Scope, Send
+
 import providers
 from moorage import local_errors, logs, metrics
 from moorage import settings as settings_module
-from moorage.asgi import LazyApp, Receive, Scope, Send
+from moorage.asgi import LazyApp
 from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import health

@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from moorage.asgi import Receive
+from starlette.types import Receive
+
 from moorage.errors import Refused, Transient
 from receiver.responses import Headers
 

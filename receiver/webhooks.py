@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from starlette.types import Receive
+
 from moorage import ids, metrics, webhook_keys
-from moorage.asgi import Receive
 from moorage.errors import KeysStale, Refused
 from moorage.model import Wake
 from moorage.provider_types import VerifiedDelivery

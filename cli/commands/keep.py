@@ -49,9 +49,12 @@ def keep(what: Sequence[str], owner: str, timeout: float, as_json: bool) -> None
     with Progress("looking for a worker") as progress:
         _await_worker(min(timeout, WORKER_SECONDS), progress)
     deps = boot.get_deps()
+    named: list[OutputFile] = []
     with _report_unreadable(), Progress("copying files") as progress:
-        spooled = list(_spool_files(deps, sources, progress))
-    named = [OutputFile(f"file[{n}]", url=source.url, object_key=key) for n, (source, key) in enumerate(spooled)]
+        for number, source in enumerate(sources):
+            progress.update(f"copying file {number + 1} of {len(sources)}")
+            key = local_files.spool_file(deps, source.path) if source.path else None
+            named.append(OutputFile(f"file[{number}]", url=source.url, object_key=key))
     description = JobDescription(owner=owner, kind="mixed")
     job = create.create_keep_job(
         deps.database, deps.settings, deps.providers, description, named, actor="cli", notify=False
@@ -95,14 +98,6 @@ def _await_worker(seconds: float, progress: Progress) -> None:
             remedy = "start one with `moorage worker`, or run `moorage up`"
             raise ConfigError(f"no worker consumes the queue keep, waited {seconds:g} s: {remedy}")
         progress.update("waiting for a worker of the queue keep")
-
-
-def _spool_files(
-    deps: Deps, sources: Sequence[FileSource], progress: Progress
-) -> Iterator[tuple[FileSource, str | None]]:
-    for number, source in enumerate(sources, 1):
-        progress.update(f"copying file {number} of {len(sources)}")
-        yield source, local_files.spool_file(deps, source.path) if source.path else None
 
 
 def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
