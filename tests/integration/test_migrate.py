@@ -97,12 +97,3 @@ def test_a_migration_that_refuses_says_why(bare: Connection, tmp_path, monkeypat
 
     with pytest.raises(ConfigError, match="9000_names is not applied: rows are leased by keep1@host"):
         migrate.migrate(bare)
-
-
-def test_a_schema_that_is_too_old_is_refused(bare: Connection) -> None:
-    """Its migrations were deleted: nothing else would change it."""
-    migrate.migrate(bare)
-    bare.execute("DELETE FROM schema_migrations WHERE version > 12")
-
-    with pytest.raises(ConfigError, match=r"schema 12 is older than 20: see docs/how-to/upgrade\.md"):
-        migrate.migrate(bare)

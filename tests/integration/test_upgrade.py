@@ -1,4 +1,4 @@
-"""Upgrade of a database of the oldest schema, with rows in every state: it equals a fresh one, and work continues."""
+"""Upgrade of a database of the first schema, with rows in every state: it equals a fresh one, and work continues."""
 
 import base64
 from collections.abc import Iterator
@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from db import migrate
+from db import leases, migrate
 from db.connection import Connection, connect
 from embedded.stack import Stack
+from moorage.errors import ConfigError
+from moorage.model import WorkTable
 from storage import buckets
 from tasks.audit import run as audit
 from tasks.jobs import replay
@@ -51,7 +53,7 @@ def old_url(stack: Stack) -> Iterator[str]:
 
 @pytest.fixture
 def old(old_url: str) -> Iterator[Connection]:
-    """Return a connection to a database of the oldest schema, whose processes have stopped."""
+    """Return a connection to a database of the first schema, whose processes have stopped."""
     with connect(old_url) as conn:
         old_database.create(conn)
         yield conn
@@ -107,13 +109,47 @@ def test_the_old_rows_are_in_every_state(old: Connection) -> None:
             "planned", "submitting", "running", "abandoned", "succeeded", "failed", "cancelled", "lost"
         },
         "outputs": {"waiting", "discarding", "kept", "dead", "discarded"},
-        "notifications": {"waiting", "sent", "dead"},
+        "notices": {"waiting", "sent", "dead"},
         "dead_letters": {"open", "replayed", "discarded"},
     }  # fmt: skip
 
     found = {table: set(counts(old, f"SELECT state, 1 FROM {table}")) for table in states}
 
     assert found == states
+
+
+def test_old_texts_become_columns(old: Connection) -> None:
+    """They are read once; after that no behaviour depends on them."""
+    migrate.migrate(old)
+
+    assert counts(old, "SELECT state, count(*) FROM predictions WHERE submit_uncertain GROUP BY state") == {
+        "submitting": 2, "abandoned": 1, "failed": 1,
+    }  # fmt: skip
+    assert counts(old, "SELECT category, count(*) FROM outputs WHERE source_expired GROUP BY category") == {
+        "DOWNLOAD_FAILED": 1
+    }
+    assert counts(old, "SELECT kind, count(*) FROM events WHERE subject = 'output' AND kind <> '' GROUP BY kind") == {
+        "worker_died": 1, "lease_expired": 1, "worker_stopping": 1, "storage_failed": 1, "disk_failed": 1,
+        "source_unavailable": 1, "source_interrupted": 1,
+    }  # fmt: skip
+    released = old.execute("SELECT reason, lease FROM events WHERE lease IS NOT NULL").fetchall()
+    assert len(released) == 2
+    assert all(f"lease {event['lease']}" in event["reason"] for event in released)
+    assert counts(old, "SELECT subject, count(*) FROM events WHERE subject LIKE 'noti%' GROUP BY subject").keys() == {
+        "notification"
+    }
+
+
+def test_old_error_types_get_their_new_names(old: Connection) -> None:
+    """`moorage dead` counts dead letters by them."""
+    before = counts(old, "SELECT error, count(*) FROM dead_letters GROUP BY error")
+
+    migrate.migrate(old)
+
+    after = counts(old, "SELECT error, count(*) FROM dead_letters GROUP BY error")
+    assert {"Unreadable", "NotifyRefused"} <= before.keys()
+    assert (after["MalformedPayload"], after["NotificationRefused"]) == (before["Unreadable"], before["NotifyRefused"])
+    assert after.keys().isdisjoint({"Unreadable", "NotifyRefused"})
 
 
 def test_an_upgraded_database_breaks_no_rule(at: World) -> None:
@@ -187,3 +223,30 @@ def test_upgraded_work_goes_on(at: World) -> None:
         "kept": 11, "discarded": 3,
     }  # fmt: skip
     assert audit.run_audit(at.deps, deep=True, second_look_seconds=0.0).findings == []
+
+
+HELD: list[tuple[WorkTable | str, str]] = [
+    ("deliveries", "new"), ("predictions", "running"), ("outputs", "waiting"), ("notices", "waiting"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "state"), HELD)
+def test_a_worker_of_the_old_version_is_named_and_nothing_is_renamed(old: Connection, table: str, state: str) -> None:
+    """It would fail at its next statement, and its work would be a crash."""
+    lease = f"""
+UPDATE {table} SET lease_token = gen_random_uuid(), leased_by = 'keep1@host/task 7',
+       leased_until = moment() + make_interval(secs => %s) WHERE state = '{state}'
+"""
+    old.execute(lease.encode(), (30,))
+
+    with pytest.raises(ConfigError, match="leased by keep1@host of the previous version: stop its processes"):
+        migrate.migrate(old)
+
+    assert migrate.get_schema_version(old) == 1
+    assert old.execute("SELECT to_regclass('notices')::text AS name").fetchone() == {"name": "notices"}
+    old.execute(lease.encode(), (-1,))  # it was killed: its lease has ended
+    assert migrate.migrate(old) == [path.stem for _, path in migrate.list_migrations()]
+    assert not any(
+        old.execute(f"SELECT 1 FROM {name} WHERE leased_until > moment()".encode()).fetchone()
+        for name in leases.SUBJECT
+    )
