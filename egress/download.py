@@ -15,13 +15,14 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError
 from urllib3.util import parse_url
 
-from egress import spool
-from egress.content_encoding import ContentReader
+from egress.content_encoding import decompress, list_compressions
 from egress.sockets import call_while_waiting
+from egress.spool import Spool
 from media.limits import Limits
 from moorage import logs, metrics
 from moorage.certificates import iterate_causes
 from moorage.errors import DownloadInterrupted, DownloadRefused, MoorageError, OutputGone
+from moorage.local_errors import open_temporary_file
 from moorage.model import FetchedFile
 from moorage.retry_policy import parse_retry_after
 from moorage.urls import resolve_redirect, restore_target
@@ -74,8 +75,8 @@ def download_url(
         DownloadRefused: a refused address or hop, too many redirects, too large, any other 4xx.
         DiskFull: the temporary folder is full or not writable.
     """
-    with spool.open_spool(limits) as file:
-        task = _Download(session, limits, file, on_progress)
+    with open_temporary_file() as file:
+        task = _Download(session, limits, Spool(file, limits), on_progress)
         with task.translate_errors(), call_while_waiting(task.check_limits):
             fetched = task.download(url.strip(), headers_for, check_url)
         yield fetched
@@ -96,17 +97,16 @@ def spool_chunks(
     content_type: str | None = None,
     extension: str | None = None,
 ) -> Iterator[FetchedFile]:
-    with spool.open_spool(limits) as file:
+    with open_temporary_file() as file:
+        spool = Spool(file, limits)
         for chunk in chunks:
             on_progress()
-            file.write(chunk)
-        yield file.finish(content_type, extension)
+            spool.write(chunk)
+        yield spool.finish(content_type, extension)
 
 
 class _Download:
-    def __init__(
-        self, session: requests.Session, limits: Limits, file: spool.Spool, on_progress: ProgressCallback
-    ) -> None:
+    def __init__(self, session: requests.Session, limits: Limits, file: Spool, on_progress: ProgressCallback) -> None:
         self._session, self._limits, self._file, self._on_progress = session, limits, file, on_progress
         self._started = time.monotonic()
         self._body_started: float | None = None
@@ -178,31 +178,27 @@ class _Download:
         if error := classify_response(response.status_code, response.headers, now=now, facts=self.facts()):
             raise error
         raw: urllib3.HTTPResponse = response.raw
-        reader = ContentReader(response.headers.get("Content-Encoding", ""))
+        compressions = list_compressions(response.headers.get("Content-Encoding", ""))
         self._expected = _parse_range_size(response.headers) if self._status == 206 else raw.length_remaining
-        if reader.is_identity:
+        if not compressions:
             self._file.set_expected_bytes(self._expected)
-        self._body_started = time.monotonic()
-        while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
-            self._received += len(chunk)
-            self._write(reader.decode(chunk))
-        metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
-        self._require_complete()
-        self._write(reader.finish())
+        for piece in decompress(self._read_chunks(raw), compressions):
+            self._file.write(piece)
+            self.check_limits()
         if not self._file.size_bytes:
             raise DownloadInterrupted("empty response", facts=self.facts())
         return self._file.finish(response.headers.get("Content-Type"), find_extension(self._url))
 
-    def _write(self, pieces: Iterator[bytes]) -> None:
-        self.check_limits()
-        for piece in pieces:
-            self._file.write(piece)
+    def _read_chunks(self, raw: urllib3.HTTPResponse) -> Iterator[bytes]:
+        """Yield the body as it is sent; raises DownloadInterrupted if it has another size than stated."""
+        self._body_started = time.monotonic()
+        while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
+            self._received += len(chunk)
             self.check_limits()
-
-    def _require_complete(self) -> None:
-        received, expected = self._received, self._expected
-        if expected is not None and received != expected:
-            raise DownloadInterrupted(f"received {received} of {expected} bytes", facts=self.facts())
+            yield chunk
+        metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
+        if self._expected is not None and self._received != self._expected:
+            raise DownloadInterrupted(f"received {self._received} of {self._expected} bytes", facts=self.facts())
 
 
 def find_extension(url: str) -> str | None:

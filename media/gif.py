@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from media.containers import ContainerError, Data
-from media.image_scan import ImageScan
+from media.containers import ContainerError, Data, ImageScan
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _CONTROL: Final = 0xF9  # delay and transparent colour of the next frame

@@ -24,7 +24,7 @@ class Limits:
     video_max_bytes: int = 500_000_000  # of files that are no images, too
     accept: Sequence[str] = FORMATS
     thumbnail_px: int = 400
-    poster_seconds: float = 20.0
+    poster_seconds: int = 20
     decoder_memory_bytes: int = 2_500_000_000
     decoder_cpu_seconds: int = 60
     decoder_seconds: int = 180  # by the clock, on a busy machine

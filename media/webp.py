@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from media.containers import ContainerError, Data
-from media.image_scan import ImageScan
+from media.containers import ContainerError, Data, ImageScan
 
 _BITS_14: Final = 0x3FFF
 

@@ -138,6 +138,7 @@ class Settings(BaseSettings):
     fal_queue_url: types.HttpUrl = "https://queue.fal.run"
     fal_output_hosts: types.Names = ("fal.media", "*.fal.media")
     fal_models: types.Names = FAL_MODELS
+    fal_openapi: str | None = None  # URL or path of the models' OpenAPI documents, with {model}
     openai_webhook_secret: types.Secrets = ()
     openai_api_key: SecretStr | None = None
     openai_api_url: types.HttpUrl = "https://api.openai.com"

@@ -22,7 +22,6 @@ from storage.proofs import Proof
 class ObjectStat:
     size_bytes: int
     sha256: str | None  # hex, of the whole object; None if the store reports none or the object is stored in parts
-    content_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +149,7 @@ class ObjectStore:
             yield ObjectReader(body, size, response.get("ContentType", ""), bucket, key)
 
     def head(self, bucket: str, key: str) -> ObjectStat | None:
-        """Return size, digest and type of an object; None if it or the bucket is missing (both return 404)."""
+        """Return size and digest of an object; None if it or the bucket is missing (both return 404)."""
         mode = self._checksum_mode()
         with translate_errors("head", bucket, key):
             try:
@@ -160,8 +159,7 @@ class ObjectStore:
                 if get_http_status(error) == 404:
                     return None
                 raise
-        sha256 = proofs.decode_sha256(response.get("ChecksumSHA256"))
-        return ObjectStat(size, sha256, response.get("ContentType", ""))
+        return ObjectStat(size, proofs.decode_sha256(response.get("ChecksumSHA256")))
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete an object; no error if it is missing."""

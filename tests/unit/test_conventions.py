@@ -39,7 +39,6 @@ SHARED_NAMES = {
         "queue_lock": "lock several rows, but none that is locked, together with the next statement",
         "replay": "make a dead row live again",
     },
-    "media": {"main": "the entry of a decoder process"},
     "tasks": {"run": "carry out one step under its lease"},
 }
 

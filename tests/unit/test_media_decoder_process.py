@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from egress import download
-from media import confined, image_process, images, validate
+from media import confined, decoder_process, images, validate
 from media.limits import Limits
 from moorage.errors import InvalidMedia, MoorageError, ResourceExhausted, Transient
 
@@ -53,7 +53,7 @@ def program(monkeypatch, tmp_path, isolated):
 
     def replace_by(text):
         (tmp_path / "program.py").write_text(text)
-        monkeypatch.setattr(image_process, "__file__", str(tmp_path / "program.py"))
+        monkeypatch.setattr(decoder_process, "__file__", str(tmp_path / "program.py"))
 
     return replace_by
 
@@ -210,7 +210,7 @@ def test_a_process_that_hangs_is_ended(program):
 def test_the_limit_of_cpu_time_ends_the_process(program):
     """A file may be small in memory and endless in work."""
     program(
-        "from media.poster_process import limit_resources\nlimit_resources(2**31, 1, 2**20, 100)\nwhile True:\n    pass"
+        "from media.decoder_process import limit_resources\nlimit_resources(2**31, 1, 100, 9)\nwhile True:\n    pass"
     )
 
     assert "1 s of CPU time" in str(
@@ -268,8 +268,8 @@ def test_a_lock_ends_with_the_process_that_holds_it():
 def test_a_decoder_process_ends_with_its_parent():
     """Otherwise the next worker would decode beside it, with the memory of two."""
     decoder = (
-        "import os, time\nfrom media.poster_process import limit_resources\n"
-        "limit_resources(2**32, 60, 2**20, 500)\nos.write(1, b'ready')\ntime.sleep(500)"
+        "import os, time\nfrom media.decoder_process import limit_resources\n"
+        "limit_resources(2**32, 60, 500, 2**20)\nos.write(1, b'ready')\ntime.sleep(500)"
     )
     parent = (
         "import subprocess, sys, time\n"
