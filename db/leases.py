@@ -26,6 +26,14 @@ SUBJECT: Final[Mapping[WorkTable, str]] = {
     "notifications": "notification",
 }
 
+# The states of rows that moorage still works on; the others are terminal.
+LIVE: Final[Mapping[str, str]] = {
+    "deliveries": "'new', 'unmatched'",
+    "predictions": "'planned', 'submitting', 'running', 'abandoned'",
+    "outputs": "'waiting', 'discarding'",
+    "notifications": "'waiting'",
+}
+
 # Part of every write by the lease holder that ends the lease.
 CLEAR_LEASE: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
 # Part of every write that makes an ended row due again.
