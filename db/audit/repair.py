@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, fetch_one
-from db.leases import SUBJECT
+from db.leases import STEP_BY_TABLE, SUBJECT
 from db.statements import statement
 from moorage.model import Step, WorkTable
 
@@ -16,12 +16,6 @@ RETURNING state"""
     for table in SUBJECT
 }
 
-_STEPS: Final[Mapping[WorkTable, Step]] = {
-    "deliveries": "ingest",
-    "predictions": "poll",
-    "outputs": "keep",
-    "notifications": "notify",
-}
 _STEPS_BY_STATE: Final[Mapping[str, Step]] = {"discarding": "discard", "planned": "submit", "submitting": "submit"}
 
 
@@ -30,7 +24,7 @@ def clear_wake(conn: Connection, table: WorkTable, row_id: UUID) -> Step | None:
     row = fetch_one(conn, CLEAR_WAKE[table], {"id": row_id})
     if row is None:
         return None
-    return _STEPS_BY_STATE.get(row["state"], _STEPS[table])
+    return _STEPS_BY_STATE.get(row["state"], STEP_BY_TABLE[table])
 
 
 IS_LEASED: Final[Mapping[WorkTable, str]] = {
