@@ -45,8 +45,6 @@ WITH moved AS (
 
 @dataclass(frozen=True, slots=True)
 class NewOutput:
-    """A file of a prediction to insert."""
-
     id: UUID
     job_id: UUID
     prediction_id: UUID
@@ -164,7 +162,6 @@ END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _I
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
-    """Record the stored file of an output. Raises LeaseLost."""
     leases.execute(conn, lease, END_KEPT, **_list_facts(stored))
 
 
@@ -231,11 +228,16 @@ def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""
 
 
-@statement("""
-SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END AS url, expires_at, state, category,
-       reason, attempt, crashes, run_at, leased_by, ended_at, media, format, bytes, sha256, width_px, height_px,
-       duration_s, key, thumb_key, thumb_missing, notes
-  FROM outputs WHERE job_id = %(job_id)s ORDER BY idx
-""")
+DETAILS = """
+SELECT id, job_id, prediction_id, idx, path, source_kind,
+       CASE WHEN source_kind = 'url' THEN split_part(source, '?', 1) END AS url,
+       expires_at, refreshed_at, state, category, reason, created_at, run_at, attempt, crashes, leased_by, leased_until,
+       ended_at, media, format, bytes, sha256, width_px, height_px, frames, duration_s, key, thumb_key, thumb_missing,
+       notes
+  FROM outputs
+"""
+
+
+@statement(f"{DETAILS} WHERE job_id = %(job_id)s ORDER BY idx")
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return a job's outputs by idx; URLs of sources only, no inline data."""
