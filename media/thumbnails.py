@@ -96,20 +96,18 @@ def read_upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _to_resizable(image: Image.Image) -> Image.Image:
-    """Convert the image to a mode that can be resampled and keeps its alpha channel."""
+    """Convert the image to a mode that can be resampled; transparency becomes an alpha channel."""
     transparency = image.info.get("transparency")
     if image.mode.startswith("I;16"):
         return _convert_16_bit_grey(image, transparency)
     if image.mode == "1":
         grey = image.convert("L")
         return _add_alpha(grey, _mask_value(grey, transparency)) if isinstance(transparency, int) else grey
-    if image.mode in ("RGB", "RGBA", "L", "CMYK"):
-        return image.convert("RGBA") if image.mode != "CMYK" and transparency is not None else image
     if image.mode == "I":
         return image.point(lambda value: value * (1 / 256)).convert("L")
-    if image.mode in ("P", "PA", "LA", "La", "RGBa"):
-        return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image.convert("RGB")
+    if image.has_transparency_data and image.mode != "RGBA":
+        return image.convert("RGBA")
+    return image if image.mode in ("RGB", "RGBA", "L", "CMYK") else image.convert("RGB")
 
 
 def _convert_16_bit_grey(image: Image.Image, transparency: object) -> Image.Image:
@@ -153,9 +151,8 @@ def _to_srgb(image: Image.Image, profile: object, on_warning: WarningSink) -> Im
     """Convert to sRGB by the embedded profile; without a usable one, the values are assumed to be sRGB."""
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     color = image.convert("RGB") if alpha else image
-    without_profile = color if color.mode in ("RGB", "L") else color.convert("RGB")
     converted = _apply_profile(color, profile, on_warning) if isinstance(profile, bytes) and profile else None
-    result = (converted or without_profile).convert("RGB")
+    result = (converted or color).convert("RGB")
     if alpha:
         result.putalpha(alpha)
     return result
