@@ -44,8 +44,7 @@ def list_tokens(conn: Connection) -> list[Row]: ...
 UPDATE api_tokens SET revoked_at = moment() WHERE id = %(token_id)s AND revoked_at IS NULL
 RETURNING id, name, role, created_at, revoked_at
 """)
-def revoke(conn: Connection, token_id: UUID) -> Row | None:
-    """Revoke a token; return its row, or None if there is no active token with this id."""
+def revoke(conn: Connection, token_id: UUID) -> Row | None: ...
 
 
 def _sha256(token: str) -> str:

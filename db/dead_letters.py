@@ -52,13 +52,17 @@ def add(
     conn.execute(ADD, {"id": ids.uuid7(), "actor": actor, **args})
 
 
-@statement(f"""
-WITH moved AS (
-    UPDATE dead_letters SET state = %(state)s, closed_at = moment(), closed_by = %(actor)s
-     WHERE id = %(dead_letter_id)s AND state = 'open'
-    RETURNING id, job_id
-) {build_event_insert("dead_letter", "'open'", "%(state)s")}
-""")
+def build_close(state: str, reason: str, condition: str, source: str = "", first: str = "WITH") -> str:
+    """Return the statement that closes open dead letters `d`, or with `first` a comma the end of one."""
+    return f"""
+{first} moved AS (
+    UPDATE dead_letters d SET state = {state}, closed_at = moment(), closed_by = %(actor)s
+      {source} WHERE d.state = 'open' AND {condition} RETURNING d.id, d.job_id
+) {build_event_insert("dead_letter", "'open'", state, reason)}
+"""
+
+
+@statement(build_close("%(state)s", "NULL", "d.id = %(dead_letter_id)s"))
 def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> bool:
     """Close an open dead letter as `replayed` or `discarded`; return False if it is not open."""
 
@@ -74,13 +78,7 @@ def acknowledge(conn: Connection, dead_letter_id: UUID, actor: str, note: str) -
     """Note that an operator knows an open dead letter, which is no problem then; return False if it is not open."""
 
 
-@statement(f"""
-WITH moved AS (
-    UPDATE dead_letters SET state = 'replayed', closed_at = moment(), closed_by = %(actor)s
-     WHERE subject = %(subject)s AND subject_id = %(subject_id)s AND state = 'open'
-    RETURNING id, job_id
-) {build_event_insert("dead_letter", "'open'", "'replayed'", "%(reason)s")}
-""")
+@statement(build_close("'replayed'", "%(reason)s", "(d.subject, d.subject_id) = (%(subject)s, %(subject_id)s)"))
 def close_by_subject(conn: Connection, subject: str, subject_id: UUID, *, reason: str, actor: str) -> None:
     """Close the open dead letter of a row that a late provider report made live again."""
 
@@ -152,26 +150,3 @@ SELECT count(*) AS matched,
 """)
 def count_expiring(conn: Connection, criteria: DeadLetterFilter, after: UUID = FIRST) -> Row:
     """Return how many match, whose files' URLs expire within ten minutes, and have expired."""
-
-
-# Retention of those that nobody closed: not while there are bytes that a replay needs.
-HAS_BYTES: Final = """(
-    EXISTS (SELECT FROM deliveries d WHERE l.subject = 'delivery' AND d.id = l.subject_id AND d.body IS NOT NULL)
-    OR EXISTS (SELECT FROM outputs o WHERE l.subject = 'output' AND o.id = l.subject_id
-                  AND (num_nonnulls(o.quarantine_key, o.source_data) > 0
-                       OR o.source_kind = 'object' AND o.source IS NOT NULL)))
-"""
-
-EXPIRED: Final = f"""
-  FROM dead_letters l WHERE state = 'open' AND created_at < moment() - make_interval(secs => %(seconds)s)
-   AND NOT {HAS_BYTES}
-"""
-
-EXPIRE: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {EXPIRED} ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), moved AS (
-    UPDATE dead_letters d SET state = 'discarded', closed_at = moment(), closed_by = %(actor)s
-      FROM old WHERE d.id = old.id RETURNING d.id, d.job_id
-) {build_event_insert("dead_letter", "'open'", "'discarded'", "'older than the retention period'")}
-"""

@@ -78,8 +78,7 @@ def get_reserve(conn: Connection, job_id: UUID) -> UUID:
 UPDATE outputs SET woken_at = moment(), run_at = moment()
  WHERE job_id = %(job_id)s AND state = 'waiting' AND deferred_at IS NOT NULL AND lease_token IS NULL RETURNING id
 """)
-def make_due(conn: Connection, job_id: UUID) -> list[UUID]:
-    """Make the deferred outputs of a locked job due now; return them."""
+def make_due(conn: Connection, job_id: UUID) -> list[UUID]: ...
 
 
 _DEFERRED: Final = "deferred_at IS NOT NULL"

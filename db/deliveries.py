@@ -86,7 +86,6 @@ def build_end(*results: DeliveryResult) -> Row:
 
 
 def end(conn: Connection, lease: Lease, state: str, reason: str) -> None:
-    """End a leased delivery. Raises LeaseLost."""
     leases.execute(conn, lease, END, **build_end((lease, state, reason, None, None, None)))
 
 
@@ -150,12 +149,20 @@ def replay(conn: Connection, delivery_id: UUID, actor: str) -> bool:
 
 
 @statement("SELECT body FROM deliveries WHERE id = %(delivery_id)s")
-def get_body(conn: Connection, delivery_id: UUID) -> bytes | None:
-    """Return the raw body; None after retention purged it."""
+def get_body(conn: Connection, delivery_id: UUID) -> bytes | None: ...
 
 
-@statement("""
-SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) AS bytes
-  FROM deliveries WHERE prediction_id = %(prediction_id)s ORDER BY received_at LIMIT 200
-""")
+DETAILS = """
+SELECT d.id, d.provider, d.webhook_id, d.external_id, d.prediction_id, p.job_id, d.received_at, d.state, d.reason,
+       octet_length(d.body) AS bytes, d.body_sha256, d.headers, d.unmatched_until, d.run_at, d.attempt, d.crashes,
+       d.leased_by, d.leased_until, d.ended_at
+  FROM deliveries d LEFT JOIN predictions p ON p.id = d.prediction_id
+"""
+
+
+@statement(f"{DETAILS} WHERE p.job_id = %(job_id)s ORDER BY received_at LIMIT 200")
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
+
+
+@statement(f"{DETAILS} WHERE d.prediction_id = %(prediction_id)s ORDER BY received_at LIMIT 200")
 def list_by_prediction(conn: Connection, prediction_id: UUID) -> list[Row]: ...

@@ -43,8 +43,7 @@ def has_discarded_files(conn: Connection, prediction_id: UUID) -> bool: ...
         "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
     )
 )
-def end_discarded(conn: Connection, lease: Lease) -> None:
-    """Record that an output's objects are deleted. Raises LeaseLost."""
+def end_discarded(conn: Connection, lease: Lease) -> None: ...
 
 
 SPOOLED = """

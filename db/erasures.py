@@ -135,7 +135,6 @@ def mark_uploads(conn: Connection, owner: str) -> None: ...
 
 
 def drop_uploads(conn: Connection, erasure: Row, objects: int) -> None:
-    """Delete the rows of uploads whose objects are deleted."""
     sql = "DELETE FROM uploads WHERE owner = %(owner)s AND deleted_at IS NOT NULL"
     count = conn.execute(sql, {"owner": erasure["owner"]}).rowcount
     add_counts(conn, erasure, {"uploads": count, "objects": objects})
@@ -177,8 +176,7 @@ def finish(conn: Connection, erasure: Row, upload_prefix: str) -> Row | None:
 SELECT name FROM erased_predictions
  WHERE provider = %(provider)s AND name IN (%(external_id)s, 'key ' || %(key_sha256)s) LIMIT 1
 """)
-def is_erased(conn: Connection, provider: str, external_id: str, key_sha256: str | None) -> bool:
-    """Return True if an erasure deleted the prediction."""
+def is_erased(conn: Connection, provider: str, external_id: str, key_sha256: str | None) -> bool: ...
 
 
 @statement("UPDATE deliveries SET body = NULL WHERE id = %(delivery_id)s")

@@ -46,17 +46,19 @@ SELECT n.id, n.event_id AS sequence, n.job_id, n.type, n.created_at, j.notify_ur
 def get(conn: Connection, notification_id: UUID) -> Notification | None: ...
 
 
-@statement("""
+DETAILS = """
 SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, attempt, crashes, leased_by,
        leased_until, ended_at
-  FROM notifications WHERE job_id = %(job_id)s ORDER BY event_id
-""")
+  FROM notifications
+"""
+
+
+@statement(f"{DETAILS} WHERE job_id = %(job_id)s ORDER BY event_id")
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 
 @statement(leases.build_end_statement("notifications", "waiting", "sent", "category = NULL, reason = NULL"))
-def end_sent(conn: Connection, lease: Lease) -> None:
-    """Record that the application accepted a notification. Raises LeaseLost."""
+def end_sent(conn: Connection, lease: Lease) -> None: ...
 
 
 END_DEAD = leases.build_end_statement(

@@ -45,8 +45,6 @@ WITH moved AS (
 
 @dataclass(frozen=True, slots=True)
 class NewOutput:
-    """A file of a prediction to insert."""
-
     id: UUID
     job_id: UUID
     prediction_id: UUID
@@ -120,7 +118,8 @@ def postpone_waiting(conn: Connection, job_id: UUID, seconds: float) -> None:
 
 
 # Since the output was added or replayed; failures of moorage's own servers are no attempts at the source. A URL without
-# an expiry is taken to expire %(life)s seconds after its first failure.
+# an expiry is taken to expire %(life)s seconds after its first failure. Of a file in quarantine the next attempt reads
+# those bytes.
 READ_FAILURES = """
 WITH failed AS MATERIALIZED (
     SELECT id, at, kind FROM events
@@ -131,19 +130,22 @@ WITH failed AS MATERIALIZED (
     SELECT o.deferred_at IS NOT NULL AS is_deferred,
            CASE WHEN source_kind = 'url' AND NOT is_placeholder THEN 'file' ELSE 'other' END AS work,
            (SELECT min(at) FROM failed) AS failing_since,
-           coalesce(o.expires_at, (SELECT min(at) FROM failed) + make_interval(secs => %(life)s)) AS expires_at
+           coalesce(o.expires_at, (SELECT min(at) FROM failed) + make_interval(secs => %(life)s)) AS expires_at,
+           o.quarantined_at + make_interval(secs => %(quarantine)s) AS kept_until
       FROM outputs o WHERE o.id = %(id)s
 )
-SELECT expires_at, is_deferred, work, failing_since,
+SELECT coalesce(kept_until, expires_at) AS expires_at, is_deferred, work, failing_since,
        (SELECT count(*) FROM failed WHERE kind = ANY (%(kinds)s)) AS source_errors,
        ARRAY(SELECT at FROM failed WHERE kind = ANY (%(kinds)s) AND at >= expires_at ORDER BY id) AS expired_attempts
   FROM source
 """
 
 
-def read_retry_context(conn: Connection, lease: Lease, life_seconds: float) -> RetryContext:
+def read_retry_context(
+    conn: Connection, lease: Lease, *, life_seconds: float, quarantine_seconds: float
+) -> RetryContext:
     """Return what decides about another attempt at a leased output."""
-    args = {"id": lease.row_id, "kinds": list(SOURCE_KINDS), "life": life_seconds}
+    args = {"id": lease.row_id, "kinds": list(SOURCE_KINDS), "life": life_seconds, "quarantine": quarantine_seconds}
     row = fetch_one(conn, READ_FAILURES, args)
     return RetryContext(lease.errors, **row or {})
 
@@ -160,7 +162,6 @@ END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _I
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
-    """Record the stored file of an output. Raises LeaseLost."""
     leases.execute(conn, lease, END_KEPT, **_list_facts(stored))
 
 
@@ -227,11 +228,16 @@ def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""
 
 
-@statement("""
-SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END AS url, expires_at, state, category,
-       reason, attempt, crashes, run_at, leased_by, ended_at, media, format, bytes, sha256, width_px, height_px,
-       duration_s, key, thumb_key, thumb_missing, notes
-  FROM outputs WHERE job_id = %(job_id)s ORDER BY idx
-""")
+DETAILS = """
+SELECT id, job_id, prediction_id, idx, path, source_kind,
+       CASE WHEN source_kind = 'url' THEN split_part(source, '?', 1) END AS url,
+       expires_at, refreshed_at, state, category, reason, created_at, run_at, attempt, crashes, leased_by, leased_until,
+       ended_at, media, format, bytes, sha256, width_px, height_px, frames, duration_s, key, thumb_key, thumb_missing,
+       notes
+  FROM outputs
+"""
+
+
+@statement(f"{DETAILS} WHERE job_id = %(job_id)s ORDER BY idx")
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return a job's outputs by idx; URLs of sources only, no inline data."""

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all
+from db.connection import Connection, Row
 from db.events import build_event_insert
 from db.statements import statement
 
@@ -38,7 +38,7 @@ def remove(conn: Connection, target: str, actor: str) -> datetime | None:
 
 
 # The lateral parts read the partial indexes of live rows.
-LIST_PAUSES = """
+@statement("""
 SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.predictions
   FROM pauses s
   CROSS JOIN LATERAL (
@@ -50,16 +50,18 @@ SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.
         WHERE r.state IN ('planned', 'submitting', 'running', 'abandoned') AND r.lease_token IS NULL
           AND r.provider = s.target) p
  ORDER BY s.paused_at, s.target
-"""
-
-
+""")
 def list_pauses(conn: Connection) -> list[Row]:
     """Return every pause, with the numbers of outputs and predictions it blocks and their first URL's expires_at."""
-    return fetch_all(conn, LIST_PAUSES)
 
 
-def _build_due_statement(table: str, condition: str) -> str:
-    return f"""
+_BLOCKED: Final = {
+    "outputs": """state = 'waiting'
+       AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))""",
+    "predictions": "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s",
+}
+MAKE_DUE: Final = {
+    table: f"""
 WITH waiting AS MATERIALIZED (
     SELECT id FROM {table}
      WHERE lease_token IS NULL AND (run_at > moment() OR woken_at IS NOT NULL) AND {condition}
@@ -67,23 +69,10 @@ WITH waiting AS MATERIALIZED (
 UPDATE {table} t SET run_at = least(t.run_at, moment()), woken_at = NULL
   FROM waiting WHERE t.id = waiting.id RETURNING t.id
 """
+    for table, condition in _BLOCKED.items()
+}
 
 
-@statement(
-    _build_due_statement(
-        "outputs",
-        "state = 'waiting'"
-        " AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))",
-    )
-)
-def make_outputs_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
-    """Make waiting outputs of a provider (of all, for `keep`) due now; return the ids, at most `limit`."""
-
-
-@statement(
-    _build_due_statement(
-        "predictions", "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s"
-    )
-)
-def make_predictions_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
-    """Make live predictions of a provider due now; return the ids, at most `limit`."""
+@statement(MAKE_DUE)
+def make_due(conn: Connection, table: str, target: str, *, limit: int) -> list[UUID]:
+    """Make outputs or predictions that the pause of a target blocks due now; return the ids, at most `limit`."""

@@ -34,8 +34,7 @@ SELECT {_COLUMNS}, EXISTS (SELECT FROM renders r WHERE r.id = p.job_id) AS has_r
 @statement(f"""{_WITH_FACTS}
  WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))
 """)
-def find(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> list[Prediction]:
-    """Return the predictions that are known, by provider and external id."""
+def find(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> list[Prediction]: ...
 
 
 def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Prediction | None:
@@ -199,11 +198,15 @@ def replay(conn: Connection, prediction_id: UUID, *, deadline: timedelta, actor:
     """Reset a lost prediction to `running`, due now; return False if it is not lost or was never submitted."""
 
 
-@statement("""
-SELECT id, seq, provider, external_id, model, state, category, reason, raw_status, created_at, deadline_at, polls,
-       ended_by, run_at, attempt, crashes, leased_by, ended_at, entry, submitted_at, cancel_reason
-  FROM predictions WHERE job_id = %(job_id)s ORDER BY seq
-""")
+DETAILS = """
+SELECT id, job_id, seq, entry, provider, external_id, model, state, category, reason, raw_status, created_at,
+       submitted_at, deadline_at, cancel_reason, output_until, polls, ended_by, run_at, attempt, crashes, leased_by,
+       leased_until, ended_at
+  FROM predictions
+"""
+
+
+@statement(f"{DETAILS} WHERE job_id = %(job_id)s ORDER BY seq")
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 

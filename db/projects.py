@@ -1,7 +1,6 @@
 """Projects and their documents."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from psycopg.types.json import Jsonb
 
@@ -57,13 +56,15 @@ def add(conn: Connection, project: ProjectKey, envelope: str) -> bool:
     """
 
 
-ADD_SCENE = """
+@statement("""
 UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', CASE jsonb_typeof(document -> 'scenes') WHEN 'array'
                             THEN document -> 'scenes' ELSE '[]' END
                             || jsonb_build_array(%(scene)s::jsonb || %(extra_fields)s))
  WHERE owner = %(owner)s AND id = %(id)s
-"""
+""")
+def add_scene(conn: Connection, project: ProjectKey, scene: str, extra_fields: Jsonb) -> None:
+    """Append a scene (JSON text), with `extra_fields` merged into it, to a locked project."""
 
 
 @statement("""
@@ -72,11 +73,6 @@ UPDATE projects SET document = %(envelope)s::jsonb -> 'document', is_implicit = 
 """)
 def replace_document(conn: Connection, project: ProjectKey, envelope: str) -> None:
     """Replace the document of a locked project; then `update_image_urls`. `envelope`: see `add`."""
-
-
-def add_scene(conn: Connection, project: ProjectKey, scene: str, extra_fields: Mapping[str, Any]) -> None:
-    """Append a scene (JSON text), with `extra_fields` merged into it, to a locked project."""
-    conn.execute(ADD_SCENE, {**project._asdict(), "scene": scene, "extra_fields": Jsonb(dict(extra_fields))})
 
 
 # These statements write a document once, whatever the number of scenes: it may be 1 MB.
@@ -104,14 +100,20 @@ def reorder_scenes(conn: Connection, project: ProjectKey, positions: Sequence[in
     """Reorder the scenes of a locked project. `positions`: a permutation of the current positions, not empty."""
 
 
-LOCK = """
-SELECT id, owner, document::text AS document FROM projects WHERE owner = %(owner)s AND id = %(id)s FOR UPDATE
+GET = """
+SELECT id, owner, document::text AS document, created_at, updated_at
+  FROM projects WHERE owner = %(owner)s AND id = %(id)s
 """
+
+
+def get(conn: Connection, project: ProjectKey, suffix: str = "") -> Row | None:
+    row = fetch_one(conn, GET + suffix, project._asdict())
+    return row and {**row, "document": scene_documents.parse_document(row["document"])}
 
 
 def lock(conn: Connection, project: ProjectKey) -> Row | None:
     """Lock a project: after outputs, before inserting rows that reference it."""
-    return _parse_document(fetch_one(conn, LOCK, project._asdict()))
+    return get(conn, project, "FOR UPDATE")
 
 
 IS_OVERWRITTEN = "computed_md5 IS DISTINCT FROM document_md5"
@@ -126,16 +128,14 @@ def list_overwritten(conn: Connection, limit: int = 50) -> list[ProjectKey]:
 
 
 @statement("SELECT owner FROM projects WHERE id = %(project_id)s ORDER BY owner LIMIT %(limit)s")
-def list_owners(conn: Connection, project_id: str, limit: int = 20) -> list[str]:
-    """Return the owners that have a project of this id."""
+def list_owners(conn: Connection, project_id: str, limit: int = 20) -> list[str]: ...
 
 
 @statement("""
 SELECT owner, id, status, created_at, updated_at FROM projects
  WHERE owner = %(owner)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
 """)
-def list_page(conn: Connection, owner: str, after: str, limit: int) -> list[Row]:
-    """Return an owner's projects, by id."""
+def list_page(conn: Connection, owner: str, after: str, limit: int) -> list[Row]: ...
 
 
 LIST_LIVE_JOBS = """
@@ -165,16 +165,6 @@ def delete(conn: Connection, project: ProjectKey) -> bool | None:
     return True
 
 
-GET = """
-SELECT id, owner, document::text AS document, created_at, updated_at
-  FROM projects WHERE owner = %(owner)s AND id = %(id)s
-"""
-
-
-def get(conn: Connection, project: ProjectKey) -> Row | None:
-    return _parse_document(fetch_one(conn, GET, project._asdict()))
-
-
 def get_with_image_urls(conn: Connection, project: ProjectKey, asset_base: str) -> Row | None:
     """
     Return a project with its document, current `imageUrls`, and `unplaced`: the files without a scene.
@@ -191,7 +181,3 @@ def get_with_image_urls(conn: Connection, project: ProjectKey, asset_base: str) 
     )
     unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
     return {**found, "document": document, "unplaced": unplaced}
-
-
-def _parse_document(row: Row | None) -> Row | None:
-    return row and {**row, "document": scene_documents.parse_document(row["document"])}

@@ -20,8 +20,9 @@ UPDATE outputs
        quarantine_type = %(declared_type)s, quarantined_at = moment()
  WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
 """)
-def record(conn: Connection, lease: Lease, key: str, size_bytes: int, sha256: str, declared_type: str | None) -> None:
-    """Record the object of a refused file. Raises LeaseLost."""
+def record(
+    conn: Connection, lease: Lease, key: str, size_bytes: int, sha256: str, declared_type: str | None
+) -> None: ...
 
 
 @statement("UPDATE outputs SET quarantined_at = moment() WHERE id = %(id)s AND lease_token = %(token)s RETURNING id")
@@ -30,8 +31,7 @@ def extend(conn: Connection, lease: Lease) -> None:
 
 
 @statement(f"UPDATE outputs SET {RELEASE} WHERE id = %(id)s AND lease_token = %(token)s RETURNING id")
-def forget(conn: Connection, lease: Lease) -> None:
-    """Record that the object is missing. Raises LeaseLost."""
+def forget(conn: Connection, lease: Lease) -> None: ...
 
 
 @statement("""

@@ -19,9 +19,9 @@ from moorage.model import Lease
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def statement(sql: str) -> Callable[[F], F]:
+def statement(sql: str | Mapping[Any, str]) -> Callable[[F], F]:
     """
-    Make a function execute `sql`; its own body is empty.
+    Make a function execute `sql`, of a mapping the one for its first argument (a lease's table); its body is empty.
 
     Its return type says what it returns: `list` or `set` all rows, `X | None` or `X` the first one, `bool` whether
     there is one, `QueuedQuery` what is sent with the next statement, `None` nothing. A row is returned as `Row`, as a
@@ -35,16 +35,20 @@ def statement(sql: str) -> Callable[[F], F]:
         parameters = list(inspect.signature(function).parameters.values())[1:]
         names = [parameter.name for parameter in parameters]
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        read = _build_reader(get_type_hints(function)["return"])
+        read = _build_reader(get_type_hints(function)["return"], function.__qualname__)
 
         @functools.wraps(function)
         def run(conn: Connection, *args: Any, **kwargs: Any) -> Any:
             given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
             values = {key: value for name, argument in given.items() for key, value in _expand(name, argument).items()}
-            return read(conn, sql, values, given.get("lease"))
+            lease = given.get("lease")
+            texts = wrapped.sql
+            text = texts if isinstance(texts, str) else texts[lease.table if lease else given[names[0]]]
+            return read(conn, text, values, lease)
 
-        run.sql = sql  # type: ignore[attr-defined]  # a test plans every statement
-        return cast(F, run)
+        wrapped: Any = run
+        wrapped.sql = sql  # a test plans every statement
+        return cast(F, wrapped)
 
     return decorate
 
@@ -67,7 +71,7 @@ def _expand(name: str, argument: Any) -> Mapping[str, Any]:
     return {name: argument}
 
 
-def _build_reader(kind: Any) -> Callable[[Connection, str, Row, Lease | None], Any]:
+def _build_reader(kind: Any, name: str) -> Callable[[Connection, str, Row, Lease | None], Any]:
     if kind is QueuedQuery:
         return lambda conn, sql, values, _: conn.queue(sql, values)
     if kind is type(None):
@@ -84,7 +88,7 @@ def _build_reader(kind: Any) -> Callable[[Connection, str, Row, Lease | None], A
         if row is not None:
             return _convert(get_args(kind)[0] if is_optional else kind, row)
         if not is_optional:
-            raise LookupError(f"no {kind.__name__}: {values}")
+            raise LookupError(f"{name}: there is no row")
         return None
 
     return read_first

@@ -8,7 +8,6 @@ from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from db.predictions import build_abandon
 from db.statements import statement
-from moorage import ids
 from moorage.model import FallbackEntry, Job, Lease, Prediction
 from moorage.transitions import EventKind
 
@@ -19,31 +18,18 @@ SUBMIT_STATES = ("planned", "submitting")
 WITH moved AS (
     INSERT INTO predictions (id, job_id, seq, entry, provider, model, owner, state, deadline_at, run_at,
                              woken_at)
-    SELECT %(new_id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(index)s,
+    SELECT %(prediction_id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(index)s,
            %(provider)s, %(model)s, j.owner, 'planned', j.deadline_at, moment(),
            CASE WHEN %(is_woken)s THEN moment() END
       FROM jobs j WHERE j.id = %(job_id)s
     RETURNING id, job_id
 ) {build_event_insert("prediction", "NULL", "'planned'", "%(reason)s")}
 """)
-def _plan(
-    conn: Connection, new_id: UUID, job_id: UUID, index: int, entry: FallbackEntry, reason: str | None, actor: str,
-    is_woken: bool,
-) -> UUID: ...  # fmt: skip
-
-
 def plan(
-    conn: Connection,
-    job_id: UUID,
-    entry_index: int,
-    entry: FallbackEntry,
-    *,
-    reason: str | None,
-    actor: str,
-    is_woken: bool = True,
-) -> UUID:
+    conn: Connection, prediction_id: UUID, job_id: UUID, index: int, entry: FallbackEntry, *, reason: str | None,
+    actor: str, is_woken: bool = True,
+) -> UUID:  # fmt: skip
     """Insert the next prediction of a locked or newly inserted job, due now; return its id, to be woken by default."""
-    return _plan(conn, ids.uuid7(), job_id, entry_index, entry, reason, actor, is_woken)
 
 
 # An entry whose prediction moorage cancelled is used again: it has not been tried.

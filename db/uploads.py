@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row, fetch_one
 from db.statements import statement
 from moorage.model import Media
 
@@ -33,7 +33,6 @@ def _add(conn: Connection, upload: Row, media: Media) -> datetime: ...
 
 
 def add(conn: Connection, upload: Upload) -> datetime:
-    """Insert an upload whose object is stored; return its creation time."""
     return _add(conn, asdict(upload), upload.media)
 
 
@@ -53,8 +52,7 @@ SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, hei
    AND (%(before)s::uuid IS NULL OR id < %(before)s)
  ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN owner END DESC, id DESC LIMIT %(limit)s
 """)
-def list_page(conn: Connection, owner: str | None, before: UUID | None, limit: int) -> list[Row]:
-    """Return uploads, newest first."""
+def list_page(conn: Connection, owner: str | None, before: UUID | None, limit: int) -> list[Row]: ...
 
 
 @statement("UPDATE uploads SET deleted_at = moment() WHERE id = %(upload_id)s AND deleted_at IS NULL RETURNING key")
@@ -98,16 +96,7 @@ WITH old AS MATERIALIZED (SELECT id {OLD} ORDER BY created_at LIMIT %(limit)s FO
 UPDATE uploads u SET deleted_at = moment() FROM old WHERE u.id = old.id RETURNING u.key
 """
 
-DELETED: Final = f"FROM uploads WHERE deleted_at IS NOT NULL AND deleted_at < {_BEFORE}"
 
-DROP_DELETED: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {DELETED} ORDER BY deleted_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)
-DELETE FROM uploads u USING old WHERE u.id = old.id RETURNING u.id
-"""
-
-
+@statement(MARK_OLD)
 def mark_old(conn: Connection, seconds: float, limit: int) -> list[str]:
     """Mark uploads as deleted that were stored more than `seconds` ago; return the keys of their objects."""
-    return [row["key"] for row in fetch_all(conn, MARK_OLD, {"seconds": seconds, "limit": limit})]

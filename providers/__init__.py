@@ -95,6 +95,7 @@ def _build(name: str, declaration: Declaration, settings: Settings, text: str) -
         secrets: declarations.read_secrets(webhook.secrets) if webhook else (),
     }
     if declaration.api == "fal" and webhook:
-        given[secrets], settings = webhook.users, settings.with_constants(fal_jwks_url=webhook.jwks)
+        given |= {secrets: webhook.users, "fal_openapi": None}
+        settings = settings.with_constants(fal_jwks_url=webhook.jwks)
     compatible: Provider = type(name, (api,), attributes)(settings.model_copy(update=given))
     return compatible

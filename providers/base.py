@@ -161,8 +161,13 @@ class Provider(ABC):
     def parse_report(self, body: bytes) -> PredictionReport:
         """Parse the body of a delivery; raises MalformedPayload, or UnrelatedEvent if it is not about a prediction."""
 
-    def refine_report(self, report: PredictionReport, body: bytes) -> PredictionReport:  # noqa: ARG002 (for subclasses)
-        """Return the report by the model's output schema, if it is unclear and the schema is known; sends a request."""
+    def refine_report(
+        self,
+        report: PredictionReport,
+        body: bytes,  # noqa: ARG002 (for subclasses)
+        model: str | None,  # noqa: ARG002
+    ) -> PredictionReport:
+        """Return an unclear report by the output schema of the `model` as registered, if known; sends a request."""
         return report
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (for subclasses)

@@ -10,13 +10,12 @@ from typing import Any, Final
 from db.audit.check import SUBJECTS, Check
 from db.audit.history_checks import EVENTS_OF, HISTORY
 from db.audit.row_checks import ROWS
-from db.audit.work_checks import WORK
 from db.connection import Connection, Row, fetch_all
 from db.projects import build_key_columns
 
 LONG_TIMEOUTS: Final = "SET LOCAL statement_timeout = '15min'; SET LOCAL idle_in_transaction_session_timeout = '1min'"
 
-CHECKS: Final[Mapping[Check, str]] = {**ROWS, **WORK, **HISTORY}
+CHECKS: Final[Mapping[Check, str]] = {**ROWS, **HISTORY}
 
 # Only in a deep audit: reads the bodies.
 DEEP_ONLY: Final = frozenset({Check(1, "deliveries", "bytes")})

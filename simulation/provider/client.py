@@ -68,6 +68,7 @@ class Standin:
             "REPLICATE_MODELS": ",".join((*_OFFERED, *models.REPLICATE_MODELS)),
             "FAL_QUEUE_URL": f"{self.url}/fal",
             "MOORAGE_DEV_FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
+            "FAL_OPENAPI": f"{self.url}/fal/openapi/{{model}}",
             "FAL_KEY": fal_key(self.token),
             "FAL_USER_ID": FAL_USER,
             "FAL_OUTPUT_HOSTS": "127.0.0.1",

@@ -67,7 +67,9 @@ def create_job(
         jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
         first = request.fallback_chain[0]
         try:
-            prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api", is_woken=False)
+            prediction_id = submissions.plan(
+                conn, ids.uuid7(), job_id, 0, first, reason=None, actor="api", is_woken=False
+            )
         except LookupError:  # an equal request was committed meanwhile: this job was not inserted
             return insert(conn)
         wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity

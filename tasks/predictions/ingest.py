@@ -61,7 +61,10 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         reason = to_storable(str(error))
         deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))
         return []
-    report = item.provider.refine_report(item.report, item.delivery.body or b"")
+    report = item.report
+    if output_files.is_unclear(report):
+        known = deps.database.run(lambda conn: predictions.find_by_external_id(conn, *item.key))
+        report = item.provider.refine_report(report, item.delivery.body or b"", known.model if known else None)
     item = replace(item, report=inline_files.spool_files(deps, report))
     guard.check()
     return _commit(deps, lambda conn: apply_one(conn, deps, item))

@@ -5,6 +5,7 @@ from typing import Final
 
 from db import jobs, leases, predictions, submissions
 from db.connection import Connection
+from moorage import ids
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease, Prediction, PredictionState, Wake
 from moorage.retry_policy import DeadLetterDecision
@@ -78,7 +79,9 @@ def abandon_submission(
     if may_resubmit and submissions.was_resubmitted(conn, prediction.id):
         may_resubmit = False
     if may_resubmit and entry is not None and prediction.entry is not None:
-        return [Wake("submit", submissions.plan(conn, job.id, prediction.entry, entry, reason=reason, actor=actor))]
+        index, prediction_id = prediction.entry, ids.uuid7()
+        submissions.plan(conn, prediction_id, job.id, index, entry, reason=reason, actor=actor)
+        return [Wake("submit", prediction_id)]
     return leased.advance_chain(DeadLetterDecision("PROVIDER_FAILED", "SubmitUncertain", reason, retryable=True))
 
 

@@ -213,7 +213,7 @@ def test_reading_pauses_costs_what_is_live(conn: Connection) -> None:
     """Status is asked when there is trouble, and a big table must not make it worse."""
     conn.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
 
-    plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {pauses.LIST_PAUSES}".encode()))
+    plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {pauses.list_pauses.sql}".encode()))
 
     assert re.search("using outputs_(due|urgent|by_host)", plan)
     assert "using predictions_due" in plan

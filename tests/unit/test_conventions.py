@@ -33,6 +33,7 @@ SHARED_NAMES = {
         "list_by_job": "SELECT the rows of a job",
         "list_page": "SELECT one page, newest first",
         "lock": "SELECT one row by id FOR UPDATE",
+        "make_due": "set run_at of waiting rows to now",
         "postpone": "move run_at of a waiting row",
         "queue_add": "INSERT rows together with the next statement",
         "queue_lock": "lock several rows, but none that is locked, together with the next statement",
