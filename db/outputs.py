@@ -7,7 +7,7 @@ from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases, quarantine
 from db.connection import Connection, QueuedQuery, Row, fetch_one
-from db.events import build_event_insert
+from db.events import build_event_insert, records
 from db.statements import statement
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
@@ -215,14 +215,12 @@ def dead_letter(
     return job
 
 
-@statement(f"""
-WITH moved AS (
-    UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
-           crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
-     WHERE id = %(output_id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
-           OR is_placeholder)
-    RETURNING id, job_id
-) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
+@records("output", "'dead'", "'waiting'", "'replayed'")
+@statement("""
+UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
+       crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
+ WHERE id = %(output_id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
+       OR is_placeholder) RETURNING id, job_id
 """)
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""

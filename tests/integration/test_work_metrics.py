@@ -85,7 +85,7 @@ def test_a_failed_poll_is_a_retry(at: World) -> None:
             at.source.predictions[name] = answer if answer == 503 else {**answer, "id": name}
             at.conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s", (one,))
             shown += step_runner.run_step("poll", one, LEASED_BY)
-        failing = at.deps.database.run(lambda conn: read_overview(conn, []).failing)
+        failing = at.deps.database.run(lambda conn: read_overview(conn, [])["failing"])
         assert [row["value"] for row in failing] == ([2] if answer == 503 else [])
         assert all("503" in row["example"] for row in failing)
 
