@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from db.connection import Connection, Row
-from db.events import build_event_insert
+from db.events import build_event_insert, records
 from db.statements import statement
 from moorage import ids
 from moorage.model import DeadLetter
@@ -67,12 +67,10 @@ def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> boo
     """Close an open dead letter as `replayed` or `discarded`; return False if it is not open."""
 
 
-@statement(f"""
-WITH moved AS (
-    UPDATE dead_letters SET acknowledged_at = moment(), acknowledged_by = %(actor)s, note = %(note)s
-     WHERE id = %(dead_letter_id)s AND state = 'open'
-    RETURNING id, job_id
-) {build_event_insert("dead_letter", "'open'", "'open'", "%(note)s")}
+@records("dead_letter", "'open'", "'open'", "%(note)s")
+@statement("""
+UPDATE dead_letters SET acknowledged_at = moment(), acknowledged_by = %(actor)s, note = %(note)s
+ WHERE id = %(dead_letter_id)s AND state = 'open' RETURNING id, job_id
 """)
 def acknowledge(conn: Connection, dead_letter_id: UUID, actor: str, note: str) -> bool:
     """Note that an operator knows an open dead letter, which is no problem then; return False if it is not open."""

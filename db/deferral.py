@@ -10,7 +10,7 @@ from uuid import UUID
 
 from db import breakers, cancellation, dead_letters, jobs, leases
 from db.connection import Connection, QueuedQuery, fetch_all
-from db.events import build_event_insert
+from db.events import build_event_insert, records
 from db.statements import statement
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease
@@ -38,14 +38,13 @@ def defer(conn: Connection, lease: Lease, category: str) -> Job:
     return job
 
 
+@records("output", "'waiting'", "'waiting'", "'its job no longer waits for it'", kind="'deferred'")
 @statement(f"""
-WITH moved AS (
-    UPDATE outputs SET deferred_at = moment(), category = 'DOWNLOAD_FAILED'
-     WHERE job_id = %(job_id)s AND state = 'waiting' AND deferred_at IS NULL AND lease_token IS NULL
-       AND {breakers.HOST} = ANY (ARRAY(SELECT host FROM {breakers.OPEN_HOSTS}
-                                         WHERE opened_at <= moment() - make_interval(secs => %(seconds)s)))
-    RETURNING id, job_id
-) {build_event_insert("output", "'waiting'", "'waiting'", "'its job no longer waits for it'", kind="'deferred'")}
+UPDATE outputs SET deferred_at = moment(), category = 'DOWNLOAD_FAILED'
+ WHERE job_id = %(job_id)s AND state = 'waiting' AND deferred_at IS NULL AND lease_token IS NULL
+   AND {breakers.HOST} = ANY (ARRAY(SELECT host FROM {breakers.OPEN_HOSTS}
+                                     WHERE opened_at <= moment() - make_interval(secs => %(seconds)s)))
+RETURNING id, job_id
 """)
 def defer_blocked(conn: Connection, job_id: UUID, *, seconds: float, actor: str) -> QueuedQuery:
     """Have a locked job no longer wait for outputs whose hosts' circuit breakers have been open for `seconds`."""
@@ -53,14 +52,13 @@ def defer_blocked(conn: Connection, job_id: UUID, *, seconds: float, actor: str)
 
 # A keep step that is at work on one of them goes on; its file counts for the job again. `woken_at`: the caller
 # publishes their wakes, as after every change that makes outputs due.
-@statement(f"""
-WITH moved AS (
-    UPDATE outputs SET deferred_at = NULL, woken_at = moment(), run_at = least(run_at, moment()),
-           attempt = CASE WHEN lease_token IS NULL THEN 0 ELSE attempt END,
-           crashes = CASE WHEN lease_token IS NULL THEN 0 ELSE crashes END
-     WHERE job_id = %(job_id)s AND prediction_id = %(chosen_id)s AND state = 'waiting' AND deferred_at IS NOT NULL
-    RETURNING id, job_id
-) {build_event_insert("output", "'waiting'", "'waiting'", "'its job waits for it again'", kind="'resumed'")}
+@records("output", "'waiting'", "'waiting'", "'its job waits for it again'", kind="'resumed'")
+@statement("""
+UPDATE outputs SET deferred_at = NULL, woken_at = moment(), run_at = least(run_at, moment()),
+       attempt = CASE WHEN lease_token IS NULL THEN 0 ELSE attempt END,
+       crashes = CASE WHEN lease_token IS NULL THEN 0 ELSE crashes END
+ WHERE job_id = %(job_id)s AND prediction_id = %(chosen_id)s AND state = 'waiting' AND deferred_at IS NOT NULL
+RETURNING id, job_id
 """)
 def resume(conn: Connection, job_id: UUID, chosen_id: UUID, actor: str) -> list[UUID]:
     """Have a locked job wait again for the deferred outputs of a prediction, now due; return them."""

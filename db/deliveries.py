@@ -6,7 +6,7 @@ from uuid import UUID
 
 from db import dead_letters, leases
 from db.connection import Connection, Database, QueuedQuery, Row
-from db.events import build_event_insert
+from db.events import build_event_insert, records
 from db.leases import CLEAR_LEASE, RESTART
 from db.statements import statement
 from moorage.model import Delivery, Lease, Step
@@ -138,11 +138,10 @@ def dead_letter(
     )
 
 
+@records("delivery", "'dead'", "'new'", "'replayed'", job_id="NULL")
 @statement(f"""
-WITH moved AS (
-    UPDATE deliveries SET state = 'new', unmatched_until = NULL, {RESTART}
-     WHERE id = %(delivery_id)s AND state = 'dead' AND body IS NOT NULL RETURNING id
-) {build_event_insert("delivery", "'dead'", "'new'", "'replayed'", job_id="NULL")}
+UPDATE deliveries SET state = 'new', unmatched_until = NULL, {RESTART}
+ WHERE id = %(delivery_id)s AND state = 'dead' AND body IS NOT NULL RETURNING id
 """)
 def replay(conn: Connection, delivery_id: UUID, actor: str) -> bool:
     """Reset a dead delivery to `new`; return False if its body was purged or it is not dead."""

@@ -1,12 +1,12 @@
 """Events: every state transition, inserted in the transaction that makes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, Row
-from db.statements import statement
+from db.statements import F, statement
 
 
 def build_event_insert(subject: str, from_state: str, to_state: str, reason: str = "NULL", **columns: str) -> str:
@@ -20,6 +20,17 @@ def build_event_insert(subject: str, from_state: str, to_state: str, reason: str
 INSERT INTO events (subject, subject_id, from_state, to_state, reason, actor, {", ".join(columns)})
 SELECT '{subject}', id, {from_state}, {to_state}, {reason}, %(actor)s, {", ".join(columns.values())} FROM moved
 RETURNING subject_id AS id, job_id"""
+
+
+def records(subject: str, from_state: str, to_state: str, reason: str = "NULL", **columns: str) -> Callable[[F], F]:
+    """Have a function of a statement, which returns `id` and `job_id`, insert an event for each row; see above."""
+
+    def decorate(function: F) -> F:
+        insert = build_event_insert(subject, from_state, to_state, reason, **columns)
+        vars(function)["sql"] = f"WITH moved AS ({vars(function)['sql']}) {insert}"
+        return function
+
+    return decorate
 
 
 MAX_ID_SPAN: Final = 500  # ids a page covers: bounds the cost of a filter that matches nothing

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases, quarantine
 from db.connection import Connection, QueuedQuery, Row, fetch_one
-from db.events import build_event_insert
+from db.events import build_event_insert, records
 from db.statements import statement
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
@@ -118,7 +118,8 @@ def postpone_waiting(conn: Connection, job_id: UUID, seconds: float) -> None:
 
 
 # Since the output was added or replayed; failures of moorage's own servers are no attempts at the source. A URL without
-# an expiry is taken to expire %(life)s seconds after its first failure.
+# an expiry is taken to expire %(life)s seconds after its first failure. Of a file in quarantine the next attempt reads
+# those bytes.
 READ_FAILURES = """
 WITH failed AS MATERIALIZED (
     SELECT id, at, kind FROM events
@@ -129,19 +130,22 @@ WITH failed AS MATERIALIZED (
     SELECT o.deferred_at IS NOT NULL AS is_deferred,
            CASE WHEN source_kind = 'url' AND NOT is_placeholder THEN 'file' ELSE 'other' END AS work,
            (SELECT min(at) FROM failed) AS failing_since,
-           coalesce(o.expires_at, (SELECT min(at) FROM failed) + make_interval(secs => %(life)s)) AS expires_at
+           coalesce(o.expires_at, (SELECT min(at) FROM failed) + make_interval(secs => %(life)s)) AS expires_at,
+           o.quarantined_at + make_interval(secs => %(quarantine)s) AS kept_until
       FROM outputs o WHERE o.id = %(id)s
 )
-SELECT expires_at, is_deferred, work, failing_since,
+SELECT coalesce(kept_until, expires_at) AS expires_at, is_deferred, work, failing_since,
        (SELECT count(*) FROM failed WHERE kind = ANY (%(kinds)s)) AS source_errors,
        ARRAY(SELECT at FROM failed WHERE kind = ANY (%(kinds)s) AND at >= expires_at ORDER BY id) AS expired_attempts
   FROM source
 """
 
 
-def read_retry_context(conn: Connection, lease: Lease, life_seconds: float) -> RetryContext:
+def read_retry_context(
+    conn: Connection, lease: Lease, *, life_seconds: float, quarantine_seconds: float
+) -> RetryContext:
     """Return what decides about another attempt at a leased output."""
-    args = {"id": lease.row_id, "kinds": list(SOURCE_KINDS), "life": life_seconds}
+    args = {"id": lease.row_id, "kinds": list(SOURCE_KINDS), "life": life_seconds, "quarantine": quarantine_seconds}
     row = fetch_one(conn, READ_FAILURES, args)
     return RetryContext(lease.errors, **row or {})
 
@@ -211,14 +215,12 @@ def dead_letter(
     return job
 
 
-@statement(f"""
-WITH moved AS (
-    UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
-           crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
-     WHERE id = %(output_id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
-           OR is_placeholder)
-    RETURNING id, job_id
-) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
+@records("output", "'dead'", "'waiting'", "'replayed'")
+@statement("""
+UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
+       crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
+ WHERE id = %(output_id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
+       OR is_placeholder) RETURNING id, job_id
 """)
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""

@@ -4,35 +4,31 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection
-from db.events import build_event_insert
+from db.events import records
 from db.statements import statement
 
 PROVIDER: Final = "placeholder"  # of the prediction that a placeholder belongs to
 
 
 # The job's id as external id limits placeholders to one a job. `reason` is why the fallback chain failed.
+@records("prediction", "NULL", "'succeeded'", "'fallback chain yielded no files: placeholder'")
 @statement(f"""
-WITH moved AS (
-    INSERT INTO predictions (id, job_id, seq, provider, external_id, reason, state, deadline_at, ended_at, ended_by)
-    SELECT %(new_id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), '{PROVIDER}',
-           j.id::text, %(reason)s, 'succeeded', moment(), moment(), 'us'
-      FROM jobs j WHERE j.id = %(job_id)s
-    RETURNING id, job_id
-) {build_event_insert("prediction", "NULL", "'succeeded'", "'fallback chain yielded no files: placeholder'")}
+INSERT INTO predictions (id, job_id, seq, provider, external_id, reason, state, deadline_at, ended_at, ended_by)
+SELECT %(new_id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), '{PROVIDER}',
+       j.id::text, %(reason)s, 'succeeded', moment(), moment(), 'us'
+  FROM jobs j WHERE j.id = %(job_id)s RETURNING id, job_id
 """)
 def add_prediction(conn: Connection, new_id: UUID, job_id: UUID, reason: str, actor: str) -> UUID:
     """Insert the prediction of a locked job's placeholder; return its id. `reason`: why the fallback chain failed."""
 
 
 # The keep step renders the image: no transaction waits for that.
-@statement(f"""
-WITH moved AS (
-    INSERT INTO outputs (id, job_id, prediction_id, idx, path, is_placeholder, source_kind, state, run_at, woken_at)
-    SELECT %(new_id)s, %(job_id)s, %(prediction_id)s,
-           (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s), 'placeholder', true, 'inline',
-           'waiting', moment(), moment()
-    RETURNING id, job_id
-) {build_event_insert("output", "NULL", "'waiting'", "'placeholder'")}
+@records("output", "NULL", "'waiting'", "'placeholder'")
+@statement("""
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, is_placeholder, source_kind, state, run_at, woken_at)
+SELECT %(new_id)s, %(job_id)s, %(prediction_id)s,
+       (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s), 'placeholder', true, 'inline',
+       'waiting', moment(), moment() RETURNING id, job_id
 """)
 def add_output(conn: Connection, new_id: UUID, job_id: UUID, prediction_id: UUID, actor: str) -> UUID: ...
 

@@ -41,15 +41,8 @@ UPDATE projects SET computed_md5 = document_md5, updated_at = moment()
 
 
 @statement("""
-SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key, o.media FROM placements p
-  JOIN render_variants v USING (render_id, idx)
-  JOIN renders r ON r.id = p.render_id
-  JOIN outputs o ON o.id = v.output_id WHERE p.owner = %(owner)s AND p.project_id = %(id)s
-   AND r.deleted_at IS NULL
-   AND (NOT o.is_placeholder
-        OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
-                        WHERE w.render_id = p.render_id AND NOT q.is_placeholder))
- ORDER BY p.render_id, p.idx
+SELECT p.render_id, p.idx, p.scene, p.scene_key, v.key, v.media FROM placements p JOIN variants v USING (render_id, idx)
+ WHERE p.owner = %(owner)s AND p.project_id = %(id)s ORDER BY p.render_id, p.idx
 """)
 def list_placements(conn: Connection, project: ProjectKey) -> list[Row]: ...
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from db import dead_letters, jobs, leases
 from db.connection import Connection, QueuedQuery, Row, fetch_one
-from db.events import build_event_insert
+from db.events import build_event_insert, records
 from db.leases import CLEAR_LEASE
 from db.statements import statement
 from moorage.errors import LeaseLost
@@ -185,14 +185,12 @@ def dead_letter(
     return job
 
 
+@records("prediction", "'lost'", "'running'", "'replayed'")
 @statement(f"""
-WITH moved AS (
-    UPDATE predictions
-       SET state = 'running', {leases.RESTART}, ended_by = NULL, category = NULL, reason = NULL,
-           deadline_at = moment() + %(deadline)s, output_until = NULL, cancel_reason = NULL
-     WHERE id = %(prediction_id)s AND state = 'lost' AND external_id IS NOT NULL
-    RETURNING id, job_id
-) {build_event_insert("prediction", "'lost'", "'running'", "'replayed'")}
+UPDATE predictions
+   SET state = 'running', {leases.RESTART}, ended_by = NULL, category = NULL, reason = NULL,
+       deadline_at = moment() + %(deadline)s, output_until = NULL, cancel_reason = NULL
+ WHERE id = %(prediction_id)s AND state = 'lost' AND external_id IS NOT NULL RETURNING id, job_id
 """)
 def replay(conn: Connection, prediction_id: UUID, *, deadline: timedelta, actor: str) -> bool:
     """Reset a lost prediction to `running`, due now; return False if it is not lost or was never submitted."""

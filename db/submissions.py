@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from db.connection import Connection
-from db.events import build_event_insert
+from db.events import records
 from db.leases import CLEAR_LEASE
 from db.predictions import build_abandon
 from db.statements import statement
@@ -14,16 +14,14 @@ from moorage.transitions import EventKind
 SUBMIT_STATES = ("planned", "submitting")
 
 
-@statement(f"""
-WITH moved AS (
-    INSERT INTO predictions (id, job_id, seq, entry, provider, model, owner, state, deadline_at, run_at,
-                             woken_at)
-    SELECT %(prediction_id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(index)s,
-           %(provider)s, %(model)s, j.owner, 'planned', j.deadline_at, moment(),
-           CASE WHEN %(is_woken)s THEN moment() END
-      FROM jobs j WHERE j.id = %(job_id)s
-    RETURNING id, job_id
-) {build_event_insert("prediction", "NULL", "'planned'", "%(reason)s")}
+@records("prediction", "NULL", "'planned'", "%(reason)s")
+@statement("""
+INSERT INTO predictions (id, job_id, seq, entry, provider, model, owner, state, deadline_at, run_at,
+                         woken_at)
+SELECT %(prediction_id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(index)s,
+       %(provider)s, %(model)s, j.owner, 'planned', j.deadline_at, moment(),
+       CASE WHEN %(is_woken)s THEN moment() END
+  FROM jobs j WHERE j.id = %(job_id)s RETURNING id, job_id
 """)
 def plan(
     conn: Connection, prediction_id: UUID, job_id: UUID, index: int, entry: FallbackEntry, *, reason: str | None,
@@ -53,15 +51,13 @@ def get_entry(job: Job, prediction: Prediction) -> FallbackEntry | None:
     return chain[prediction.entry] if prediction.entry is not None and prediction.entry < len(chain) else None
 
 
-@statement(f"""
-WITH moved AS (
-    UPDATE predictions
-       SET state = 'submitting', key_sha256 = %(key_sha256)s, submitted_at = moment(), polls = 0, reason = NULL,
-           category = NULL, cancel_reason = NULL,
-           deadline_at = least(deadline_at, moment() + make_interval(secs => %(deadline_seconds)s))
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'planned'
-    RETURNING id, job_id
-) {build_event_insert("prediction", "'planned'", "'submitting'")}
+@records("prediction", "'planned'", "'submitting'")
+@statement("""
+UPDATE predictions
+   SET state = 'submitting', key_sha256 = %(key_sha256)s, submitted_at = moment(), polls = 0, reason = NULL,
+       category = NULL, cancel_reason = NULL,
+       deadline_at = least(deadline_at, moment() + make_interval(secs => %(deadline_seconds)s))
+ WHERE id = %(id)s AND lease_token = %(token)s AND state = 'planned' RETURNING id, job_id
 """)
 def mark_submitting(conn: Connection, lease: Lease, *, key_sha256: str, deadline_seconds: float) -> None:
     """Record that a prediction is about to be submitted; its deadline starts, the lease remains. Raises LeaseLost."""
@@ -79,14 +75,12 @@ def postpone(conn: Connection, lease: Lease, *, wait_seconds: float, has_searche
     """Make a prediction due after a wait that is not an error, such as that for the next search. Raises LeaseLost."""
 
 
+@records("prediction", "'submitting'", "'planned'", "%(reason)s", kind="%(kind)s")
 @statement(f"""
-WITH moved AS (
-    UPDATE predictions SET state = 'planned', {CLEAR_LEASE}, {_SET_WAIT}, key_sha256 = NULL, submitted_at = NULL,
-           reason = %(reason)s, attempt = attempt - CASE WHEN %(counts_as_error)s THEN 0 ELSE 1 END,
-           deadline_at = (SELECT j.deadline_at FROM jobs j WHERE j.id = predictions.job_id)
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
-    RETURNING id, job_id
-) {build_event_insert("prediction", "'submitting'", "'planned'", "%(reason)s", kind="%(kind)s")}
+UPDATE predictions SET state = 'planned', {CLEAR_LEASE}, {_SET_WAIT}, key_sha256 = NULL, submitted_at = NULL,
+       reason = %(reason)s, attempt = attempt - CASE WHEN %(counts_as_error)s THEN 0 ELSE 1 END,
+       deadline_at = (SELECT j.deadline_at FROM jobs j WHERE j.id = predictions.job_id)
+ WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting' RETURNING id, job_id
 """)
 def return_to_planned(
     conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counts_as_error: bool, kind: EventKind
@@ -94,18 +88,16 @@ def return_to_planned(
     """Reset a prediction that the provider certainly did not accept to `planned`. Raises LeaseLost."""
 
 
+@records("prediction", "'submitting'", "'running'", "%(reason)s")
 @statement(f"""
-WITH moved AS (
-    UPDATE predictions
-       SET state = 'running', external_id = %(external_id)s, {CLEAR_LEASE}, woken_at = NULL, attempt = crashes - 1,
-           polls = 0, reason = NULL,
-           run_at = CASE WHEN cancel_reason IS NOT NULL THEN moment()
-                         ELSE least(moment() + make_interval(secs => %(first_poll_seconds)s), deadline_at) END
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
-       AND NOT EXISTS (SELECT FROM predictions k
-                        WHERE k.provider = predictions.provider AND k.external_id = %(external_id)s)
-    RETURNING id, job_id
-) {build_event_insert("prediction", "'submitting'", "'running'", "%(reason)s")}
+UPDATE predictions
+   SET state = 'running', external_id = %(external_id)s, {CLEAR_LEASE}, woken_at = NULL, attempt = crashes - 1,
+       polls = 0, reason = NULL,
+       run_at = CASE WHEN cancel_reason IS NOT NULL THEN moment()
+                     ELSE least(moment() + make_interval(secs => %(first_poll_seconds)s), deadline_at) END
+ WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
+   AND NOT EXISTS (SELECT FROM predictions k
+                    WHERE k.provider = predictions.provider AND k.external_id = %(external_id)s) RETURNING id, job_id
 """)
 def mark_running(conn: Connection, lease: Lease, external_id: str, *, first_poll_seconds: float, reason: str) -> bool:
     """Record that the provider accepted a submission; return False if the lease is lost or another row has the id."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_one
+from db.connection import Connection, Row
 from db.statements import statement
 from moorage.model import Media
 
@@ -36,19 +36,16 @@ def add(conn: Connection, upload: Upload) -> datetime:
     return _add(conn, asdict(upload), upload.media)
 
 
-GET: Final = """
+_SELECT: Final = """
 SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, height_px, duration_s, created_at
-  FROM uploads WHERE id = %(id)s AND deleted_at IS NULL
-"""
+  FROM uploads WHERE deleted_at IS NULL"""
 
 
-def get(conn: Connection, upload_id: UUID) -> Row | None:
-    return fetch_one(conn, GET, {"id": upload_id})
+@statement(f"{_SELECT} AND id = %(upload_id)s")
+def get(conn: Connection, upload_id: UUID) -> Row | None: ...
 
 
-@statement("""
-SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, height_px, duration_s, created_at
-  FROM uploads WHERE deleted_at IS NULL AND (%(owner)s::text IS NULL OR owner = ANY(ARRAY[%(owner)s]))
+@statement(f"""{_SELECT} AND (%(owner)s::text IS NULL OR owner = ANY(ARRAY[%(owner)s]))
    AND (%(before)s::uuid IS NULL OR id < %(before)s)
  ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN owner END DESC, id DESC LIMIT %(limit)s
 """)

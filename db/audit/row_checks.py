@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from db.audit.check import SUBJECTS, Check, build_checks
-from db.leases import SUBJECT, UNPAUSED
+from db.leases import LIVE, SUBJECT, UNPAUSED
 from db.progress import STATUS
 from db.projects import build_key_columns
 from db.submission_turns import NEEDS_NO_PLACE
@@ -132,13 +132,7 @@ SELECT 'project' AS subject, p.owner || '/' || p.id AS id,
 }
 
 # Rules 2 and 6: every live row is due at some time, and every lease ends.
-_LIVE: Final = {
-    "deliveries": "t.state IN ('new', 'unmatched')",
-    "jobs": "t.state IN ('open', 'keeping')",
-    "predictions": "t.state IN ('planned', 'submitting', 'running', 'abandoned')",
-    "outputs": "t.state IN ('waiting', 'discarding')",
-    "notifications": "t.state = 'waiting'",
-}
+_LIVE: Final = {table: f"t.state IN ({states})" for table, states in {**LIVE, "jobs": "'open', 'keeping'"}.items()}
 # Paused rows wait for an operator, planned ones perhaps for a place; leased rows have a check of their own.
 _HAS_PLACE: Final = {"predictions": f"(state <> 'planned' OR {NEEDS_NO_PLACE})"}
 _CLAIMABLE: Final = {"jobs": "true"} | {

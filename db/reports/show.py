@@ -90,16 +90,13 @@ SELECT id, subject, subject_id, step, category, error, reason, retryable, state,
 def list_dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]: ...
 
 
-TIMELINE: Final = """
+@statement(f"""
 SELECT id, subject, subject_id, from_state, to_state, reason, actor, at FROM events
  WHERE id IN (SELECT id FROM events WHERE job_id = %(job_id)s
               UNION SELECT id FROM events
                      WHERE subject IN ('delivery', 'prediction', 'output', 'notification', 'dead_letter')
                        AND subject_id = ANY(%(ids)s::uuid[]))
- ORDER BY at, id LIMIT %(limit)s
-"""
-
-
+ ORDER BY at, id LIMIT {MAX_EVENTS}
+""")
 def list_timeline(conn: Connection, job_id: UUID | None, ids: Sequence[UUID]) -> list[Row]:
     """Return up to 1,000 events of a job with all its rows, and of the rows given by id, oldest first."""
-    return fetch_all(conn, TIMELINE, {"job_id": job_id, "ids": list(ids), "limit": MAX_EVENTS})

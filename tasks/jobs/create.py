@@ -142,7 +142,7 @@ def _queue_registration(
     row = {"job_id": ids.uuid7(), "prediction_id": ids.uuid7(), "state": "running", "actor": actor}
     row["notify"] = bool(settings.notify_urls)
     added = registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=first, **row)
-    return added, registrations.queue_find(conn, registration)
+    return added, registrations.queue_find(conn, registration.provider, registration.external_id)
 
 
 def ensure_project(conn: Connection, description: JobDescription) -> None:

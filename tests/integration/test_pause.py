@@ -217,4 +217,4 @@ def test_reading_pauses_costs_what_is_live(conn: Connection) -> None:
 
     assert re.search("using outputs_(due|urgent|by_host)", plan)
     assert "using predictions_due" in plan
-    assert status.read_overview(conn, ["replicate"]).pauses == []
+    assert status.read_overview(conn, ["replicate"])["pauses"] == []
