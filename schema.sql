@@ -545,6 +545,7 @@ CREATE TABLE work_totals (
     name   text NOT NULL,
     labels text NOT NULL,
     value  double precision NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT moment(),
     PRIMARY KEY (name, labels)
 ) WITH (fillfactor = 50);
 

@@ -25,6 +25,13 @@ SUBJECT: Final[Mapping[WorkTable, str]] = {
     "outputs": "output",
     "notifications": "notification",
 }
+# A released prediction that is still to be submitted is not taken by a poll: dispatch wakes it within a second.
+STEP_BY_TABLE: Final[Mapping[WorkTable, Step]] = {
+    "deliveries": "ingest",
+    "predictions": "poll",
+    "outputs": "keep",
+    "notifications": "notify",
+}
 
 # The states of rows that moorage still works on; the others are terminal.
 LIVE: Final[Mapping[str, str]] = {

@@ -118,7 +118,8 @@ def postpone_waiting(conn: Connection, job_id: UUID, seconds: float) -> None:
 
 
 # Since the output was added or replayed; failures of moorage's own servers are no attempts at the source. A URL without
-# an expiry is taken to expire %(life)s seconds after its first failure.
+# an expiry is taken to expire %(life)s seconds after its first failure. Of a file in quarantine the next attempt reads
+# those bytes.
 READ_FAILURES = """
 WITH failed AS MATERIALIZED (
     SELECT id, at, kind FROM events
@@ -129,19 +130,22 @@ WITH failed AS MATERIALIZED (
     SELECT o.deferred_at IS NOT NULL AS is_deferred,
            CASE WHEN source_kind = 'url' AND NOT is_placeholder THEN 'file' ELSE 'other' END AS work,
            (SELECT min(at) FROM failed) AS failing_since,
-           coalesce(o.expires_at, (SELECT min(at) FROM failed) + make_interval(secs => %(life)s)) AS expires_at
+           coalesce(o.expires_at, (SELECT min(at) FROM failed) + make_interval(secs => %(life)s)) AS expires_at,
+           o.quarantined_at + make_interval(secs => %(quarantine)s) AS kept_until
       FROM outputs o WHERE o.id = %(id)s
 )
-SELECT expires_at, is_deferred, work, failing_since,
+SELECT coalesce(kept_until, expires_at) AS expires_at, is_deferred, work, failing_since,
        (SELECT count(*) FROM failed WHERE kind = ANY (%(kinds)s)) AS source_errors,
        ARRAY(SELECT at FROM failed WHERE kind = ANY (%(kinds)s) AND at >= expires_at ORDER BY id) AS expired_attempts
   FROM source
 """
 
 
-def read_retry_context(conn: Connection, lease: Lease, life_seconds: float) -> RetryContext:
+def read_retry_context(
+    conn: Connection, lease: Lease, *, life_seconds: float, quarantine_seconds: float
+) -> RetryContext:
     """Return what decides about another attempt at a leased output."""
-    args = {"id": lease.row_id, "kinds": list(SOURCE_KINDS), "life": life_seconds}
+    args = {"id": lease.row_id, "kinds": list(SOURCE_KINDS), "life": life_seconds, "quarantine": quarantine_seconds}
     row = fetch_one(conn, READ_FAILURES, args)
     return RetryContext(lease.errors, **row or {})
 

@@ -43,7 +43,9 @@ def _inflate(chunks: Iterator[bytes], *, is_gzip: bool) -> Iterator[bytes]:
     if not is_compressed:
         yield from chunks
         return
-    inflater = zlib.decompressobj(_choose_window(head, is_gzip))
+    # By the window bits zlib knows the form: 31 gzip, 15 zlib, -15 no header (RFC 1950, 2.2).
+    has_header = len(head) > 1 and head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0
+    inflater = zlib.decompressobj(31 if is_gzip else 15 if has_header else -15)
     for data in chunks:
         while data:
             if inflater.eof:
@@ -59,11 +61,3 @@ def _inflate(chunks: Iterator[bytes], *, is_gzip: bool) -> Iterator[bytes]:
             data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
     if not inflater.eof:
         raise DownloadInterrupted("the encoded body is incomplete")
-
-
-def _choose_window(head: bytes, is_gzip: bool) -> int:
-    """Return the window bits by which zlib knows the form: 31 gzip, 15 zlib, -15 no header (RFC 1950, 2.2)."""
-    if is_gzip:
-        return 31
-    has_header = len(head) > 1 and head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0
-    return 15 if has_header else -15

@@ -124,16 +124,16 @@ class _Download:
                 if location is None or self._status not in _REDIRECTS:
                     return self._spool_body(response)
                 url = resolve_redirect(self._url, location)
-        raise DownloadRefused(f"more than {self._limits.max_redirects} redirects", facts=self.facts())
+        raise DownloadRefused(f"more than {self._limits.max_redirects} redirects")
 
     def check_limits(self) -> None:
         self._on_progress()
         now, limits = time.monotonic(), self._limits
         if now - self._started > limits.total_seconds:
-            raise DownloadInterrupted(f"not done within {limits.total_seconds:g} s", facts=self.facts())
+            raise DownloadInterrupted(f"not done within {limits.total_seconds:g} s")
         spent = now - self._body_started if self._body_started else 0.0
         if spent > limits.slow_after_seconds and self._received < spent * limits.min_bytes_per_second:
-            raise DownloadInterrupted(f"slower than {limits.min_bytes_per_second} bytes a second", facts=self.facts())
+            raise DownloadInterrupted(f"slower than {limits.min_bytes_per_second} bytes a second")
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -149,15 +149,16 @@ class _Download:
         """Convert errors of the HTTP libraries, and add the measurements to all."""
         try:
             yield
-        except (DownloadRefused, DownloadInterrupted) as error:
+        except (DownloadRefused, DownloadInterrupted, OutputGone) as error:
             error.facts = {**self.facts(), **error.facts}
             raise
         except _BAD_URL as error:
             raise DownloadRefused(f"invalid URL: {error}", facts=self.facts()) from error
         except _BROKEN as error:
             metrics.DOWNLOADS.labels(self._host, "interrupted").inc()
-            cause, facts = _describe_cause(error), self.facts()
-            raise DownloadInterrupted(cause, facts=facts, event_kind="source_interrupted") from error
+            *_, cause = iterate_causes(error)  # three libraries wrap it without adding information
+            message = f"download interrupted: {type(cause).__name__}: {cause}"[:500]
+            raise DownloadInterrupted(message, facts=self.facts(), event_kind="source_interrupted") from error
 
     def _get(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> requests.Response:
         self.check_limits()
@@ -166,7 +167,7 @@ class _Download:
         self._url = url = prepared.url = restore_target(prepared.url or "", url)
         _require_unambiguous(url)
         if reason := check_url(url):
-            raise DownloadRefused(reason, facts=self.facts())
+            raise DownloadRefused(reason)
         prepared.prepare_headers({**self._session.headers, **headers_for(url), "Accept-Encoding": "identity"})
         # The adapter, not the session: a session reads and decodes the whole body of a redirect.
         timeout = (self._limits.connect_seconds, self._limits.idle_seconds)
@@ -174,8 +175,7 @@ class _Download:
         return self._session.get_adapter(url).send(prepared, stream=True, timeout=timeout)
 
     def _spool_body(self, response: requests.Response) -> FetchedFile:
-        now = datetime.now(UTC)
-        if error := classify_response(response.status_code, response.headers, now=now, facts=self.facts()):
+        if error := _classify_response(response.status_code, response.headers, datetime.now(UTC)):
             raise error
         raw: urllib3.HTTPResponse = response.raw
         compressions = list_compressions(response.headers.get("Content-Encoding", ""))
@@ -186,7 +186,7 @@ class _Download:
             self._file.write(piece)
             self.check_limits()
         if not self._file.size_bytes:
-            raise DownloadInterrupted("empty response", facts=self.facts())
+            raise DownloadInterrupted("empty response")
         return self._file.finish(response.headers.get("Content-Type"), find_extension(self._url))
 
     def _read_chunks(self, raw: urllib3.HTTPResponse) -> Iterator[bytes]:
@@ -198,7 +198,7 @@ class _Download:
             yield chunk
         metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
         if self._expected is not None and self._received != self._expected:
-            raise DownloadInterrupted(f"received {self._received} of {self._expected} bytes", facts=self.facts())
+            raise DownloadInterrupted(f"received {self._received} of {self._expected} bytes")
 
 
 def find_extension(url: str) -> str | None:
@@ -221,25 +221,17 @@ def _require_unambiguous(url: str) -> None:
         raise DownloadRefused("the URL is ambiguous")
 
 
-def _describe_cause(error: BaseException) -> str:
-    """Describe the innermost cause: three libraries wrap it without adding information."""
-    *_, innermost = iterate_causes(error)
-    return f"download interrupted: {type(innermost).__name__}: {innermost}"[:500]
-
-
-def classify_response(
-    status: int, headers: Mapping[str, str], *, now: datetime, facts: Mapping[str, Any]
-) -> MoorageError | None:
-    if status in _GONE:
-        return OutputGone(f"the server returned {status}", facts=facts)
-    if 400 <= status < 500 and status not in _RETRYABLE:
-        return DownloadRefused(f"the server returned {status}", facts=facts)
+def _classify_response(status: int, headers: Mapping[str, str], now: datetime) -> MoorageError | None:
     message = f"the server returned {status}"
+    if status in _GONE:
+        return OutputGone(message)
+    if 400 <= status < 500 and status not in _RETRYABLE:
+        return DownloadRefused(message)
     if not 200 <= status < 300 or status in _WITHOUT_FILE:
         wait = parse_retry_after(headers.get("Retry-After"), now)
-        return DownloadInterrupted(message, facts=facts, retry_after=wait, event_kind="source_unavailable")
+        return DownloadInterrupted(message, retry_after=wait, event_kind="source_unavailable")
     if status == 206 and _parse_range_size(headers) is None:
-        return DownloadInterrupted(f"{message} with a part of the file", facts=facts, event_kind="source_unavailable")
+        return DownloadInterrupted(f"{message} with a part of the file", event_kind="source_unavailable")
     return None
 
 

@@ -81,23 +81,33 @@ def _describe_error(error: Exception, memory_bytes: int) -> dict[str, Any]:
 
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
-    from media import poster, validate  # after the limits, which include imports
-    from media.containers import open_pieces
-    from media.limits import Limits
-    from moorage.model import FetchedFile
+    from media.limits import Limits  # after the limits of this process, which include imports
 
     limits = Limits(**{**request["limits"], "is_confined": True})
     with open(0, "rb", closefd=False) as source:
         if demuxer := request.get("demuxer"):
-            shared = open_pieces(source, [(0, os.fstat(0).st_size)])  # the parent continues to read the same open file
-            return {"thumbnail": _encode_thumbnail(poster.render_poster(shared, demuxer, limits))}
-        fetched = FetchedFile(source, request["bytes"], "", request["type"], request["extension"])
-        examined = validate.validate_file(fetched, limits)
-        if request["out"] is not None:
-            with open(request["out"], "w+b", closefd=False) as out:
-                _write_without_metadata(source, out, examined.media)
-                size = os.fstat(out.fileno()).st_size
-                examined = validate.validate_file(FetchedFile(out, size, ""), limits)  # the stored bytes, too
+            return {"thumbnail": _encode_thumbnail(_render_poster(source, demuxer, limits))}
+        return _validate(source, request, limits)
+
+
+def _render_poster(source: BinaryIO, demuxer: str, limits: Any) -> Any:
+    from media import containers, poster
+
+    shared = containers.open_pieces(source, [(0, os.fstat(0).st_size)])  # the parent continues to read the open file
+    return poster.render_poster(shared, demuxer, limits)
+
+
+def _validate(source: BinaryIO, request: dict[str, Any], limits: Any) -> dict[str, Any]:
+    from media import validate
+    from moorage.model import FetchedFile
+
+    fetched = FetchedFile(source, request["bytes"], "", request["type"], request["extension"])
+    examined = validate.validate_file(fetched, limits)
+    if request["out"] is not None:
+        with open(request["out"], "w+b", closefd=False) as out:
+            _write_without_metadata(source, out, examined.media)
+            size = os.fstat(out.fileno()).st_size
+            examined = validate.validate_file(FetchedFile(out, size, ""), limits)  # the stored bytes, too
     return {"media": asdict(examined.media), "thumbnail": _encode_thumbnail(examined.thumb)}
 
 

@@ -175,7 +175,8 @@ def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator
         except ContainerError as error:
             raise InvalidMedia(f"the {name} is {error}", facts=facts) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise _too_many_pixels(_parse_pixels(error), limits, facts) from error
+            stated = re.search(r"\((\d+) pixels\)", str(error))
+            raise _too_many_pixels(int(stated[1]) if stated else None, limits, facts) from error
         except Exception as error:  # the one call into a decoder, which raises a dozen types
             if isinstance(error, OSError) and error.errno is not None:
                 raise build_failure("reading the temporary file", error) from error
@@ -183,14 +184,6 @@ def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator
                 failure.facts.update(facts)
                 raise failure from error
             message = f"the {name} is damaged: its pixels cannot be decoded"
-            raise InvalidMedia(message, facts={**facts, "decoder": describe_error(error)}) from error
-
-
-def describe_error(error: Exception) -> str:
-    """Return type and text of a decoder's error, without representations of objects."""
-    return to_storable(f"{type(error).__name__}: {re.sub('<[^>]*>', '(file)', str(error))}", 500)
-
-
-def _parse_pixels(error: Exception) -> int | None:
-    match = re.search(r"\((\d+) pixels\)", str(error))
-    return int(match.group(1)) if match else None
+            text = re.sub("<[^>]*>", "(file)", str(error))  # without representations of objects
+            decoder = to_storable(f"{type(error).__name__}: {text}", 500)
+            raise InvalidMedia(message, facts={**facts, "decoder": decoder}) from error

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from moorage.formats import FORMATS, list_accepted
 from moorage.model import MediaKind
-from moorage.settings import Settings
+
+if TYPE_CHECKING:
+    from moorage.settings import Settings  # decoder processes need none: loading it takes longer than a poster
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Limits:
     is_confined: bool = False  # this process is a decoder process itself
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "Limits":
+    def from_settings(cls, settings: "Settings") -> "Limits":
         return cls(
             connect_seconds=settings.constants.download_connect_seconds,
             idle_seconds=settings.constants.download_idle_seconds,

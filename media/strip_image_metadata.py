@@ -144,9 +144,9 @@ def _encode(image: Image.Image, upright: Image.Image, encoding: str, *, lossless
         tables = getattr(image, "quantization", None)
         sampling = JpegImagePlugin.get_sampling(image)
         upright.save(out, "JPEG", qtables=tables, subsampling=max(sampling, 0), icc_profile=profile)
-        return "jpeg", out.getvalue()
-    if encoding == "webp":
+    elif encoding == "webp":
         upright.save(out, "WEBP", lossless=lossless, quality=95, icc_profile=profile)
-        return "webp", out.getvalue()
-    upright.save(out, "PNG", icc_profile=profile or None)
-    return "png", out.getvalue()
+    else:
+        encoding = "png"
+        upright.save(out, "PNG", icc_profile=profile or None)
+    return encoding, out.getvalue()

@@ -1,6 +1,5 @@
 """Validation of a file: complete, of an accepted format, within the limits."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -39,7 +38,9 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
 
     Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), LocalFailure.
     """
-    head = _read_head(fetched)
+    with translate_local_errors("reading the temporary file"):
+        fetched.file.seek(0)
+        head = fetched.file.read(sniff.HEAD_BYTES)
     kind = sniff.detect_format(head) or sniff.find_named_format(fetched.declared_extension, fetched.declared_type)
     if kind is None:
         declared_type = to_storable(fetched.declared_type or "", 200) or None
@@ -49,12 +50,6 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
         return _validate(fetched, kind, limits)
     finally:
         fetched.file.seek(0)
-
-
-def _read_head(fetched: FetchedFile) -> bytes:
-    with translate_local_errors("reading the temporary file"):
-        fetched.file.seek(0, os.SEEK_SET)
-        return fetched.file.read(sniff.HEAD_BYTES)
 
 
 def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:

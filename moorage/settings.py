@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AliasGenerator, Field, PrivateAttr, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from moorage import logs, settings_sources
 from moorage import setting_types as types
@@ -248,7 +248,7 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the `..._FILE` twins between the environment and `.env`."""
-        twins = settings_sources.FileTwins(settings_cls)
+        twins = InitSettingsSource(settings_cls, settings_sources.read_file_twins(settings_cls))
         return sources["init_settings"], sources["env_settings"], twins, sources["dotenv_settings"]
 
 

@@ -82,7 +82,9 @@ def _build(name: str, declaration: Declaration, settings: Settings, text: str) -
         }
         if declaration.submit and declaration.poll:
             attributes["submit_setting"] = declaration.poll.token
-        kind = _SUBMITTING[declaration.submit] if declaration.submit else DeclaredProvider
+        kind = _SUBMITTING.get(declaration.submit) if declaration.submit else DeclaredProvider
+        if kind is None:
+            raise ConfigError(f"{locate('submit')} is not known: write {' or '.join(_SUBMITTING)}")
         declared: Provider = type(name, (kind,), attributes)(settings, declaration)
         return declared
     api, url, token, secrets = _COMPATIBLE[declaration.api]

@@ -6,7 +6,6 @@ are not deleted: a process that starts later only reads them, and concurrent pro
 """
 
 import base64
-import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
@@ -31,20 +30,6 @@ CHUNK_BYTES: Final = 1 << 16
 _PROBE: Final = b"moorage stores this object to find out which checksums the store supports.\n"
 _SHA256_KEY: Final = "moorage-checksum-sha256.txt"
 _MD5_KEY: Final = "moorage-checksum-md5.txt"
-
-
-def find_proof(client: "S3Client", bucket: str, *, again: bool = False) -> Proof:
-    """
-    Return the strongest proof that the store gives: the result of the last probe, or of one `again`.
-
-    Raises:
-        StorageRefused, StorageUnavailable: no object could be written or read; nothing is known then.
-    """
-    with contextlib.suppress(StorageRefused):  # the response to a HEAD has no reason: that to a PUT does
-        if not again and (proof := recall(client, bucket)):
-            return proof
-    with translate_errors("checksum probe", bucket):
-        return _probe(client, bucket)
 
 
 def recall(client: "S3Client", bucket: str) -> Proof | None:
@@ -100,20 +85,22 @@ def decode_sha256(checksum: str | None) -> str | None:
         return None
 
 
-def _probe(client: "S3Client", bucket: str) -> Proof:
+def probe(client: "S3Client", bucket: str) -> Proof:
+    """Find the strongest proof that the store gives; raises StorageRefused if it accepts no object."""
     digest = hashlib.sha256(_PROBE).hexdigest()
     other = hashlib.sha256(b"other bytes").hexdigest()
-    # A store that accepts a wrong digest ignores it, even if HEAD returns it.
-    if (
-        _put(client, bucket, _SHA256_KEY, "sha256", other) is None
-        and _put(client, bucket, _SHA256_KEY, "sha256", digest) is not None
-        and _reports_sha256(client, bucket)
-    ):
-        return "sha256"
-    etag = _put(client, bucket, _MD5_KEY, "md5", digest)
-    if etag is None:
-        client.put_object(Bucket=bucket, Key=_MD5_KEY, Body=_PROBE)
-    return _judge_etag(etag or "")
+    with translate_errors("checksum probe", bucket):
+        # A store that accepts a wrong digest ignores it, even if HEAD returns it.
+        if (
+            _put(client, bucket, _SHA256_KEY, "sha256", other) is None
+            and _put(client, bucket, _SHA256_KEY, "sha256", digest) is not None
+            and _reports_sha256(client, bucket)
+        ):
+            return "sha256"
+        etag = _put(client, bucket, _MD5_KEY, "md5", digest)
+        if etag is None:
+            client.put_object(Bucket=bucket, Key=_MD5_KEY, Body=_PROBE)
+        return _judge_etag(etag or "")
 
 
 def _put(client: "S3Client", bucket: str, key: str, proof: Proof, sha256: str) -> str | None:

@@ -73,14 +73,15 @@ class ObjectStore:
     def find_known_proof(self) -> Proof | None:
         """Return the proof if it is known. Stores nothing: whoever only reads may lack the permission."""
         if self._proof is None:
-            with contextlib.suppress(StorageRefused):
+            with contextlib.suppress(StorageRefused):  # the response to a HEAD has no reason: that to a PUT does
                 self._proof = proofs.recall(self.clients.authenticated(), self.private_bucket)
         return self._proof
 
     def probe(self, *, again: bool = False) -> None:
         """Find out how this store proves an upload, unless S3_CHECKSUMS says so; `again` even if a probe was made."""
         if self._checksums == "auto":
-            self._proof = proofs.find_proof(self.clients.authenticated(), self.private_bucket, again=again)
+            known = None if again else self.find_known_proof()
+            self._proof = known or proofs.probe(self.clients.authenticated(), self.private_bucket)
 
     def check_connection(self) -> None:
         with self._observe(), translate_errors("head", self.public_bucket):

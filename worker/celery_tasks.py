@@ -14,7 +14,6 @@ from moorage import logs, time_limit
 from moorage import settings as settings_module
 from moorage.errors import ConfigError, DatabaseLocked, DatabaseUnavailable
 from moorage.model import Step, Wake
-from tasks.sweeps.reconcile import STEP_BY_TABLE
 from worker import (
     boot,
     dead_letter_queues,
@@ -128,7 +127,7 @@ def _release_leases(sender: Any = None, task_id: str = "", exception: BaseExcept
     finally:
         database.close()
     log.warning("lease.released", by=leased_by, rows=len(rows), error=type(exception).__name__)
-    publish.publish_wakes([Wake(STEP_BY_TABLE[table], row_id) for table, row_id in rows])
+    publish.publish_wakes([Wake(leases.STEP_BY_TABLE[table], row_id) for table, row_id in rows])
 
 
 signals.worker_process_shutdown.connect(work_metrics.flush)

@@ -5,16 +5,10 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection
-from db.leases import for_each
+from db.leases import STEP_BY_TABLE, for_each
 from db.statements import statement
 from moorage.model import Step, WorkTable
 
-_STEPS: Final[Mapping[WorkTable, Step]] = {
-    "deliveries": "ingest",
-    "predictions": "poll",
-    "outputs": "keep",
-    "notifications": "notify",
-}
 _STEPS_BY_STATE: Final[Mapping[str, Step]] = {"discarding": "discard", "planned": "submit", "submitting": "submit"}
 
 
@@ -29,7 +23,7 @@ def _clear_wake(conn: Connection, table: WorkTable, row_id: UUID) -> str | None:
 def clear_wake(conn: Connection, table: WorkTable, row_id: UUID) -> Step | None:
     """Clear woken_at of a due, unleased row; return its step, or None if it is leased or not due."""
     state = _clear_wake(conn, table, row_id)
-    return _STEPS_BY_STATE.get(state, _STEPS[table]) if state else None
+    return _STEPS_BY_STATE.get(state, STEP_BY_TABLE[table]) if state else None
 
 
 @statement(for_each("SELECT id FROM {table} WHERE id = %(row_id)s AND lease_token IS NOT NULL"))

@@ -200,7 +200,7 @@ RETURNING id
         row_id = self.ids[slot]
         if name == "replay":
             return lambda conn: replay.replay_dead_letter(conn, self._letter(conn, row_id), "person")
-        step = reconcile.STEP_BY_TABLE[TABLE[slot]]
+        step = leases.STEP_BY_TABLE[TABLE[slot]]
         return lambda conn: failures._dead_letter_poison(conn, deps, step, row_id, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:

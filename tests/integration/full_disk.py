@@ -23,7 +23,6 @@ from egress import download, spool
 from media.limits import Limits
 from moorage.errors import MoorageError
 from moorage.local_errors import open_temporary_file
-from web.http.problems import Problem
 from web.services.upload_spool import SpooledFile
 from worker import boot, step_runner
 
@@ -60,8 +59,6 @@ def outcome(work: Callable[[], object]) -> dict[str, Any]:
         work()
     except MoorageError as error:
         return {"error": type(error).__name__, "is_internal": error.is_internal, "errno": error.facts.get("errno")}
-    except Problem as problem:
-        return {"error": "Problem", "status": problem.status}
     except Exception as error:  # noqa: BLE001 (reported to the test)
         return {"error": type(error).__name__, "is_internal": False, "text": str(error)}
     return {"error": None}

@@ -1,5 +1,6 @@
 """Full disks, on a real tmpfs: no failure of this machine is counted against a file."""
 
+import asyncio
 import io
 import json
 import os
@@ -13,7 +14,9 @@ from uuid import UUID
 import pytest
 from PIL import Image
 
+import web.app
 from embedded.stack import Stack
+from moorage.errors import DiskFull
 from tests.integration import full_disk
 from tests.integration.core import World, database_of, world
 
@@ -62,7 +65,8 @@ def test_an_upload_on_a_full_disk_gets_503_whatever_the_size_of_its_chunks(folde
     """The client may send it again; a 500 would say that the server is broken."""
     found = on_full_disk(folder, "uploads", *SIZES[2:])
 
-    assert [one.get("status") for one in found] == [503] * len(SIZES[2:]), found
+    assert [one["error"] for one in found] == ["DiskFull"] * len(SIZES[2:]), found
+    assert asyncio.run(web.app._on_unexpected_error(None, DiskFull("upload: full"))).status_code == 503
 
 
 def test_a_full_disk_is_not_counted_against_a_file(at: World, folder: Path) -> None:

@@ -629,6 +629,18 @@ def test_a_submission_to_bfl_names_webhook_and_secret(server, caplog):
     assert "submit.polled_elsewhere" in caplog.text
 
 
+def test_a_task_that_bfl_does_not_find_is_left_open(server):
+    """It may be of another region: its webhook would come too late for a prediction that has failed."""
+    bfl = provider_at("bfl", server.server_port)
+    statuses = []
+    for word in ("Task not found", "Request Moderated", "Pending"):
+        server.answer = answer(200, json.dumps({"id": "b1", "status": word}).encode())
+        statuses.append(bfl.poll("b1").status)
+
+    assert statuses == ["unknown", "failed", "running"]
+    assert {one.path for one in server.asked} == {"/v1/get_result?id=b1"}
+
+
 def test_no_secret_of_bfl_comes_back_in_a_message(server):
     """An error may repeat what was sent."""
     server.answer = answer(422, b'{"error": "validation", "message": "secret_of_the_webhooks"}')

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from db import events, jobs, outputs, predictions, renders
+from db import events, jobs, outputs, predictions
 from db.connection import Connection, Database, Row
 from moorage import logs
 from moorage.settings import Settings
@@ -66,21 +66,16 @@ async def get_job(job_id: PathId, params: Filters[WaitQuery], caller: AnyCaller,
         job = await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
         if job.settled_at is not None or time.monotonic() >= until or ctx.feed.is_closed:
             return job
-        await _wait_until_settled(ctx, job_id, until)
-
-
-async def _wait_until_settled(ctx: AppContext, job_id: UUID, until: float) -> None:
-    """Return when the job is settled, `until` (of time.monotonic()) has passed, or the server stops."""
-    while not ctx.feed.is_closed and (seconds := min(POLL_SECONDS, until - time.monotonic())) > 0:
-        await asyncio.sleep(seconds)
-        if await ctx.database.transaction(lambda conn: jobs.is_settled(conn, job_id)):
-            return
+        while not ctx.feed.is_closed and (seconds := min(POLL_SECONDS, until - time.monotonic())) > 0:
+            await asyncio.sleep(seconds)
+            if await ctx.database.transaction(lambda conn: jobs.is_settled(conn, job_id)):
+                break
 
 
 def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> Job:
     job = caller.require_visible(jobs.get_with_render(conn, job_id), "job")
     show = partial(ctx.visibility.filter_reason, caller.level)
-    variants = [ctx.add_urls(row) for row in renders.list_variants(conn, job_id)]
+    variants = ctx.list_variants(conn, [job_id])[job_id]
     is_published = job["render_id"] is not None and job["deleted_at"] is None
     fields: dict[str, Any] = {
         **show(job),
@@ -135,7 +130,7 @@ async def _apply_action(
 
     def apply(database: Database) -> ActionOutcome:
         caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")
-        return action(database, ctx.settings, job_id, "api")
+        return action(database, ctx.settings, job_id, caller.client)
 
     outcome = await ctx.run_and_wake(apply)
     if outcome.refused is not None:
