@@ -26,7 +26,6 @@ Scope = Literal["read", "jobs", "upload", "delete"]
 
 PREFIX: Final = "mro_"
 MAX_LIFETIME_SECONDS: Final = 86_400
-MAX_OWNER_CHARS: Final = 200  # characters, as everywhere
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)  # in the order of their bits
 _VERSION: Final = b"\x02"
 _VERSION_1: Final = b"\x01"  # without id and scopes

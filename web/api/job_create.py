@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from uuid import UUID
 
 from fastapi import Response
@@ -49,7 +49,10 @@ class JobBody:
 
     async def compute_sha256(self) -> str:
         """Return the hash of the body and the files; independent of white space and the order of names."""
-        digests = [await _hash_file(file) for file in self.files.values()]
+        digests = []
+        for spooled in self.files.values():
+            await spooled.flush()
+            digests.append(await asyncio.to_thread(_hash_file, spooled.file))
         text = json.dumps([self.sent, digests], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -194,11 +197,6 @@ def _resolve_files(value: Any, upload_ids: Mapping[str, UUID], used: set[str]) -
     return [_resolve_files(item, upload_ids, used) for item in value] if isinstance(value, list) else value
 
 
-async def _hash_file(spooled: SpooledFile) -> str:
-    await spooled.flush()
-
-    def compute() -> str:
-        spooled.file.seek(0)
-        return hashlib.file_digest(spooled.file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-    return await asyncio.to_thread(compute)
+def _hash_file(file: BinaryIO) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

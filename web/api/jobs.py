@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -12,23 +12,24 @@ from pydantic import Field
 from db import events, jobs, outputs, predictions
 from db.connection import Connection, Database, Row
 from moorage import logs
+from moorage.errors import Refused
 from moorage.settings import Settings
 from tasks.jobs import cancel, replay
 from tasks.jobs.cancel import ActionOutcome
-from web.api.bulk import MAX_IDS, RowId, apply_to_each
 from web.api.job_responses import EventPage, Job, JobStateView, ListedJob, RetryView
-from web.api.responses import BulkResult, page_model
+from web.api.responses import BulkResult, RefusedRequest, page_model
 from web.http import query, visibility
 from web.http.json_body import Json
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.query import EventQuery, Filters, JobQuery, WaitQuery
 from web.http.router import Router
-from web.http.validation import Body, PathId
+from web.http.validation import Body, PathId, RowId
 from web.services.context import AnyCaller, AppContext, Context
 
 log = logs.get_logger(__name__)
 
+MAX_IDS: Final = 100  # of one bulk operation
 POLL_SECONDS: Final = 0.5  # while a request waits for a job
 
 router: Final = Router(prefix="/jobs", tags=["jobs"])
@@ -137,3 +138,18 @@ async def _apply_action(
         raise Problem(409, outcome.refused)
     log.info(event, job_id=job_id, from_state=outcome.before, to_state=outcome.after)
     return {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}
+
+
+async def apply_to_each(row_ids: Sequence[UUID], operate: Callable[[UUID], Awaitable[Any]]) -> BulkResult:
+    """Return which rows were changed, now or before, and why the others were not. Raises Problem: 503."""
+    changed, refused = [], []
+    for row_id in dict.fromkeys(row_ids):
+        try:
+            await operate(row_id)
+        except (Problem, Refused) as error:
+            if error.status == 503:  # the rest would fail, too: the request is repeated
+                raise
+            refused.append(RefusedRequest(id=row_id, status=error.status, message=str(error)))
+        else:
+            changed.append(row_id)
+    return BulkResult(changed=changed, refused=refused)

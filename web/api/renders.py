@@ -9,14 +9,14 @@ import tasks.jobs.delete_render
 from db import jobs, renders
 from db.connection import Connection, Row
 from moorage import logs
-from web.api.bulk import MAX_IDS, RowId, apply_to_each
+from web.api.jobs import MAX_IDS, apply_to_each
 from web.api.responses import BulkResult, Render, page_model
 from web.http import problems, query, validation
 from web.http.json_body import Json
 from web.http.permissions import Caller
 from web.http.query import Filters, RenderQuery
 from web.http.router import Router
-from web.http.validation import Body, Name, PathId
+from web.http.validation import Body, Name, PathId, RowId
 from web.services.context import AnyCaller, AppContext, Context
 
 log = logs.get_logger(__name__)

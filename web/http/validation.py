@@ -67,6 +67,7 @@ def _check_canonical(text: Any) -> Any:
     return text
 
 
+RowId = Annotated[UUID, Field(strict=False)]  # in a body, as text
 PathId = Annotated[UUID, BeforeValidator(_check_canonical)]
 Storable = BeforeValidator(_check_text)
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS), Storable]

@@ -107,8 +107,7 @@ def _build_streamer(settings: Settings, bucket: str) -> "AssetStreamer":
 
 
 async def get_context(request: Request) -> AppContext:
-    context: AppContext = request.app.state.context
-    return context
+    return cast(AppContext, request.app.state.context)
 
 
 Context = Annotated[AppContext, Depends(get_context)]
