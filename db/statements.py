@@ -9,14 +9,17 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
+from datetime import datetime
 from types import UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 from db.connection import Connection, QueuedQuery, Row
 from moorage.errors import LeaseLost
 from moorage.model import Lease
 
 F = TypeVar("F", bound=Callable[..., Any])
+PLAIN: Final = (str, UUID, int, float, type(None), list, datetime)  # most arguments: no need to look closer
 
 
 def statement(sql: str | Mapping[Any, str]) -> Callable[[F], F]:
@@ -40,7 +43,9 @@ def statement(sql: str | Mapping[Any, str]) -> Callable[[F], F]:
         @functools.wraps(function)
         def run(conn: Connection, *args: Any, **kwargs: Any) -> Any:
             given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
-            values = {key: value for name, argument in given.items() for key, value in _expand(name, argument).items()}
+            values: Row = {"reason": None}  # of an event, unless it is an argument
+            for name, argument in given.items():
+                values |= {name: argument} if isinstance(argument, PLAIN) else _expand(name, argument)
             lease = given.get("lease")
             texts = wrapped.sql
             text = texts if isinstance(texts, str) else texts[lease.table if lease else given[names[0]]]
@@ -61,7 +66,7 @@ def require_row(lease: Lease, row: Row | None) -> Row:
 
 def _expand(name: str, argument: Any) -> Mapping[str, Any]:
     if isinstance(argument, Lease):
-        return {"id": argument.row_id, "token": argument.token, "actor": argument.leased_by, "reason": None}
+        return {"id": argument.row_id, "token": argument.token, "actor": argument.leased_by}
     if isinstance(argument, Mapping):
         return argument
     if is_dataclass(argument) and not isinstance(argument, type):

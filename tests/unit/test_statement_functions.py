@@ -37,11 +37,11 @@ class Recorder:
         self.rows, self.sent, self.queued = list(rows), list[tuple[str, Any]](), list[tuple[str, Any]]()
 
     def execute(self, sql: str, args: Any) -> "Recorder":
-        self.sent.append((sql, args))
+        self.sent.append((sql, {name: value for name, value in args.items() if (name, value) != ("reason", None)}))
         return self
 
     def queue(self, sql: str, args: Any) -> QueuedQuery:
-        self.queued.append((sql, args))
+        self.queued.append((sql, {name: value for name, value in args.items() if name != "reason"}))
         return QueuedQuery(sql)
 
     def fetchone(self) -> Row | None:
