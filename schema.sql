@@ -414,7 +414,6 @@ CREATE TABLE placements (
     project_id text NOT NULL,
     scene      jsonb,                            -- as the job has it
     scene_key  text,
-    placed_at  timestamptz NOT NULL DEFAULT moment(),
     PRIMARY KEY (render_id, idx),
     FOREIGN KEY (owner, project_id) REFERENCES projects (owner, id),
     FOREIGN KEY (render_id, idx) REFERENCES render_variants (render_id, idx)
@@ -546,6 +545,7 @@ CREATE TABLE work_totals (
     name   text NOT NULL,
     labels text NOT NULL,
     value  double precision NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT moment(),
     PRIMARY KEY (name, labels)
 ) WITH (fillfactor = 50);
 

@@ -169,9 +169,7 @@ def get_width() -> int:
 
 def format_facts(pairs: Mapping[str, object]) -> list[str]:
     """Return aligned "name  value" lines; None values are omitted."""
-    shown = {name: value for name, value in pairs.items() if value is not None}
-    width = max((len(name) for name in shown), default=0)
-    return [f"{name:<{width}}  {value}" for name, value in shown.items()]
+    return align([(name, str(value)) for name, value in pairs.items() if value is not None])
 
 
 def _console() -> Console:

@@ -2,53 +2,49 @@
 
 import hashlib
 import secrets
-from typing import Final, Literal, cast
+from typing import Final, Literal
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row
+from db.statements import statement
 from moorage import ids
 
 Role = Literal["application", "viewer", "admin"]
 
 PREFIX: Final = "mrt_"
 
-ADD = """
-INSERT INTO api_tokens (id, name, role, token_sha256) VALUES (%(id)s, %(name)s, %(role)s, %(token_sha256)s)
+
+@statement("""
+INSERT INTO api_tokens (id, name, role, token_sha256) VALUES (%(new_id)s, %(name)s, %(role)s, %(token_sha256)s)
 RETURNING id, name, role, created_at, revoked_at
-"""
+""")
+def _add(conn: Connection, new_id: UUID, name: str, role: Role, token_sha256: str) -> Row: ...
 
 
 def create(conn: Connection, name: str, role: Role) -> tuple[Row, str]:
     """Create a token; return its row and the token itself, which cannot be retrieved later."""
     token = PREFIX + secrets.token_urlsafe(32)
-    args = {"id": ids.uuid7(), "name": name, "role": role, "token_sha256": _sha256(token)}
-    return cast(Row, fetch_one(conn, ADD, args)), token
+    return _add(conn, ids.uuid7(), name, role, _sha256(token)), token
 
 
-GET_ACTIVE = "SELECT name, role FROM api_tokens WHERE token_sha256 = %(token_sha256)s AND revoked_at IS NULL"
+@statement("SELECT name, role FROM api_tokens WHERE token_sha256 = %(token_sha256)s AND revoked_at IS NULL")
+def _get_active(conn: Connection, token_sha256: str) -> Row | None: ...
 
 
 def get_active(conn: Connection, token: str) -> Row | None:
     """Return the name and the role of a token, or None if it is unknown or revoked."""
-    return fetch_one(conn, GET_ACTIVE, {"token_sha256": _sha256(token)})
+    return _get_active(conn, _sha256(token))
 
 
-LIST_TOKENS = "SELECT id, name, role, created_at, revoked_at FROM api_tokens ORDER BY id LIMIT 1000"
+@statement("SELECT id, name, role, created_at, revoked_at FROM api_tokens ORDER BY id LIMIT 1000")
+def list_tokens(conn: Connection) -> list[Row]: ...
 
 
-def list_tokens(conn: Connection) -> list[Row]:
-    return fetch_all(conn, LIST_TOKENS)
-
-
-REVOKE = """
-UPDATE api_tokens SET revoked_at = moment() WHERE id = %(id)s AND revoked_at IS NULL
+@statement("""
+UPDATE api_tokens SET revoked_at = moment() WHERE id = %(token_id)s AND revoked_at IS NULL
 RETURNING id, name, role, created_at, revoked_at
-"""
-
-
-def revoke(conn: Connection, token_id: UUID) -> Row | None:
-    """Revoke a token; return its row, or None if there is no active token with this id."""
-    return fetch_one(conn, REVOKE, {"id": token_id})
+""")
+def revoke(conn: Connection, token_id: UUID) -> Row | None: ...
 
 
 def _sha256(token: str) -> str:

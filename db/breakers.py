@@ -7,7 +7,8 @@ A row of `breakers` is an open one. Claims and dispatch skip its rows, but for t
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Database, Row, fetch_all
+from db.connection import Connection, Database, QueuedQuery, Row, fetch_all
+from db.statements import statement
 
 MIN_FAILURES: Final = 10
 MIN_JOBS: Final = 3
@@ -88,18 +89,17 @@ _FORGET: Final = """
 DELETE FROM target_attempts WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM target_attempts WHERE at < moment() - interval '1 min' LIMIT 100 FOR UPDATE SKIP LOCKED))
 """
+
+
 # Waits for no lock: it is part of transactions that lock a job.
-NOTE_SUCCESS = f"""
+@statement(f"""
 WITH closed AS (
     DELETE FROM breakers WHERE target = (SELECT target FROM breakers WHERE target = %(target)s FOR UPDATE SKIP LOCKED)
 ), forgotten AS ({_FORGET})
 INSERT INTO target_attempts (target) VALUES (%(target)s)
-"""
-
-
-def queue_success(conn: Connection, target: str) -> None:
+""")
+def queue_success(conn: Connection, target: str) -> QueuedQuery:
     """Record that a request succeeded, and close the target's breaker, in the caller's transaction."""
-    conn.queue(NOTE_SUCCESS, {"target": target})
 
 
 NOTE_FAILURE = f"""
@@ -130,11 +130,8 @@ def note_failure(database: Database, target: str, job_id: UUID, reason: str) -> 
 
 
 # A breaker without a probe for a minute has no rows that are due: the next one that is will close it or be its probe.
-LIST_OPEN = """
+@statement("""
 SELECT target, opened_at, probe_at, reason FROM breakers WHERE probe_at > moment() - interval '1 min' ORDER BY opened_at
-"""
-
-
+""")
 def list_open(conn: Connection) -> list[Row]:
     """Return the open breakers, oldest first."""
-    return fetch_all(conn, LIST_OPEN)

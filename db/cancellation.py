@@ -4,6 +4,7 @@ from uuid import UUID
 
 from db.connection import Connection, fetch_all
 from db.events import build_event_insert
+from db.statements import statement
 
 
 def build_cancel_statement(table: str, subject: str, from_state: str, values: str, condition: str = "true") -> str:
@@ -20,12 +21,8 @@ WITH moved AS (
 
 
 # A submit step that holds the lease loses it here: its next write raises LeaseLost, and no request is sent.
-CANCEL_PLANNED = build_cancel_statement("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'")
-
-
-def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
-    args = {"job_id": job_id, "reason": reason, "actor": actor}
-    return [row["id"] for row in fetch_all(conn, CANCEL_PLANNED, args)]
+@statement(build_cancel_statement("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'"))
+def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]: ...
 
 
 # A submission in progress completes first: without an external id it cannot be cancelled.
@@ -46,10 +43,8 @@ def request_cancellation(conn: Connection, job_id: UUID, *, reason: str) -> list
 
 # A keep step that holds the lease gets LeaseLost when it commits.
 CANCELLED = "state = 'dead', category = 'CANCELLED'"
-CANCEL_WAITING_OUTPUTS = build_cancel_statement("outputs", "output", "waiting", CANCELLED)
 
 
+@statement(build_cancel_statement("outputs", "output", "waiting", CANCELLED))
 def cancel_waiting_outputs(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
     """End a locked job's waiting outputs, leased or not, without dead letters; return their ids."""
-    args = {"job_id": job_id, "reason": reason, "actor": actor}
-    return [row["id"] for row in fetch_all(conn, CANCEL_WAITING_OUTPUTS, args)]

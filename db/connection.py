@@ -224,13 +224,13 @@ class Database:
             eyes = connect(self._url, name=f"{self._name}-locks")
         except DatabaseUnavailable as error:
             raise locked from error
-        with contextlib.closing(eyes), lock_holders.HolderReader(eyes) as reader:
+        holders: list[Row] = []
+        with contextlib.closing(eyes):
             try:
-                with self.transaction(OBSERVED_LOCK_MS) as conn:
-                    reader.watch(conn)
+                with self.transaction(OBSERVED_LOCK_MS) as conn, lock_holders.watch(conn, eyes) as holders:
                     return work(conn)
             except (DatabaseLocked, *RETRYABLE_ERRORS) as error:
-                raise reader.explain(locked) from error
+                raise lock_holders.explain(locked, holders) from error
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db.connection import Connection, Row, fetch_all, fetch_one
-from db.events import build_event_insert
+from db.connection import Connection, Row
+from db.events import build_event_insert, records
+from db.statements import statement
 from moorage import ids
 from moorage.model import DeadLetter
 from moorage.retry_policy import DeadLetterDecision
@@ -51,55 +52,37 @@ def add(
     conn.execute(ADD, {"id": ids.uuid7(), "actor": actor, **args})
 
 
-CLOSE = f"""
-WITH moved AS (
-    UPDATE dead_letters SET state = %(state)s, closed_at = moment(), closed_by = %(actor)s
-     WHERE id = %(id)s AND state = 'open'
-    RETURNING id, job_id
-) {build_event_insert("dead_letter", "'open'", "%(state)s")}
+def build_close(state: str, reason: str, condition: str, source: str = "", first: str = "WITH") -> str:
+    """Return the statement that closes open dead letters `d`, or with `first` a comma the end of one."""
+    return f"""
+{first} moved AS (
+    UPDATE dead_letters d SET state = {state}, closed_at = moment(), closed_by = %(actor)s
+      {source} WHERE d.state = 'open' AND {condition} RETURNING d.id, d.job_id
+) {build_event_insert("dead_letter", "'open'", state, reason)}
 """
 
 
+@statement(build_close("%(state)s", "NULL", "d.id = %(dead_letter_id)s"))
 def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> bool:
     """Close an open dead letter as `replayed` or `discarded`; return False if it is not open."""
-    return fetch_one(conn, CLOSE, {"id": dead_letter_id, "state": state, "actor": actor}) is not None
 
 
-ACKNOWLEDGE = f"""
-WITH moved AS (
-    UPDATE dead_letters SET acknowledged_at = moment(), acknowledged_by = %(actor)s, note = %(note)s
-     WHERE id = %(id)s AND state = 'open'
-    RETURNING id, job_id
-) {build_event_insert("dead_letter", "'open'", "'open'", "%(note)s")}
-"""
-
-
+@records("dead_letter", "'open'", "'open'", "%(note)s")
+@statement("""
+UPDATE dead_letters SET acknowledged_at = moment(), acknowledged_by = %(actor)s, note = %(note)s
+ WHERE id = %(dead_letter_id)s AND state = 'open' RETURNING id, job_id
+""")
 def acknowledge(conn: Connection, dead_letter_id: UUID, actor: str, note: str) -> bool:
     """Note that an operator knows an open dead letter, which is no problem then; return False if it is not open."""
-    args = {"id": dead_letter_id, "actor": actor, "note": to_storable(note)}
-    return fetch_one(conn, ACKNOWLEDGE, args) is not None
 
 
-CLOSE_BY_SUBJECT = f"""
-WITH moved AS (
-    UPDATE dead_letters SET state = 'replayed', closed_at = moment(), closed_by = %(actor)s
-     WHERE subject = %(subject)s AND subject_id = %(subject_id)s AND state = 'open'
-    RETURNING id, job_id
-) {build_event_insert("dead_letter", "'open'", "'replayed'", "%(reason)s")}
-"""
-
-
+@statement(build_close("'replayed'", "%(reason)s", "(d.subject, d.subject_id) = (%(subject)s, %(subject_id)s)"))
 def close_by_subject(conn: Connection, subject: str, subject_id: UUID, *, reason: str, actor: str) -> None:
     """Close the open dead letter of a row that a late provider report made live again."""
-    conn.execute(CLOSE_BY_SUBJECT, {"subject": subject, "subject_id": subject_id, "reason": reason, "actor": actor})
 
 
-GET = f"SELECT {_COLUMNS} FROM dead_letters WHERE id = %(id)s"
-
-
-def get(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
-    row = fetch_one(conn, GET, {"id": dead_letter_id})
-    return DeadLetter(**row) if row else None
+@statement(f"SELECT {_COLUMNS} FROM dead_letters WHERE id = %(dead_letter_id)s")
+def get(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,69 +116,35 @@ _MATCHES = """state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(
    AND (%(project_id)s::text IS NULL
         OR EXISTS (SELECT FROM jobs j WHERE j.id = dead_letters.job_id AND j.project_id = %(project_id)s))"""
 
-COUNT_GROUPS = f"""
+
+@statement(f"""
 SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
        count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,
        count(acknowledged_at) AS acknowledged, (array_agg(reason ORDER BY created_at DESC))[1] AS example
   FROM dead_letters WHERE {_MATCHES} GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
-"""
+""")
+def count_groups(conn: Connection, criteria: DeadLetterFilter) -> list[Row]: ...
 
 
-def count_groups(conn: Connection, criteria: DeadLetterFilter) -> list[Row]:
-    return fetch_all(conn, COUNT_GROUPS, asdict(criteria))
-
-
-LIST_NEWEST = f"""
+@statement(f"""
 SELECT {_COLUMNS} FROM dead_letters
  WHERE {_MATCHES} ORDER BY created_at DESC, id LIMIT %(limit)s
-"""
+""")
+def list_newest(conn: Connection, criteria: DeadLetterFilter, *, limit: int) -> list[DeadLetter]: ...
 
 
-def list_newest(conn: Connection, criteria: DeadLetterFilter, *, limit: int) -> list[DeadLetter]:
-    return [DeadLetter(**row) for row in fetch_all(conn, LIST_NEWEST, {**asdict(criteria), "limit": limit})]
-
-
-LIST_IDS = f"SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s"
-
-
-def list_ids(conn: Connection, criteria: DeadLetterFilter, *, after: UUID, limit: int) -> list[UUID]:
-    return [row["id"] for row in fetch_all(conn, LIST_IDS, {**asdict(criteria), "after": after, "limit": limit})]
+@statement(f"SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s")
+def list_ids(conn: Connection, criteria: DeadLetterFilter, *, after: UUID, limit: int) -> list[UUID]: ...
 
 
 # A file in quarantine, or without a URL, does not expire.
-COUNT_EXPIRING = f"""
+@statement(f"""
 SELECT count(*) AS matched,
        count(*) FILTER (WHERE expires_at BETWEEN moment() AND moment() + interval '10 min') AS expiring,
        count(*) FILTER (WHERE expires_at < moment()) AS expired
   FROM (SELECT (SELECT o.expires_at FROM outputs o
                  WHERE subject = 'output' AND o.id = subject_id AND o.quarantine_key IS NULL) AS expires_at
           FROM dead_letters WHERE {_MATCHES} AND id > %(after)s) selected
-"""
-
-
+""")
 def count_expiring(conn: Connection, criteria: DeadLetterFilter, after: UUID = FIRST) -> Row:
     """Return how many match, whose files' URLs expire within ten minutes, and have expired."""
-    return fetch_one(conn, COUNT_EXPIRING, {**asdict(criteria), "after": after}) or {}
-
-
-# Retention of those that nobody closed: not while there are bytes that a replay needs.
-HAS_BYTES: Final = """(
-    EXISTS (SELECT FROM deliveries d WHERE l.subject = 'delivery' AND d.id = l.subject_id AND d.body IS NOT NULL)
-    OR EXISTS (SELECT FROM outputs o WHERE l.subject = 'output' AND o.id = l.subject_id
-                  AND (num_nonnulls(o.quarantine_key, o.source_data) > 0
-                       OR o.source_kind = 'object' AND o.source IS NOT NULL)))
-"""
-
-EXPIRED: Final = f"""
-  FROM dead_letters l WHERE state = 'open' AND created_at < moment() - make_interval(secs => %(seconds)s)
-   AND NOT {HAS_BYTES}
-"""
-
-EXPIRE: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {EXPIRED} ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), moved AS (
-    UPDATE dead_letters d SET state = 'discarded', closed_at = moment(), closed_by = %(actor)s
-      FROM old WHERE d.id = old.id RETURNING d.id, d.job_id
-) {build_event_insert("dead_letter", "'open'", "'discarded'", "'older than the retention period'")}
-"""

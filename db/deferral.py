@@ -9,8 +9,9 @@ from typing import Final
 from uuid import UUID
 
 from db import breakers, cancellation, dead_letters, jobs, leases
-from db.connection import Connection, fetch_all, fetch_one
-from db.events import build_event_insert
+from db.connection import Connection, QueuedQuery, fetch_all
+from db.events import build_event_insert, records
+from db.statements import statement
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease
 from moorage.retry_policy import DeadLetterDecision
@@ -21,88 +22,74 @@ WITH moved AS (
      WHERE id = %(id)s AND lease_token = %(token)s RETURNING id, job_id
 ) {build_event_insert("output", "'waiting'", "'waiting'", "%(reason)s", kind="'deferred'")}
 """
-GET_JOB_ID = "SELECT job_id FROM outputs WHERE id = %(id)s"
+
+
+@statement("SELECT job_id FROM outputs WHERE id = %(output_id)s")
+def _get_job_id(conn: Connection, output_id: UUID) -> UUID | None: ...
 
 
 def defer(conn: Connection, lease: Lease, category: str) -> Job:
     """Have the job of a leased output no longer wait for it; return the job, locked. Raises LeaseLost."""
-    row = fetch_one(conn, GET_JOB_ID, {"id": lease.row_id})
-    if row is None:
+    job_id = _get_job_id(conn, lease.row_id)
+    if job_id is None:
         raise LeaseLost(f"output {lease.row_id} is deleted")
-    job = jobs.lock(conn, row["job_id"])
+    job = jobs.lock(conn, job_id)
     leases.execute(conn, lease, DEFER, category=category, reason="its job no longer waits for it")
     return job
 
 
-DEFER_BLOCKED = f"""
-WITH moved AS (
-    UPDATE outputs SET deferred_at = moment(), category = 'DOWNLOAD_FAILED'
-     WHERE job_id = %(id)s AND state = 'waiting' AND deferred_at IS NULL AND lease_token IS NULL
-       AND {breakers.HOST} = ANY (ARRAY(SELECT host FROM {breakers.OPEN_HOSTS}
-                                         WHERE opened_at <= moment() - make_interval(secs => %(seconds)s)))
-    RETURNING id, job_id
-) {build_event_insert("output", "'waiting'", "'waiting'", "'its job no longer waits for it'", kind="'deferred'")}
-"""
-
-
-def defer_blocked(conn: Connection, job_id: UUID, *, seconds: float, actor: str) -> None:
+@records("output", "'waiting'", "'waiting'", "'its job no longer waits for it'", kind="'deferred'")
+@statement(f"""
+UPDATE outputs SET deferred_at = moment(), category = 'DOWNLOAD_FAILED'
+ WHERE job_id = %(job_id)s AND state = 'waiting' AND deferred_at IS NULL AND lease_token IS NULL
+   AND {breakers.HOST} = ANY (ARRAY(SELECT host FROM {breakers.OPEN_HOSTS}
+                                     WHERE opened_at <= moment() - make_interval(secs => %(seconds)s)))
+RETURNING id, job_id
+""")
+def defer_blocked(conn: Connection, job_id: UUID, *, seconds: float, actor: str) -> QueuedQuery:
     """Have a locked job no longer wait for outputs whose hosts' circuit breakers have been open for `seconds`."""
-    conn.queue(DEFER_BLOCKED, {"id": job_id, "seconds": seconds, "actor": actor})
 
 
 # A keep step that is at work on one of them goes on; its file counts for the job again. `woken_at`: the caller
 # publishes their wakes, as after every change that makes outputs due.
-RESUME = f"""
-WITH moved AS (
-    UPDATE outputs SET deferred_at = NULL, woken_at = moment(), run_at = least(run_at, moment()),
-           attempt = CASE WHEN lease_token IS NULL THEN 0 ELSE attempt END,
-           crashes = CASE WHEN lease_token IS NULL THEN 0 ELSE crashes END
-     WHERE job_id = %(id)s AND prediction_id = %(chosen_id)s AND state = 'waiting' AND deferred_at IS NOT NULL
-    RETURNING id, job_id
-) {build_event_insert("output", "'waiting'", "'waiting'", "'its job waits for it again'", kind="'resumed'")}
-"""
-
-
+@records("output", "'waiting'", "'waiting'", "'its job waits for it again'", kind="'resumed'")
+@statement("""
+UPDATE outputs SET deferred_at = NULL, woken_at = moment(), run_at = least(run_at, moment()),
+       attempt = CASE WHEN lease_token IS NULL THEN 0 ELSE attempt END,
+       crashes = CASE WHEN lease_token IS NULL THEN 0 ELSE crashes END
+ WHERE job_id = %(job_id)s AND prediction_id = %(chosen_id)s AND state = 'waiting' AND deferred_at IS NOT NULL
+RETURNING id, job_id
+""")
 def resume(conn: Connection, job_id: UUID, chosen_id: UUID, actor: str) -> list[UUID]:
     """Have a locked job wait again for the deferred outputs of a prediction, now due; return them."""
-    return [row["id"] for row in fetch_all(conn, RESUME, {"id": job_id, "chosen_id": chosen_id, "actor": actor})]
 
 
-GET_RESERVE = """
+@statement("""
 SELECT prediction_id FROM outputs
- WHERE job_id = %(id)s AND state = 'waiting' AND deferred_at IS NOT NULL AND category IS NULL ORDER BY id LIMIT 1
-"""
-
-
+ WHERE job_id = %(job_id)s AND state = 'waiting' AND deferred_at IS NOT NULL AND category IS NULL ORDER BY id LIMIT 1
+""")
 def get_reserve(conn: Connection, job_id: UUID) -> UUID:
     """Return the first prediction with outputs in reserve, of a locked job that has some."""
-    prediction_id: UUID = fetch_all(conn, GET_RESERVE, {"id": job_id})[0]["prediction_id"]
-    return prediction_id
 
 
-MAKE_DUE = """
+@statement("""
 UPDATE outputs SET woken_at = moment(), run_at = moment()
- WHERE job_id = %(id)s AND state = 'waiting' AND deferred_at IS NOT NULL AND lease_token IS NULL RETURNING id
-"""
-
-
-def make_due(conn: Connection, job_id: UUID) -> list[UUID]:
-    """Make the deferred outputs of a locked job due now; return them."""
-    return [row["id"] for row in fetch_all(conn, MAKE_DUE, {"id": job_id})]
+ WHERE job_id = %(job_id)s AND state = 'waiting' AND deferred_at IS NOT NULL AND lease_token IS NULL RETURNING id
+""")
+def make_due(conn: Connection, job_id: UUID) -> list[UUID]: ...
 
 
 _DEFERRED: Final = "deferred_at IS NOT NULL"
+
+
 # A keep step that holds the lease gets LeaseLost when it commits.
-CANCEL_OTHERS = cancellation.build_cancel_statement(
-    "outputs", "output", "waiting", cancellation.CANCELLED,
-    f"{_DEFERRED} AND prediction_id <> %(chosen_id)s",
-)  # fmt: skip
-
-
+@statement(
+    cancellation.build_cancel_statement(
+        "outputs", "output", "waiting", cancellation.CANCELLED, f"{_DEFERRED} AND prediction_id <> %(chosen_id)s"
+    )
+)
 def cancel_others(conn: Connection, job_id: UUID, chosen_id: UUID | None, *, reason: str, actor: str) -> list[UUID]:
     """End a locked job's deferred outputs of predictions that were not chosen, without dead letters; return them."""
-    args = {"job_id": job_id, "chosen_id": chosen_id, "reason": reason, "actor": actor}
-    return [row["id"] for row in fetch_all(conn, CANCEL_OTHERS, args)]
 
 
 LIST_INCOMPLETE = f"""

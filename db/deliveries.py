@@ -5,9 +5,10 @@ from typing import Final
 from uuid import UUID
 
 from db import dead_letters, leases
-from db.connection import Connection, Database, QueuedQuery, Row, fetch_all, fetch_one
-from db.events import build_event_insert
-from db.leases import CLEAR_LEASE
+from db.connection import Connection, Database, QueuedQuery, Row
+from db.events import build_event_insert, records
+from db.leases import CLEAR_LEASE, RESTART
+from db.statements import statement
 from moorage.model import Delivery, Lease, Step
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
@@ -52,15 +53,12 @@ def claim_due(
     ]
 
 
-LOCK = """
+@statement("""
 SELECT id FROM deliveries WHERE id = ANY(%(ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])
  ORDER BY id FOR UPDATE SKIP LOCKED
-"""
-
-
-def queue_lock(conn: Connection, leased: Sequence[Lease]) -> QueuedQuery:
+""")
+def queue_lock(conn: Connection, ids: Sequence[UUID], tokens: Sequence[UUID]) -> QueuedQuery:
     """Lock leased deliveries, before any other row, but none that is locked; the rows are those locked."""
-    return conn.queue(LOCK, {"ids": [lease.row_id for lease in leased], "tokens": [lease.token for lease in leased]})
 
 
 # A lease, and how its delivery ends: state, reason, external id, prediction, job.
@@ -88,11 +86,10 @@ def build_end(*results: DeliveryResult) -> Row:
 
 
 def end(conn: Connection, lease: Lease, state: str, reason: str) -> None:
-    """End a leased delivery. Raises LeaseLost."""
     leases.execute(conn, lease, END, **build_end((lease, state, reason, None, None, None)))
 
 
-MARK_UNMATCHED = f"""
+@statement(f"""
 WITH old AS (
     SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
 ), moved AS (
@@ -107,16 +104,11 @@ WITH old AS (
 )
 INSERT INTO events (subject, subject_id, from_state, to_state, actor)
 SELECT 'delivery', id, from_state, 'unmatched', %(actor)s FROM moved WHERE from_state <> 'unmatched'
-"""
-
-
+""")
 def mark_unmatched(
     conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, unmatched_seconds: float
-) -> None:
+) -> QueuedQuery:
     """Let a locked delivery wait for its prediction to be registered."""
-    times = {"wait_seconds": wait_seconds, "unmatched_seconds": unmatched_seconds}
-    args = {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by, "external_id": external_id, **times}
-    conn.execute(MARK_UNMATCHED, args)
 
 
 MAKE_UNMATCHED_DUE = """
@@ -130,49 +122,46 @@ UPDATE deliveries d SET run_at = moment(), woken_at = NULL
 RETURNING d.id
 """
 
-GET_PROVIDER = "SELECT provider FROM deliveries WHERE id = %(id)s"
+
+@statement("SELECT provider FROM deliveries WHERE id = %(delivery_id)s")
+def _get_provider(conn: Connection, delivery_id: UUID) -> str | None: ...
 
 
 def dead_letter(
     conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
 ) -> None:
     """End a leased delivery as `dead`, with a dead letter. Raises LeaseLost."""
-    row = fetch_one(conn, GET_PROVIDER, {"id": lease.row_id})
-    provider = row["provider"] if row else None
+    provider = _get_provider(conn, lease.row_id)
     end(conn, lease, "dead", to_storable(decision.reason))
     dead_letters.add(
         conn, "delivery", lease.row_id, decision, step=step, provider=provider, facts=facts, actor=lease.leased_by
     )
 
 
-REPLAY = f"""
-WITH moved AS (
-    UPDATE deliveries SET state = 'new', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
-           unmatched_until = NULL
-     WHERE id = %(id)s AND state = 'dead' AND body IS NOT NULL RETURNING id
-) {build_event_insert("delivery", "'dead'", "'new'", "'replayed'", job_id="NULL")}
-"""
-
-
+@records("delivery", "'dead'", "'new'", "'replayed'", job_id="NULL")
+@statement(f"""
+UPDATE deliveries SET state = 'new', unmatched_until = NULL, {RESTART}
+ WHERE id = %(delivery_id)s AND state = 'dead' AND body IS NOT NULL RETURNING id
+""")
 def replay(conn: Connection, delivery_id: UUID, actor: str) -> bool:
     """Reset a dead delivery to `new`; return False if its body was purged or it is not dead."""
-    return fetch_one(conn, REPLAY, {"id": delivery_id, "actor": actor}) is not None
 
 
-LIST_BY_PREDICTION = """
-SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) AS bytes
-  FROM deliveries WHERE prediction_id = %(prediction_id)s ORDER BY received_at LIMIT 200
+@statement("SELECT body FROM deliveries WHERE id = %(delivery_id)s")
+def get_body(conn: Connection, delivery_id: UUID) -> bytes | None: ...
+
+
+DETAILS = """
+SELECT d.id, d.provider, d.webhook_id, d.external_id, d.prediction_id, p.job_id, d.received_at, d.state, d.reason,
+       octet_length(d.body) AS bytes, d.body_sha256, d.headers, d.unmatched_until, d.run_at, d.attempt, d.crashes,
+       d.leased_by, d.leased_until, d.ended_at
+  FROM deliveries d LEFT JOIN predictions p ON p.id = d.prediction_id
 """
 
 
-GET_BODY = "SELECT body FROM deliveries WHERE id = %(id)s"
+@statement(f"{DETAILS} WHERE p.job_id = %(job_id)s ORDER BY received_at LIMIT 200")
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 
-def get_body(conn: Connection, delivery_id: UUID) -> bytes | None:
-    """Return the raw body; None after retention purged it."""
-    row = fetch_one(conn, GET_BODY, {"id": delivery_id})
-    return bytes(row["body"]) if row and row["body"] is not None else None
-
-
-def list_by_prediction(conn: Connection, prediction_id: UUID) -> list[Row]:
-    return fetch_all(conn, LIST_BY_PREDICTION, {"prediction_id": prediction_id})
+@statement(f"{DETAILS} WHERE d.prediction_id = %(prediction_id)s ORDER BY received_at LIMIT 200")
+def list_by_prediction(conn: Connection, prediction_id: UUID) -> list[Row]: ...

@@ -3,8 +3,9 @@
 from uuid import UUID
 
 from db import leases
-from db.connection import Connection, fetch_all, fetch_one
+from db.connection import Connection, fetch_all
 from db.events import build_event_insert
+from db.statements import statement
 from moorage.model import Lease
 
 
@@ -12,45 +13,37 @@ def build_discard_statement(condition: str) -> str:
     """Return the statement that sets a job's kept outputs to `discarding`."""
     return f"""
 WITH moved AS (
-    UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
-           crashes = 0, thumb_missing = NULL, reason = %(reason)s
+    UPDATE outputs SET state = 'discarding', thumb_missing = NULL, reason = %(reason)s, {leases.RESTART}
      WHERE job_id = %(job_id)s AND state = 'kept' AND {condition}
     RETURNING id, job_id
 ) {build_event_insert("output", "'kept'", "'discarding'", "%(reason)s")}
 """
 
 
-MARK_DISCARDING = build_discard_statement(
-    "(NOT is_placeholder OR %(placeholder_too)s)"
-    " AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)"
+@statement(
+    build_discard_statement(
+        "(NOT is_placeholder OR %(include_placeholder)s)"
+        " AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)"
+    )
 )
-
-
 def mark_discarding(
     conn: Connection, job_id: UUID, reason: str, actor: str, *, include_placeholder: bool = False
 ) -> list[UUID]:
     """Set a locked job's kept, unpublished outputs to `discarding`; return their ids."""
-    args = {"job_id": job_id, "reason": reason, "actor": actor, "placeholder_too": include_placeholder}
-    return [row["id"] for row in fetch_all(conn, MARK_DISCARDING, args)]
 
 
-HAS_DISCARDED_FILES = """
-SELECT id FROM outputs WHERE prediction_id = %(id)s AND state IN ('discarding', 'discarded') LIMIT 1
-"""
+@statement("""
+SELECT id FROM outputs WHERE prediction_id = %(prediction_id)s AND state IN ('discarding', 'discarded') LIMIT 1
+""")
+def has_discarded_files(conn: Connection, prediction_id: UUID) -> bool: ...
 
 
-def has_discarded_files(conn: Connection, prediction_id: UUID) -> bool:
-    return fetch_one(conn, HAS_DISCARDED_FILES, {"id": prediction_id}) is not None
-
-
-END_DISCARDED = leases.build_end_statement(
-    "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
+@statement(
+    leases.build_end_statement(
+        "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
+    )
 )
-
-
-def end_discarded(conn: Connection, lease: Lease) -> None:
-    """Record that an output's objects are deleted. Raises LeaseLost."""
-    leases.execute(conn, lease, END_DISCARDED)
+def end_discarded(conn: Connection, lease: Lease) -> None: ...
 
 
 SPOOLED = """
@@ -60,8 +53,6 @@ SELECT o.id, o.source AS key FROM outputs o JOIN jobs j ON j.id = o.job_id
                     WHERE l.subject = 'output' AND l.subject_id = o.id AND l.state = 'open')
  ORDER BY o.ended_at LIMIT 200
 """
-
-CLEAR_SPOOLED_INPUT = "UPDATE outputs SET source = NULL WHERE id = %(id)s AND source = %(key)s AND ended_at IS NOT NULL"
 
 
 def list_spooled_inputs(conn: Connection) -> list[tuple[UUID, str]]:
@@ -73,5 +64,5 @@ def list_spooled_inputs(conn: Connection) -> list[tuple[UUID, str]]:
     return [(row["id"], row["key"]) for row in fetch_all(conn, SPOOLED)]
 
 
-def clear_spooled_input(conn: Connection, output_id: UUID, key: str) -> None:
-    conn.execute(CLEAR_SPOOLED_INPUT, {"id": output_id, "key": key})
+@statement("UPDATE outputs SET source = NULL WHERE id = %(output_id)s AND source = %(key)s AND ended_at IS NOT NULL")
+def clear_spooled_input(conn: Connection, output_id: UUID, key: str) -> None: ...

@@ -9,77 +9,62 @@ from psycopg.types.json import Jsonb
 from db import quarantine, retention
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.objects import LONG_TIMEOUT
-from moorage import ids
+from db.statements import statement
 
 WAIT_SECONDS: Final = 600.0  # for predictions to end at their providers
+IS_OPEN: Final = "EXISTS (SELECT FROM erasures WHERE finished_at IS NULL)"
 _COLUMNS: Final = "id, owner, requested_at, finished_at, removed"
 
-REQUEST: Final = f"""
-INSERT INTO erasures (id, owner) VALUES (%(id)s, %(owner)s)
+
+@statement(f"""
+INSERT INTO erasures (id, owner) VALUES (%(new_id)s, %(owner)s)
 ON CONFLICT (owner) DO UPDATE SET owner = excluded.owner RETURNING {_COLUMNS}
-"""
-GET: Final = f"SELECT {_COLUMNS} FROM erasures WHERE id = %(id)s"
-IS_OPEN: Final = "EXISTS (SELECT FROM erasures WHERE finished_at IS NULL)"
-LIST_UNFINISHED: Final = f"SELECT {_COLUMNS} FROM erasures WHERE finished_at IS NULL ORDER BY requested_at LIMIT 100"
-
-
-def request(conn: Connection, owner: str) -> Row:
+""")
+def request(conn: Connection, new_id: UUID, owner: str) -> Row:
     """Insert an erasure; return it, or the one of this owner that is not finished."""
-    row = fetch_one(conn, REQUEST, {"id": ids.uuid7(), "owner": owner})
-    return row or {}
 
 
-def get(conn: Connection, erasure_id: UUID) -> Row | None:
-    return fetch_one(conn, GET, {"id": erasure_id})
+@statement(f"SELECT {_COLUMNS} FROM erasures WHERE id = %(erasure_id)s")
+def get(conn: Connection, erasure_id: UUID) -> Row | None: ...
 
 
-def list_unfinished(conn: Connection) -> list[Row]:
-    return fetch_all(conn, LIST_UNFINISHED)
+@statement(f"SELECT {_COLUMNS} FROM erasures WHERE finished_at IS NULL ORDER BY requested_at LIMIT 100")
+def list_unfinished(conn: Connection) -> list[Row]: ...
 
 
-LIST_JOBS: Final = """
+@statement("""
 SELECT id FROM jobs WHERE owner = %(owner)s AND id > %(after)s ORDER BY owner, id LIMIT %(limit)s
-"""
+""")
+def list_job_ids(conn: Connection, owner: str, after: UUID, limit: int) -> list[UUID]: ...
+
+
 # Only while the erasure is not finished: afterwards the name may be in use again.
-LOCK_JOB: Final = "SELECT id FROM jobs WHERE id = %(id)s AND owner IN (SELECT owner FROM erasures) FOR UPDATE"
+@statement("SELECT id FROM jobs WHERE id = %(job_id)s AND owner IN (SELECT owner FROM erasures) FOR UPDATE")
+def lock_job(conn: Connection, job_id: UUID) -> bool:
+    """Lock a job; return False if another process has erased it, or finished the erasure."""
+
 
 # A live job was created or reopened since it was listed.
-LIST_ERASABLE: Final = """
+@statement(f"""
 SELECT j.id, ARRAY(SELECT source FROM outputs o WHERE o.job_id = j.id AND o.source_kind = 'object'
                                                   AND o.source IS NOT NULL) AS inputs
   FROM jobs j JOIN erasures e ON e.owner = j.owner
- WHERE j.id = ANY(%(ids)s::uuid[]) AND j.settled_at IS NOT NULL
+ WHERE j.id = ANY(%(job_ids)s::uuid[]) AND j.settled_at IS NOT NULL
    AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id AND r.deleted_at IS NULL)
-   AND (e.requested_at < moment() - make_interval(secs => %(wait_seconds)s)
+   AND (e.requested_at < moment() - make_interval(secs => {WAIT_SECONDS})
         OR NOT EXISTS (SELECT FROM predictions p WHERE p.job_id = j.id AND p.state IN ('submitting', 'running')))
-"""
-
-
-def list_job_ids(conn: Connection, owner: str, after: UUID, limit: int) -> list[UUID]:
-    return [row["id"] for row in fetch_all(conn, LIST_JOBS, {"owner": owner, "after": after, "limit": limit})]
-
-
-def lock_job(conn: Connection, job_id: UUID) -> bool:
-    """Lock a job; return False if another process has erased it, or finished the erasure."""
-    return fetch_one(conn, LOCK_JOB, {"id": job_id}) is not None
-
-
+""")
 def list_erasable(conn: Connection, job_ids: Sequence[UUID]) -> list[Row]:
     """Return those of an owner's jobs whose rows may be deleted, with the keys of their spooled inputs."""
-    return fetch_all(conn, LIST_ERASABLE, {"ids": job_ids, "wait_seconds": WAIT_SECONDS})
 
 
-RELEASE_QUARANTINED: Final = f"""
+@statement(f"""
 UPDATE outputs SET {quarantine.RELEASE} WHERE job_id = %(job_id)s AND quarantine_key IS NOT NULL
-"""
-
-
+""")
 def release_quarantined(conn: Connection, job_id: UUID) -> None:
     """Forget the refused files of a job, before their objects are deleted."""
-    conn.execute(RELEASE_QUARANTINED, {"job_id": job_id})
 
 
-LOCK_DELIVERIES: Final = f"{retention.DELIVERIES} ORDER BY id FOR UPDATE"
 REMEMBER: Final = """
 WITH old AS (DELETE FROM erased_predictions WHERE erased_at < moment() - interval '30 days')
 INSERT INTO erased_predictions (provider, name)
@@ -88,29 +73,36 @@ SELECT p.provider, n.name FROM predictions p
  WHERE n.name IS NOT NULL AND p.job_id = ANY(%(ids)s::uuid[])
 ON CONFLICT DO NOTHING
 """
-# Deliveries that were not applied to their prediction: it is known by their external id, or by the key in their URL.
-LIST_STRAY_DELIVERIES: Final = """
+_COUNTED: Final = ("notifications", "renders", "outputs", "deliveries", "predictions", "jobs")
+
+
+# It is known by the external id of the delivery, or by the key in its URL.
+@statement("""
 SELECT id FROM deliveries
  WHERE prediction_id IS NULL
    AND ((provider, external_id) IN (SELECT provider, name FROM erased_predictions)
         OR (provider, 'key ' || key_sha256) IN (SELECT provider, name FROM erased_predictions))
  ORDER BY id FOR UPDATE
-"""
+""")
+def _lock_stray_deliveries(conn: Connection) -> list[UUID]:
+    """Lock the deliveries that were not applied to their prediction, which is erased; return them."""
 
-ADD_COUNTS: Final = """
+
+@statement("""
 UPDATE erasures SET removed = (SELECT coalesce(jsonb_object_agg(key, total), '{}') FROM (
            SELECT key, sum(value::bigint) AS total
              FROM (SELECT * FROM jsonb_each_text(removed) UNION ALL SELECT * FROM jsonb_each_text(%(counts)s::jsonb)) c
             GROUP BY key) s)
- WHERE id = %(id)s
-"""
-_COUNTED: Final = ("notifications", "renders", "outputs", "deliveries", "predictions", "jobs")
+ WHERE id = %(erasure_id)s
+""")
+def _add_counts(conn: Connection, erasure_id: UUID, counts: Jsonb) -> None: ...
 
 
 def erase_jobs(conn: Connection, erasure: Row, job_ids: Sequence[UUID], objects: int) -> None:
     """Delete jobs and all their rows, live or not; add their numbers and that of deleted objects to the report."""
-    deliveries = [row["id"] for row in fetch_all(conn, LOCK_DELIVERIES, {"ids": job_ids})]
-    conn.execute(retention.LOCK_ALL_JOBS, {"ids": job_ids})
+    locked = fetch_all(conn, f"{retention.DELIVERIES} ORDER BY id FOR UPDATE", {"ids": job_ids})
+    deliveries = [row["id"] for row in locked]
+    conn.execute(retention.LOCK_JOBS, {"ids": job_ids})
     conn.execute(REMEMBER, {"ids": job_ids})
     counts = _drop(conn, job_ids, deliveries)
     add_counts(conn, erasure, {**counts, "objects": objects})
@@ -119,7 +111,7 @@ def erase_jobs(conn: Connection, erasure: Row, job_ids: Sequence[UUID], objects:
 def delete_stray_deliveries(conn: Connection, erasure: Row) -> int:
     """Delete the deliveries that name an erased prediction, but were not applied to it; return their number."""
     conn.execute(LONG_TIMEOUT)
-    found = [row["id"] for row in fetch_all(conn, LIST_STRAY_DELIVERIES, {})]
+    found = _lock_stray_deliveries(conn)
     if found:
         add_counts(conn, erasure, _drop(conn, [], found))
     return len(found)
@@ -132,24 +124,19 @@ def _drop(conn: Connection, job_ids: Sequence[UUID], deliveries: Sequence[UUID])
 
 
 def add_counts(conn: Connection, erasure: Row, counts: Mapping[str, int]) -> None:
-    changed = {name: count for name, count in counts.items() if count}
-    conn.execute(ADD_COUNTS, {"id": erasure["id"], "counts": Jsonb(changed)})
+    _add_counts(conn, erasure["id"], Jsonb({name: count for name, count in counts.items() if count}))
 
 
-MARK_UPLOADS: Final = """
+@statement("""
 UPDATE uploads SET deleted_at = moment()
  WHERE owner = %(owner)s AND deleted_at IS NULL AND owner IN (SELECT owner FROM erasures)
-"""
-DROP_UPLOADS: Final = "DELETE FROM uploads WHERE owner = %(owner)s AND deleted_at IS NOT NULL"
-
-
-def mark_uploads(conn: Connection, owner: str) -> None:
-    conn.execute(MARK_UPLOADS, {"owner": owner})
+""")
+def mark_uploads(conn: Connection, owner: str) -> None: ...
 
 
 def drop_uploads(conn: Connection, erasure: Row, objects: int) -> None:
-    """Delete the rows of uploads whose objects are deleted."""
-    count = conn.execute(DROP_UPLOADS, {"owner": erasure["owner"]}).rowcount
+    sql = "DELETE FROM uploads WHERE owner = %(owner)s AND deleted_at IS NOT NULL"
+    count = conn.execute(sql, {"owner": erasure["owner"]}).rowcount
     add_counts(conn, erasure, {"uploads": count, "objects": objects})
 
 
@@ -185,17 +172,12 @@ def finish(conn: Connection, erasure: Row, upload_prefix: str) -> Row | None:
     return fetch_one(conn, FINISH, {"id": erasure["id"]})
 
 
-IS_ERASED: Final = """
-SELECT name FROM erased_predictions WHERE provider = %(provider)s AND name = ANY(%(names)s::text[]) LIMIT 1
-"""
-PURGE_BODY: Final = "UPDATE deliveries SET body = NULL WHERE id = %(id)s"
+@statement("""
+SELECT name FROM erased_predictions
+ WHERE provider = %(provider)s AND name IN (%(external_id)s, 'key ' || %(key_sha256)s) LIMIT 1
+""")
+def is_erased(conn: Connection, provider: str, external_id: str, key_sha256: str | None) -> bool: ...
 
 
-def is_erased(conn: Connection, provider: str, external_id: str, key_sha256: str | None) -> bool:
-    """Return True if an erasure deleted the prediction."""
-    names = [external_id, f"key {key_sha256}"]
-    return fetch_one(conn, IS_ERASED, {"provider": provider, "names": names}) is not None
-
-
-def purge_body(conn: Connection, delivery_id: UUID) -> None:
-    conn.execute(PURGE_BODY, {"id": delivery_id})
+@statement("UPDATE deliveries SET body = NULL WHERE id = %(delivery_id)s")
+def purge_body(conn: Connection, delivery_id: UUID) -> None: ...

@@ -1,11 +1,12 @@
 """Events: every state transition, inserted in the transaction that makes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row
+from db.statements import F, statement
 
 
 def build_event_insert(subject: str, from_state: str, to_state: str, reason: str = "NULL", **columns: str) -> str:
@@ -21,30 +22,38 @@ SELECT '{subject}', id, {from_state}, {to_state}, {reason}, %(actor)s, {", ".joi
 RETURNING subject_id AS id, job_id"""
 
 
+def records(subject: str, from_state: str, to_state: str, reason: str = "NULL", **columns: str) -> Callable[[F], F]:
+    """Have a function of a statement, which returns `id` and `job_id`, insert an event for each row; see above."""
+
+    def decorate(function: F) -> F:
+        insert = build_event_insert(subject, from_state, to_state, reason, **columns)
+        vars(function)["sql"] = f"WITH moved AS ({vars(function)['sql']}) {insert}"
+        return function
+
+    return decorate
+
+
 MAX_ID_SPAN: Final = 500  # ids a page covers: bounds the cost of a filter that matches nothing
 
-GET_LAST_ID = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS id FROM events_id_seq"
 
-LIST_WRITERS = """
+@statement("""
 SELECT virtualtransaction AS writer FROM pg_locks
  WHERE locktype = 'relation' AND relation = 'events'::regclass AND mode = 'RowExclusiveLock' AND granted
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+""")
+def _list_writers(conn: Connection) -> set[str]: ...
 
 
-LIST_PAGE_BY_JOB = """
+@statement("""
 SELECT id, subject, subject_id, from_state, to_state, kind, reason, actor, at
   FROM events WHERE job_id = %(job_id)s AND id > %(after)s
    AND subject <> ALL(%(subjects)s::text[]) AND (kind IS NULL OR kind <> ALL(%(kinds)s::text[]))
  ORDER BY id LIMIT %(limit)s
-"""
-
-
+""")
 def list_page_by_job(
     conn: Connection, job_id: UUID, after: int, limit: int, hidden: Mapping[str, Sequence[str]]
 ) -> list[Row]:
     """Return events of a job without those of the hidden `subjects` and `kinds`."""
-    return fetch_all(conn, LIST_PAGE_BY_JOB, {"job_id": job_id, "after": after, "limit": limit, **hidden})
 
 
 # Reading all events without missing one: a reader that continues after the last id it saw could skip a lower one.
@@ -66,42 +75,30 @@ class Watermark:
 
 def read_watermark(conn: Connection) -> Watermark:
     event_id = get_last_id(conn)  # before the writing transactions: the order matters
-    return Watermark(event_id, _list_writers(conn))
+    return Watermark(event_id, frozenset(_list_writers(conn)))
 
 
 def is_final(conn: Connection, watermark: Watermark) -> bool:
     """Return True if every event up to the watermark is visible to later statements or never will be."""
-    return not watermark.writers or not watermark.writers & _list_writers(conn)
+    return not watermark.writers or watermark.writers.isdisjoint(_list_writers(conn))
 
 
+@statement("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq")
 def get_last_id(conn: Connection) -> int:
     """Return the highest id assigned, committed or not; 0 before the first."""
-    row = fetch_one(conn, GET_LAST_ID, {})
-    return int(row["id"]) if row else 0
 
 
-GET_OLDEST_ID = "SELECT min(id) AS id FROM events"
+@statement("SELECT min(id) AS id FROM events")
+def get_oldest_id(conn: Connection) -> int | None: ...
 
 
-def get_oldest_id(conn: Connection) -> int | None:
-    row = fetch_one(conn, GET_OLDEST_ID, {})
-    return row["id"] if row else None
-
-
-LIST_BETWEEN = """
+@statement("""
 SELECT e.id, e.subject, e.subject_id, e.job_id, j.owner, e.from_state, e.to_state, e.kind, e.reason, e.at
   FROM events e LEFT JOIN jobs j ON j.id = e.job_id WHERE e.id > %(after)s AND e.id <= %(until)s
    AND (%(job_id)s::uuid IS NULL OR e.job_id = %(job_id)s)
    AND (%(owner)s::text IS NULL OR j.owner = %(owner)s) ORDER BY e.id
-"""
-
-
+""")
 def list_between(
     conn: Connection, after: int, until: int, *, job_id: UUID | None = None, owner: str | None = None
 ) -> list[Row]:
     """Return events with after < id <= until, by id. `until`: final, and at most MAX_ID_SPAN above `after`."""
-    return fetch_all(conn, LIST_BETWEEN, {"after": after, "until": until, "job_id": job_id, "owner": owner})
-
-
-def _list_writers(conn: Connection) -> frozenset[str]:
-    return frozenset(row["writer"] for row in fetch_all(conn, LIST_WRITERS))

@@ -9,8 +9,9 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from db import notifications, progress
-from db.connection import Connection, QueuedQuery, Row, fetch_all, fetch_one
+from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert
+from db.statements import statement
 from moorage import ids
 from moorage.lifecycle import OutputCounts
 from moorage.model import Job, JobRequest
@@ -43,41 +44,31 @@ def queue_add(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bo
     return conn.queue(ADD, {**args, "fallback_chain": Jsonb(args["fallback_chain"])})
 
 
-LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(id)s FOR UPDATE"
+LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(job_id)s FOR UPDATE"
 
 
+@statement(LOCK)
 def lock(conn: Connection, job_id: UUID) -> Job:
-    """Lock a job: before its predictions, outputs, project and render."""
-    row = fetch_one(conn, LOCK, {"id": job_id})
-    if row is None:
-        raise LookupError(f"no job {job_id}")
-    return Job(**row)
+    """Lock a job: before its predictions, outputs, project and render. Raises LookupError."""
 
 
-LOCK_BY_PREDICTIONS = f"""
+@statement(f"""
 SELECT {_COLUMNS} FROM jobs
  WHERE id = ANY (ARRAY(SELECT job_id FROM predictions
                         WHERE (provider, external_id) IN
                               (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))))
  ORDER BY id FOR UPDATE SKIP LOCKED
-"""
-
-
-def queue_lock(conn: Connection, predictions: Sequence[tuple[str, str]]) -> QueuedQuery:
+""")
+def queue_lock(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> QueuedQuery:
     """Lock the jobs of predictions, given by provider and external id, but none that is locked."""
-    providers, external_ids = zip(*predictions, strict=True)
-    return conn.queue(LOCK_BY_PREDICTIONS, {"providers": list(providers), "external_ids": list(external_ids)})
 
 
-DESCRIBE = "UPDATE jobs SET prompt = %(prompt)s WHERE id = %(id)s AND prompt IS NULL"
-
-
-def queue_description(conn: Connection, job_id: UUID, prompt: str) -> None:
+@statement("UPDATE jobs SET prompt = %(prompt)s WHERE id = %(job_id)s AND prompt IS NULL")
+def queue_description(conn: Connection, job_id: UUID, prompt: str) -> QueuedQuery:
     """Record the prompt of a registered prediction, as its provider reports it, on its locked job."""
-    conn.queue(DESCRIBE, {"id": job_id, "prompt": prompt})
 
 
-COUNT_OUTPUTS = """
+@statement("""
 SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state = 'kept' AND is_chosen) AS kept,
        count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen AND NOT is_foreign) AS dead,
@@ -89,18 +80,14 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
                o.state = 'waiting' AND o.deferred_at IS NOT NULL AS is_deferred,
                o.is_placeholder, o.category, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
                o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
-          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(id)s) counted
-"""
-
-
+          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(job_id)s) counted
+""")
 def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
     """
     Count a locked job's outputs, in a separate statement that sees what the lock waited for.
 
     A deferred output counts as dead.
     """
-    row = fetch_one(conn, COUNT_OUTPUTS, {"id": job_id})
-    return OutputCounts(**row) if row else OutputCounts()
 
 
 CHANGE_STATE = f"""
@@ -165,38 +152,31 @@ def build_change(
     return {**args, "to_state": to_state, "live": to_state in _LIVE, "check_after": check_after, "category": category}
 
 
-ADD_NOTES = """
+@statement("""
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'job', id, id, state, state, note, %(actor)s FROM jobs, unnest(%(notes)s::text[]) AS note WHERE id = %(id)s
-"""
-
-
+SELECT 'job', id, id, state, state, note, %(actor)s FROM jobs, unnest(%(notes)s::text[]) AS note WHERE id = %(job_id)s
+""")
 def add_notes(conn: Connection, job_id: UUID, notes: Sequence[str], actor: str) -> None:
     """Add notes to the history of a locked job that is `keeping`; its state is unchanged."""
-    conn.execute(ADD_NOTES, {"id": job_id, "notes": list(notes), "actor": actor})
 
 
 IS_DUE: Final = "state IN ('open', 'keeping') AND run_at <= moment()"
-DUE = f"""
+
+
+@statement(f"""
 SELECT id FROM jobs WHERE {IS_DUE}
  ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-"""
-
-
+""")
 def list_due(conn: Connection, limit: int = 100) -> list[UUID]:
     """Return jobs that are due and not locked: locked ones would keep the others out of the limit."""
-    return [row["id"] for row in fetch_all(conn, DUE, {"limit": limit})]
 
 
-POSTPONE = "UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(id)s AND run_at <= moment() RETURNING id"
-
-
+@statement("UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(job_id)s AND run_at <= moment() RETURNING id")
 def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> bool:
     """Postpone the next check of a locked job; return False if it is not due, for example because it was reopened."""
-    return fetch_one(conn, POSTPONE, {"id": job_id, "wait": wait}) is not None
 
 
-GET_WITH_RENDER = """
+@statement("""
 SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id, j.scene, j.partial, j.state,
        j.category, j.reason, j.created_at, j.deadline_at, j.settled_at, j.reopened, j.chosen_id, j.run_at,
        j.variants, j.placeholder, j.metadata, coalesce((SELECT jsonb_agg(e - 'input' ORDER BY n)
@@ -204,45 +184,35 @@ SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_
                                                      WITH ORDINALITY AS x (e, n)), '[]') AS chain,
        r.id AS render_id, r.cover_idx, r.published_at, r.deleted_at,
        (SELECT count(*) FROM render_variants v WHERE v.render_id = j.id) AS variants_created
-  FROM jobs j LEFT JOIN renders r ON r.id = j.id WHERE j.id = %(id)s
-"""
+  FROM jobs j LEFT JOIN renders r ON r.id = j.id WHERE j.id = %(job_id)s
+""")
+def get_with_render(conn: Connection, job_id: UUID) -> Row | None: ...
 
 
-def get_with_render(conn: Connection, job_id: UUID) -> Row | None:
-    return fetch_one(conn, GET_WITH_RENDER, {"id": job_id})
-
-
-IS_SETTLED = "SELECT settled_at IS NOT NULL AS is_settled FROM jobs WHERE id = %(id)s"
-
-
+@statement("SELECT 1 WHERE NOT EXISTS (SELECT FROM jobs WHERE id = %(job_id)s AND settled_at IS NULL)")
 def is_settled(conn: Connection, job_id: UUID) -> bool:
     """Return False only for a job that exists and is not settled."""
-    row = fetch_one(conn, IS_SETTLED, {"id": job_id})
-    return row is None or bool(row["is_settled"])
 
 
-LIST_ERRORS = """
+@statement("""
 SELECT 'output' AS subject, o.id AS subject_id, o.prediction_id, o.idx, o.path, o.category AS type, o.reason AS message,
        o.state, o.category, o.reason, coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
   FROM outputs o
   LEFT JOIN dead_letters d ON d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
- WHERE o.job_id = %(id)s AND o.category IS NOT NULL
+ WHERE o.job_id = %(job_id)s AND o.category IS NOT NULL
    AND (o.state = 'dead' OR o.state = 'waiting' AND o.deferred_at IS NOT NULL)
  UNION ALL
 SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, p.state, p.category, p.reason,
        coalesce(d.retryable, false), d.id
   FROM predictions p
   LEFT JOIN dead_letters d ON d.subject = 'prediction' AND d.subject_id = p.id AND d.state = 'open'
- WHERE p.job_id = %(id)s AND p.state IN ('failed', 'cancelled', 'lost', 'abandoned') ORDER BY 1, 4
-"""
-
-
-def list_errors(conn: Connection, job_id: UUID) -> list[Row]:
-    return fetch_all(conn, LIST_ERRORS, {"id": job_id})
+ WHERE p.job_id = %(job_id)s AND p.state IN ('failed', 'cancelled', 'lost', 'abandoned') ORDER BY 1, 4
+""")
+def list_errors(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 
 # `= ANY` and the order by owner: else the planner looks for an owner's jobs among all, which are long if they are old.
-LIST_PAGE = """
+@statement("""
 SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.created_at, j.deadline_at, j.settled_at,
        j.reopened, r.id AS render_id, o.outputs, o.kept
   FROM jobs j
@@ -254,20 +224,14 @@ SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.cre
    AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
    AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
  ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN j.owner END DESC, j.id DESC LIMIT %(limit)s
-"""
-
-
+""")
 def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
     """Return jobs, newest first, with their numbers of files; `filters`: owner, state, kind, before."""
-    return fetch_all(conn, LIST_PAGE, {**filters, "limit": limit})
 
 
-FIND_BY_KEY = """
+@statement("""
 SELECT j.id, j.state, j.request_sha256,
        (SELECT p.id FROM predictions p WHERE p.job_id = j.id ORDER BY p.seq LIMIT 1) AS prediction_id
   FROM jobs j WHERE j.owner = %(owner)s AND j.idempotency_key = %(key)s
-"""
-
-
-def find_by_key(conn: Connection, owner: str, key: str) -> Row | None:
-    return fetch_one(conn, FIND_BY_KEY, {"owner": owner, "key": key})
+""")
+def find_by_key(conn: Connection, owner: str, key: str) -> Row | None: ...

@@ -14,7 +14,8 @@ from uuid import UUID
 from db import breakers
 from db.connection import Connection, Database, Row, fetch_all, fetch_one
 from db.events import build_event_insert
-from moorage.errors import DatabaseLocked, LeaseLost, StepInterrupted
+from db.statements import require_row, statement
+from moorage.errors import DatabaseLocked, StepInterrupted
 from moorage.model import Lease, Step, WorkTable
 from moorage.transitions import EventKind
 
@@ -24,9 +25,26 @@ SUBJECT: Final[Mapping[WorkTable, str]] = {
     "outputs": "output",
     "notifications": "notification",
 }
+# A released prediction that is still to be submitted is not taken by a poll: dispatch wakes it within a second.
+STEP_BY_TABLE: Final[Mapping[WorkTable, Step]] = {
+    "deliveries": "ingest",
+    "predictions": "poll",
+    "outputs": "keep",
+    "notifications": "notify",
+}
+
+# The states of rows that moorage still works on; the others are terminal.
+LIVE: Final[Mapping[str, str]] = {
+    "deliveries": "'new', 'unmatched'",
+    "predictions": "'planned', 'submitting', 'running', 'abandoned'",
+    "outputs": "'waiting', 'discarding'",
+    "notifications": "'waiting'",
+}
 
 # Part of every write by the lease holder that ends the lease.
 CLEAR_LEASE: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
+# Part of every write that makes an ended row due again.
+RESTART: Final = "run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0"
 
 JOB_ID: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notifications": "job_id"}
 
@@ -97,25 +115,23 @@ def renew(conn: Connection, *leases: Lease, lease_seconds: float) -> bool:
     return bool(fetch_all(conn, RENEW[leases[0].table], {**args, "lease_seconds": lease_seconds}))
 
 
-IS_CURRENT = for_each("SELECT id FROM {table} WHERE id = %(id)s AND lease_token = %(token)s")
-
-
+@statement(for_each("SELECT id FROM {table} WHERE id = %(id)s AND lease_token = %(token)s"))
 def is_current(conn: Connection, lease: Lease) -> bool:
     """Return True if the row still has the lease's token. Decides whether an uncertain COMMIT took place."""
-    return fetch_one(conn, IS_CURRENT[lease.table], {"id": lease.row_id, "token": lease.token}) is not None
 
 
-RESCHEDULE = for_each(f"""
+_RESCHEDULE: Final = for_each(f"""
 WITH moved AS (
     UPDATE {{table}}
        SET {CLEAR_LEASE}, attempt = attempt - CASE WHEN %(counts_as_error)s THEN 0 ELSE 1 END, woken_at = NULL,
-           run_at = moment() + make_interval(secs => %(wait_seconds)s), reason = %(reason)s
+           run_at = moment() + make_interval(secs => greatest(%(wait_seconds)s, 0)), reason = %(reason)s
      WHERE id = %(id)s AND lease_token = %(token)s
     RETURNING id, {{job}} AS job_id, state
 ) {build_event_insert("{subject}", "state", "state", "%(reason)s", kind="%(kind)s")}
 """)
 
 
+@statement(_RESCHEDULE)
 def reschedule(
     conn: Connection,
     lease: Lease,
@@ -130,8 +146,6 @@ def reschedule(
 
     `counts_as_error`: False if the worker is stopping or an internal service failed.
     """
-    args = {"reason": reason, "counts_as_error": counts_as_error, "kind": kind}
-    execute(conn, lease, RESCHEDULE[lease.table], wait_seconds=max(wait_seconds, 0.0), **args)
 
 
 def hand_back(conn: Connection, lease: Lease, error: StepInterrupted | DatabaseLocked) -> None:
@@ -146,10 +160,7 @@ def execute(conn: Connection, lease: Lease, sql: str, **args: object) -> Row:
 
     The statement also receives `id`, `token` and `actor` of the lease.
     """
-    row = fetch_one(conn, sql, build_args(lease, **args))
-    if row is None:
-        raise LeaseLost(f"{SUBJECT[lease.table]} {lease.row_id}: the lease is lost")
-    return row
+    return require_row(lease, fetch_one(conn, sql, build_args(lease, **args)))
 
 
 def build_args(lease: Lease, **args: object) -> Row:
@@ -157,7 +168,7 @@ def build_args(lease: Lease, **args: object) -> Row:
 
 
 def build_end_statement(table: WorkTable, from_state: str, to_state: str, values: str, condition: str = "") -> str:
-    """Return a statement for `execute`; `values` are its assignments in addition to the work columns."""
+    """Return the statement that ends a leased row; `values` are its assignments in addition to the work columns."""
     return f"""
 WITH moved AS (
     UPDATE {table} SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
@@ -192,17 +203,14 @@ def release_held_by(conn: Connection, leased_by: str, reason: str) -> list[tuple
 
 
 # A promoted standby continues on a new timeline. The first one that is seen, at the epoch, is no promotion.
-RECORD_TIMELINE: Final = """
+@statement("""
 WITH present AS (SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline)
 INSERT INTO cursors (sweep, place, after_key, moved_at) SELECT 'timeline', timeline, '', 'epoch' FROM present
  WHERE NOT EXISTS (SELECT FROM cursors WHERE sweep = 'timeline' AND place = timeline)
 ON CONFLICT (sweep) DO UPDATE SET place = excluded.place, moved_at = clock_timestamp()
-"""
-
-
+""")
 def record_timeline(conn: Connection) -> None:
     """Record PostgreSQL's timeline, and when it changed. Raises psycopg.Error on a server that has none."""
-    conn.execute(RECORD_TIMELINE)
 
 
 # A lease that expired while PostgreSQL was unavailable may be in use: its holder could not renew it. So it ends only
@@ -219,6 +227,7 @@ RELEASE_EXPIRED = _build_release(
 )
 
 
+@statement(RELEASE_EXPIRED)
 def release_expired(
     conn: Connection, table: WorkTable, actor: str, *, lease_seconds: float, min_ticks: int
 ) -> list[UUID]:
@@ -227,19 +236,6 @@ def release_expired(
 
     `min_ticks`: runs of the reconcile sweep since the last renewal, in all of which it could have been renewed.
     """
-    args = {"actor": actor, "lease_seconds": lease_seconds, "min_ticks": min_ticks}
-    return [row["id"] for row in fetch_all(conn, RELEASE_EXPIRED[table], args)]
-
-
-def _build_wake_statement(table: WorkTable, condition: str, order: str) -> str:
-    return f"""
-WITH due AS MATERIALIZED (
-    SELECT id FROM {table}
-     WHERE {condition} AND lease_token IS NULL AND run_at <= moment()
-       AND (%(queue_is_empty)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-     ORDER BY {order} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-"""
 
 
 _PLANNED: Final = "state IN ('planned', 'submitting')"
@@ -255,7 +251,14 @@ WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
 # Due rows for dispatch, most urgent first; `submission_turns` chooses planned predictions. With an empty queue earlier
 # wakes are lost: woken_at is ignored. Step keep has its own (db/output_claims.py).
 DUE: Final[Mapping[Step, str]] = {
-    step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", "run_at")
+    step: f"""
+WITH due AS MATERIALIZED (
+    SELECT id FROM {table}
+     WHERE {states} AND {UNPAUSED[table]}{more} AND lease_token IS NULL AND run_at <= moment()
+       AND (%(queue_is_empty)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+"""
     for step, (table, states, more) in WORK.items()
     if step != "keep"
 }
@@ -266,6 +269,7 @@ IS_DUE: Final = {
 }
 
 
+@statement(DUE)
 def wake_due(
     conn: Connection, step: Step, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
 ) -> list[UUID]:
@@ -274,13 +278,7 @@ def wake_due(
 
     `synchronous`: providers that return files in the response; step generate submits to them, submit to the others.
     """
-    args = {"limit": limit, "queue_is_empty": queue_is_empty, "synchronous": list(synchronous)}
-    return [row["id"] for row in fetch_all(conn, DUE[step], args)]
 
 
-GET_STATE = {table: f"SELECT state FROM {table} WHERE id = %(id)s" for table in SUBJECT}
-
-
-def get_state(conn: Connection, table: WorkTable, row_id: UUID) -> str | None:
-    row = fetch_one(conn, GET_STATE[table], {"id": row_id})
-    return str(row["state"]) if row else None
+@statement(for_each("SELECT state FROM {table} WHERE id = %(row_id)s"))
+def get_state(conn: Connection, table: WorkTable, row_id: UUID) -> str | None: ...

@@ -1,9 +1,9 @@
 """Who holds a lock that others wait for. Without pg_monitor a user sees no times or states of other users' sessions."""
 
+import contextlib
 import threading
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Final, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import psycopg
 
@@ -55,44 +55,38 @@ def list_holders(conn: psycopg.Connection[Row]) -> list[Row]:
     return conn.execute(LIST_HOLDERS, {}).fetchall()
 
 
-class HolderReader:
-    """Looks over a second connection, in a thread, for the session that another one waits for."""
+@contextlib.contextmanager
+def watch(conn: psycopg.Connection[Row], eyes: psycopg.Connection[Row]) -> Iterator[list[Row]]:
+    """
+    Look over `eyes`, in a thread, for the session that `conn` waits for; yield a list for it.
 
-    def __init__(self, eyes: psycopg.Connection[Row]) -> None:
-        self._eyes = eyes
-        self._holder: Row | None = None
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
+    To be entered in the transaction that will wait: PgBouncer exchanges sessions.
+    """
+    row, done = conn.execute("SELECT pg_backend_pid() AS pid").fetchone(), threading.Event()
+    holders: list[Row] = []
 
-    def __enter__(self) -> Self:
-        return self
+    def look() -> None:
+        with contextlib.suppress(psycopg.Error):  # the error is reported without the holder
+            while not done.wait(LOOK_SECONDS) and not holders:
+                holders.extend(eyes.execute(FIND_HOLDER, row).fetchall())
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._done.set()
-        if self._thread is not None:
-            self._thread.join(timeout=1)  # behind PgBouncer it may wait for a session
+    thread = threading.Thread(target=look, name="lock-holder", daemon=True)
+    thread.start()
+    try:
+        yield holders
+    finally:
+        done.set()
+        thread.join(timeout=1)  # behind PgBouncer it may wait for a session
 
-    def watch(self, conn: psycopg.Connection[Row]) -> None:
-        """Begin to look for whom the session of `conn` waits; call in its transaction: PgBouncer exchanges sessions."""
-        row = conn.execute("SELECT pg_backend_pid() AS pid").fetchone()
-        self._thread = threading.Thread(target=self._run, args=(row and row["pid"],), name="lock-holder", daemon=True)
-        self._thread.start()
 
-    def explain(self, locked: DatabaseLocked) -> DatabaseLocked:
-        """Return the error with the holder of the lock, and the time after which to try again."""
-        if self._holder is None:
-            return DatabaseLocked(f"{locked}; its holder was not seen", retry_after=MIN_WAIT_SECONDS)
-        seconds = self._holder["transaction_seconds"] or 0.0
-        wait = min(max(seconds / 2, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
-        message = f"locked by another transaction: {describe_holder(self._holder)}"
-        return DatabaseLocked(message, facts=self._holder, retry_after=wait)
-
-    def _run(self, pid: int) -> None:
-        try:
-            while not self._done.wait(LOOK_SECONDS) and self._holder is None:
-                self._holder = self._eyes.execute(FIND_HOLDER, {"pid": pid}).fetchone()
-        except psycopg.Error:
-            return  # the error is reported without the holder
+def explain(locked: DatabaseLocked, holders: Sequence[Row]) -> DatabaseLocked:
+    """Return the error with the holder of the lock, and the time after which to try again."""
+    if not holders:
+        return DatabaseLocked(f"{locked}; its holder was not seen", retry_after=MIN_WAIT_SECONDS)
+    seconds = holders[0]["transaction_seconds"] or 0.0
+    wait = min(max(seconds / 2, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
+    message = f"locked by another transaction: {describe_holder(holders[0])}"
+    return DatabaseLocked(message, facts=holders[0], retry_after=wait)
 
 
 def describe_holder(holder: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ from datetime import datetime
 from uuid import UUID
 
 from db import dead_letters, leases
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row
 from db.events import build_event_insert
+from db.statements import statement
 from moorage.model import Lease, Step
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
@@ -38,34 +39,26 @@ class Notification:
     url: str | None = None  # None: the first of MOORAGE_NOTIFY_URL
 
 
-GET = """
+@statement("""
 SELECT n.id, n.event_id AS sequence, n.job_id, n.type, n.created_at, j.notify_url AS url
-  FROM notifications n JOIN jobs j ON j.id = n.job_id WHERE n.id = %(id)s
-"""
+  FROM notifications n JOIN jobs j ON j.id = n.job_id WHERE n.id = %(notification_id)s
+""")
+def get(conn: Connection, notification_id: UUID) -> Notification | None: ...
 
 
-def get(conn: Connection, notification_id: UUID) -> Notification | None:
-    row = fetch_one(conn, GET, {"id": notification_id})
-    return Notification(**row) if row else None
-
-
-LIST_BY_JOB = """
+DETAILS = """
 SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, attempt, crashes, leased_by,
        leased_until, ended_at
-  FROM notifications WHERE job_id = %(job_id)s ORDER BY event_id
+  FROM notifications
 """
 
 
-def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
-    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})
+@statement(f"{DETAILS} WHERE job_id = %(job_id)s ORDER BY event_id")
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 
-END_SENT = leases.build_end_statement("notifications", "waiting", "sent", "category = NULL, reason = NULL")
-
-
-def end_sent(conn: Connection, lease: Lease) -> None:
-    """Record that the application accepted a notification. Raises LeaseLost."""
-    leases.execute(conn, lease, END_SENT)
+@statement(leases.build_end_statement("notifications", "waiting", "sent", "category = NULL, reason = NULL"))
+def end_sent(conn: Connection, lease: Lease) -> None: ...
 
 
 END_DEAD = leases.build_end_statement(
@@ -83,19 +76,15 @@ def dead_letter(
     dead_letters.add(conn, "notification", lease.row_id, decision, step=step, job_id=job_id, facts=facts, actor=actor)
 
 
-REPLAY = f"""
+@statement(f"""
 WITH ended AS MATERIALIZED (
-    SELECT id, state FROM notifications WHERE id = %(id)s AND state = ANY(%(states)s::text[]) FOR UPDATE
+    SELECT id, state FROM notifications WHERE id = %(notification_id)s AND state = ANY(%(states)s::text[]) FOR UPDATE
 ), moved AS (
     UPDATE notifications n
-       SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
-           category = NULL, reason = NULL
+       SET state = 'waiting', category = NULL, reason = NULL, {leases.RESTART}
       FROM ended WHERE n.id = ended.id
     RETURNING n.id, n.job_id, ended.state AS was
 ) {build_event_insert("notification", "was", "'waiting'", "'replayed'")}
-"""
-
-
+""")
 def replay(conn: Connection, notification_id: UUID, actor: str, states: Sequence[str] = ("dead",)) -> bool:
     """Reset a notification that ended to `waiting`; return False if it is in none of the states."""
-    return fetch_one(conn, REPLAY, {"id": notification_id, "actor": actor, "states": list(states)}) is not None

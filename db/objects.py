@@ -5,6 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all
+from db.statements import statement
 
 # Objects that rows name: id, key, bytes, sha256, is_required (False for a discarded output, whose object may be deleted
 # already), and place: what follows is on the next page. The key is null if it is not below that of its job.
@@ -44,33 +45,25 @@ def get_objects(conn: Connection, scope: str, ids: Sequence[UUID]) -> list[Row]:
     return fetch_all(conn, GET_OBJECTS[scope], {"ids": list(ids)}) if scope in GET_OBJECTS else []
 
 
-SAMPLE_KEPT_OUTPUTS: Final = """
+@statement("""
 SELECT id FROM outputs TABLESAMPLE SYSTEM (least(100, 200 * 100.0 * %(limit)s / (SELECT greatest(reltuples, 1)
   FROM pg_class WHERE oid = 'outputs'::regclass))) WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s
-"""
+""")
+def sample_kept_outputs(conn: Connection, limit: int) -> list[UUID]: ...
 
 
-def sample_kept_outputs(conn: Connection, limit: int) -> list[UUID]:
-    return [row["id"] for row in fetch_all(conn, SAMPLE_KEPT_OUTPUTS, {"limit": limit})]
-
-
-FIND_REFERENCED_KEYS: Final = """
-SELECT key AS name FROM outputs WHERE key = ANY(%(keys)s::text[])
+@statement("""
+SELECT key FROM outputs WHERE key = ANY(%(keys)s::text[])
 UNION ALL SELECT thumb_key FROM outputs WHERE thumb_key = ANY(%(keys)s::text[])
 UNION ALL SELECT source FROM outputs WHERE source_kind = 'object' AND source = ANY(%(keys)s::text[])
 UNION ALL SELECT quarantine_key FROM outputs WHERE quarantine_key = ANY(%(keys)s::text[])
 UNION ALL SELECT key FROM uploads WHERE key = ANY(%(keys)s::text[]) AND deleted_at IS NULL
-"""
-
-LIST_LEASE_PREFIXES: Final = "SELECT left(lease_token::text, 8) AS name FROM outputs WHERE lease_token IS NOT NULL"
-
-
-def find_referenced_keys(conn: Connection, keys: Sequence[str]) -> set[str]:
-    return {row["name"] for row in fetch_all(conn, FIND_REFERENCED_KEYS, {"keys": list(keys)})}
+""")
+def find_referenced_keys(conn: Connection, keys: Sequence[str]) -> set[str]: ...
 
 
-def list_lease_prefixes(conn: Connection) -> set[str]:
-    return {row["name"] for row in fetch_all(conn, LIST_LEASE_PREFIXES)}
+@statement("SELECT left(lease_token::text, 8) FROM outputs WHERE lease_token IS NOT NULL")
+def list_lease_prefixes(conn: Connection) -> set[str]: ...
 
 
 LONG_TIMEOUT: Final = "SET LOCAL statement_timeout = '15min'"

@@ -1,11 +1,12 @@
 """Queries of the orphan sweep: whether a row may still reference a key, and where a scan stopped."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final, Literal
 from uuid import UUID
 
 from db import objects
 from db.connection import Connection, fetch_one
+from db.statements import statement
 
 ReferenceKind = Literal["named", "leased", "unreferenced"]
 
@@ -38,25 +39,17 @@ class ScanCursor:
     after_key: str
 
 
-LOAD_CURSOR: Final = "SELECT place, after_key FROM cursors WHERE sweep = %(sweep)s"
+@statement("SELECT place AS listing, after_key FROM cursors WHERE sweep = %(sweep)s")
+def load_cursor(conn: Connection, sweep: str) -> ScanCursor | None: ...
 
-
-def load_cursor(conn: Connection, sweep: str) -> ScanCursor | None:
-    row = fetch_one(conn, LOAD_CURSOR, {"sweep": sweep})
-    return ScanCursor(row["place"], row["after_key"]) if row else None
-
-
-SAVE_CURSOR: Final = """
-INSERT INTO cursors (sweep, place, after_key) VALUES (%(sweep)s, %(place)s, %(after_key)s)
-ON CONFLICT (sweep) DO UPDATE SET place = %(place)s, after_key = %(after_key)s, moved_at = moment()
-"""
 
 DELETE_CURSOR: Final = "DELETE FROM cursors WHERE sweep = %(sweep)s"
+SAVE_CURSOR: Final = """
+INSERT INTO cursors (sweep, place, after_key) VALUES (%(sweep)s, %(listing)s, %(after_key)s)
+ON CONFLICT (sweep) DO UPDATE SET place = excluded.place, after_key = excluded.after_key, moved_at = moment()
+"""
 
 
 def save_cursor(conn: Connection, sweep: str, position: ScanCursor | None) -> None:
     """Store the position of a sweep; None deletes it: the next run starts from the beginning."""
-    if position is None:
-        conn.execute(DELETE_CURSOR, {"sweep": sweep})
-    else:
-        conn.execute(SAVE_CURSOR, {"sweep": sweep, "place": position.listing, "after_key": position.after_key})
+    conn.execute(SAVE_CURSOR if position else DELETE_CURSOR, {"sweep": sweep, **(asdict(position) if position else {})})

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases, quarantine
-from db.connection import Connection, QueuedQuery, Row, fetch_all, fetch_one
-from db.events import build_event_insert
+from db.connection import Connection, QueuedQuery, Row, fetch_one
+from db.events import build_event_insert, records
+from db.statements import statement
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
 from moorage.retry_policy import SOURCE_KINDS, DeadLetterDecision, RetryContext
@@ -44,8 +45,6 @@ WITH moved AS (
 
 @dataclass(frozen=True, slots=True)
 class NewOutput:
-    """A file of a prediction to insert."""
-
     id: UUID
     job_id: UUID
     prediction_id: UUID
@@ -73,46 +72,39 @@ def build_add(new: Sequence[NewOutput], actor: str, *, in_reserve: bool = False)
     return {**args, "source_kind": kinds, "source": source, "source_data": [f.data for f in files], "actor": actor}
 
 
-UPDATE_SOURCE_URL = """
+@statement("""
 UPDATE outputs SET source = %(url)s, expires_at = %(expires_at)s
  WHERE prediction_id = %(prediction_id)s AND path = %(path)s AND state = 'waiting' AND source_kind = 'url'
    AND source IS DISTINCT FROM %(url)s RETURNING id
-"""
-
-
-def update_source_url(conn: Connection, prediction_id: UUID, file: OutputFile, expires_at: datetime | None) -> bool:
+""")
+def update_source_url(
+    conn: Connection, prediction_id: UUID, path: str, url: str | None, expires_at: datetime | None
+) -> bool:
     """Set a new URL and expiry for a waiting path; return False if nothing changed."""
-    args = {"prediction_id": prediction_id, "path": file.path, "url": file.url, "expires_at": expires_at}
-    return fetch_one(conn, UPDATE_SOURCE_URL, args) is not None
 
 
-RECORD_REFRESH = """
+@statement("""
 UPDATE outputs SET source = coalesce(%(url)s, source), expires_at = coalesce(%(expires_at)s, expires_at),
        refreshed_at = moment()
  WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
-"""
-
-
+""")
 def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
     """Record that a new URL was requested from the provider, and the URL if there is one. Raises LeaseLost."""
-    leases.execute(conn, lease, RECORD_REFRESH, url=url, expires_at=expires_at)
 
 
 COLUMNS = [f.name for f in fields(Output) if f.name not in ("provider", "external_id", "model", "is_awaited")]
-GET = f"""
+
+
+@statement(f"""
 SELECT {", ".join(f"o.{column}" for column in COLUMNS)}, p.provider, p.external_id, p.model
-  FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
-"""
-
-
+  FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(output_id)s
+""")
 def get(conn: Connection, output_id: UUID) -> Output | None:
     """Return an output joined with its prediction, inline data included."""
-    row = fetch_one(conn, GET, {"id": output_id})
-    return Output(**row) if row else None
 
 
 # At most to the last attempt before the source expires, as in moorage/retry_policy.py.
-POSTPONE_WAITING = """
+@statement("""
 WITH due AS MATERIALIZED (
     SELECT id FROM outputs WHERE job_id = %(job_id)s AND state = 'waiting' AND lease_token IS NULL
        AND run_at <= moment() ORDER BY id FOR UPDATE SKIP LOCKED)
@@ -120,16 +112,14 @@ UPDATE outputs o SET woken_at = NULL,
        run_at = least(moment() + make_interval(secs => %(seconds)s),
                       CASE WHEN expires_at > moment() + interval '10 s' THEN expires_at - interval '10 s' END)
   FROM due WHERE o.id = due.id
-"""
-
-
+""")
 def postpone_waiting(conn: Connection, job_id: UUID, seconds: float) -> None:
     """Postpone the due, unleased outputs of a job that another transaction has locked."""
-    conn.execute(POSTPONE_WAITING, {"job_id": job_id, "seconds": seconds})
 
 
 # Since the output was added or replayed; failures of moorage's own servers are no attempts at the source. A URL without
-# an expiry is taken to expire %(life)s seconds after its first failure.
+# an expiry is taken to expire %(life)s seconds after its first failure. Of a file in quarantine the next attempt reads
+# those bytes.
 READ_FAILURES = """
 WITH failed AS MATERIALIZED (
     SELECT id, at, kind FROM events
@@ -140,19 +130,22 @@ WITH failed AS MATERIALIZED (
     SELECT o.deferred_at IS NOT NULL AS is_deferred,
            CASE WHEN source_kind = 'url' AND NOT is_placeholder THEN 'file' ELSE 'other' END AS work,
            (SELECT min(at) FROM failed) AS failing_since,
-           coalesce(o.expires_at, (SELECT min(at) FROM failed) + make_interval(secs => %(life)s)) AS expires_at
+           coalesce(o.expires_at, (SELECT min(at) FROM failed) + make_interval(secs => %(life)s)) AS expires_at,
+           o.quarantined_at + make_interval(secs => %(quarantine)s) AS kept_until
       FROM outputs o WHERE o.id = %(id)s
 )
-SELECT expires_at, is_deferred, work, failing_since,
+SELECT coalesce(kept_until, expires_at) AS expires_at, is_deferred, work, failing_since,
        (SELECT count(*) FROM failed WHERE kind = ANY (%(kinds)s)) AS source_errors,
        ARRAY(SELECT at FROM failed WHERE kind = ANY (%(kinds)s) AND at >= expires_at ORDER BY id) AS expired_attempts
   FROM source
 """
 
 
-def read_retry_context(conn: Connection, lease: Lease, life_seconds: float) -> RetryContext:
+def read_retry_context(
+    conn: Connection, lease: Lease, *, life_seconds: float, quarantine_seconds: float
+) -> RetryContext:
     """Return what decides about another attempt at a leased output."""
-    args = {"id": lease.row_id, "kinds": list(SOURCE_KINDS), "life": life_seconds}
+    args = {"id": lease.row_id, "kinds": list(SOURCE_KINDS), "life": life_seconds, "quarantine": quarantine_seconds}
     row = fetch_one(conn, READ_FAILURES, args)
     return RetryContext(lease.errors, **row or {})
 
@@ -161,20 +154,14 @@ _FACTS = """media format content_type bytes sha256 width_px height_px frames dur
 thumb_sha256 thumb_width_px thumb_height_px color thumb_missing"""
 _SET_FACTS = ", ".join(f"{column} = %({column})s" for column in _FACTS.split())
 _KEPT = f"category = NULL, reason = NULL, source_data = NULL, {quarantine.RELEASE}, {_SET_FACTS}"
-END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
-END_AWAITED = leases.build_end_statement(
-    "outputs",
-    "waiting",
-    "kept",
-    _KEPT,
-    """
+_IS_AWAITED = """
        AND EXISTS (SELECT FROM jobs j WHERE j.id = outputs.job_id AND j.state = 'keeping'
-                                        AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))""",
-)
+                                        AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))"""
+END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
+END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _IS_AWAITED)
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
-    """Record the stored file of an output. Raises LeaseLost."""
     leases.execute(conn, lease, END_KEPT, **_list_facts(stored))
 
 
@@ -185,21 +172,21 @@ def queue_end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> Queu
 
 def _list_facts(stored: StoredOutput) -> Row:
     thumb = stored.thumb
-    sizes = (thumb.color, len(thumb.data), thumb.sha256, thumb.width_px, thumb.height_px) if thumb else (None,) * 5
-    columns = ("color", "thumb_bytes", "thumb_sha256", "thumb_width_px", "thumb_height_px")
-    file = {"bytes": stored.bytes, "sha256": stored.sha256, "key": stored.key, "thumb_key": stored.thumb_key}
-    facts = asdict(stored.media) | file | dict(zip(columns, sizes, strict=True))
-    return {**facts, "thumb_missing": stored.thumb_missing}
+    facts = {name: getattr(stored, name) for name in ("bytes", "sha256", "key", "thumb_key", "thumb_missing")}
+    facts |= {f"thumb_{name}": getattr(thumb, name, None) for name in ("sha256", "width_px", "height_px")}
+    return {**asdict(stored.media), **facts, "color": thumb and thumb.color, "thumb_bytes": thumb and len(thumb.data)}
 
 
-END_DEAD = leases.build_end_statement(
-    "outputs", "waiting", "dead", "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s"
+@statement(
+    leases.build_end_statement(
+        "outputs",
+        "waiting",
+        "dead",
+        "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s",
+    )
 )
-
-
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
     """End an output as `dead`, without a dead letter. Raises LeaseLost."""
-    leases.execute(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
 
 
 def dead_letter(
@@ -228,30 +215,27 @@ def dead_letter(
     return job
 
 
-REPLAY = f"""
-WITH moved AS (
-    UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
-           crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
-     WHERE id = %(id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
-           OR is_placeholder)
-    RETURNING id, job_id
-) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
-"""
-
-
+@records("output", "'dead'", "'waiting'", "'replayed'")
+@statement("""
+UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
+       crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
+ WHERE id = %(output_id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
+       OR is_placeholder) RETURNING id, job_id
+""")
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""
-    return fetch_one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
 
 
-LIST_BY_JOB = """
-SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END AS url, expires_at, state, category,
-       reason, attempt, crashes, run_at, leased_by, ended_at, media, format, bytes, sha256, width_px, height_px,
-       duration_s, key, thumb_key, thumb_missing, notes
-  FROM outputs WHERE job_id = %(job_id)s ORDER BY idx
+DETAILS = """
+SELECT id, job_id, prediction_id, idx, path, source_kind,
+       CASE WHEN source_kind = 'url' THEN split_part(source, '?', 1) END AS url,
+       expires_at, refreshed_at, state, category, reason, created_at, run_at, attempt, crashes, leased_by, leased_until,
+       ended_at, media, format, bytes, sha256, width_px, height_px, frames, duration_s, key, thumb_key, thumb_missing,
+       notes
+  FROM outputs
 """
 
 
+@statement(f"{DETAILS} WHERE job_id = %(job_id)s ORDER BY idx")
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return a job's outputs by idx; URLs of sources only, no inline data."""
-    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})

@@ -26,6 +26,5 @@ FIND: Final = "SELECT subject, revoked_at FROM owner_token_revocations WHERE sub
 
 
 def find(conn: Connection, tokens: Sequence[OwnerToken]) -> dict[str, datetime]:
-    """Return the revocations of tokens, for `OwnerToken.is_revoked`."""
     subjects = {subject for token in tokens for subject in token.subjects}
     return {row["subject"]: row["revoked_at"] for row in fetch_all(conn, FIND, {"subjects": list(subjects)})}

@@ -2,50 +2,43 @@
 
 from datetime import datetime
 from typing import Final
-from uuid import UUID, uuid5
+from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row
 from db.events import build_event_insert
+from db.statements import statement
 
 KEEP: Final = "keep"
 
-_EVENT_IDS: Final = UUID("0b6f3c1e-52a4-4d0e-8d5f-7f9a6c1f2e11")  # of the events of pauses, whose targets are names
+
+# Of the events of pauses, whose targets are names, the subject is a hash of the name.
 
 
 def _build_change(change: str, from_state: str, to_state: str) -> str:
     return f"""
-WITH moved AS ({change} RETURNING %(event_id)s::uuid AS id, target, paused_at, reason), event AS (
+WITH moved AS ({change} RETURNING md5('pause ' || target)::uuid AS id, target, paused_at, reason), event AS (
     {build_event_insert("pause", from_state, to_state, "concat_ws(': ', target, reason)", job_id="NULL::uuid")}
 ) SELECT paused_at FROM moved
 """
 
 
-ADD = _build_change(
-    "INSERT INTO pauses (target, paused_by, reason) VALUES (%(target)s, %(actor)s, %(reason)s)"
-    " ON CONFLICT (target) DO NOTHING",
-    "NULL",
-    "'paused'",
-)
+_INSERT: Final = """
+INSERT INTO pauses (target, paused_by, reason) VALUES (%(target)s, %(actor)s, %(reason)s)
+ON CONFLICT (target) DO NOTHING"""
 
 
-def add(conn: Connection, target: str, *, paused_by: str, reason: str | None) -> datetime | None:
+@statement(_build_change(_INSERT, "NULL", "'paused'"))
+def add(conn: Connection, target: str, *, actor: str, reason: str | None) -> datetime | None:
     """Pause a provider or `keep`; return the time, or None if it was already paused."""
-    args = {"target": target, "actor": paused_by, "reason": reason, "event_id": uuid5(_EVENT_IDS, target)}
-    row = fetch_one(conn, ADD, args)
-    return row["paused_at"] if row else None
 
 
-REMOVE = _build_change("DELETE FROM pauses WHERE target = %(target)s", "'paused'", "'resumed'")
-
-
+@statement(_build_change("DELETE FROM pauses WHERE target = %(target)s", "'paused'", "'resumed'"))
 def remove(conn: Connection, target: str, actor: str) -> datetime | None:
     """End a pause; return when it began, or None if there was none."""
-    row = fetch_one(conn, REMOVE, {"target": target, "actor": actor, "event_id": uuid5(_EVENT_IDS, target)})
-    return row["paused_at"] if row else None
 
 
 # The lateral parts read the partial indexes of live rows.
-LIST_PAUSES = """
+@statement("""
 SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.predictions
   FROM pauses s
   CROSS JOIN LATERAL (
@@ -57,16 +50,18 @@ SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.
         WHERE r.state IN ('planned', 'submitting', 'running', 'abandoned') AND r.lease_token IS NULL
           AND r.provider = s.target) p
  ORDER BY s.paused_at, s.target
-"""
-
-
+""")
 def list_pauses(conn: Connection) -> list[Row]:
     """Return every pause, with the numbers of outputs and predictions it blocks and their first URL's expires_at."""
-    return fetch_all(conn, LIST_PAUSES)
 
 
-def _build_due_statement(table: str, condition: str) -> str:
-    return f"""
+_BLOCKED: Final = {
+    "outputs": """state = 'waiting'
+       AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))""",
+    "predictions": "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s",
+}
+MAKE_DUE: Final = {
+    table: f"""
 WITH waiting AS MATERIALIZED (
     SELECT id FROM {table}
      WHERE lease_token IS NULL AND (run_at > moment() OR woken_at IS NOT NULL) AND {condition}
@@ -74,23 +69,10 @@ WITH waiting AS MATERIALIZED (
 UPDATE {table} t SET run_at = least(t.run_at, moment()), woken_at = NULL
   FROM waiting WHERE t.id = waiting.id RETURNING t.id
 """
+    for table, condition in _BLOCKED.items()
+}
 
 
-MAKE_OUTPUTS_DUE = _build_due_statement(
-    "outputs",
-    "state = 'waiting'"
-    " AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))",
-)
-MAKE_PREDICTIONS_DUE = _build_due_statement(
-    "predictions", "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s"
-)
-
-
-def make_outputs_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
-    """Make waiting outputs of a provider (of all, for `keep`) due now; return the ids, at most `limit`."""
-    return [row["id"] for row in fetch_all(conn, MAKE_OUTPUTS_DUE, {"target": target, "limit": limit})]
-
-
-def make_predictions_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
-    """Make live predictions of a provider due now; return the ids, at most `limit`."""
-    return [row["id"] for row in fetch_all(conn, MAKE_PREDICTIONS_DUE, {"target": target, "limit": limit})]
+@statement(MAKE_DUE)
+def make_due(conn: Connection, table: str, target: str, *, limit: int) -> list[UUID]:
+    """Make outputs or predictions that the pause of a target blocks due now; return the ids, at most `limit`."""

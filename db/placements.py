@@ -6,7 +6,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db.connection import Connection, Row, fetch_all
+from db.connection import Connection, Row
+from db.statements import statement
 from moorage import scene_documents
 from moorage.model import ProjectKey
 
@@ -16,18 +17,6 @@ SELECT v.render_id, v.idx, j.owner, j.project_id, j.scene
   FROM render_variants v JOIN jobs j ON j.id = v.render_id
  WHERE v.render_id = %(job_id)s AND j.project_id IS NOT NULL
 ON CONFLICT DO NOTHING
-"""
-
-LIST_PLACED = """
-SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key, o.media FROM placements p
-  JOIN render_variants v USING (render_id, idx)
-  JOIN renders r ON r.id = p.render_id
-  JOIN outputs o ON o.id = v.output_id WHERE p.owner = %(owner)s AND p.project_id = %(id)s
-   AND r.deleted_at IS NULL
-   AND (NOT o.is_placeholder
-        OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
-                        WHERE w.render_id = p.render_id AND NOT q.is_placeholder))
- ORDER BY p.render_id, p.idx
 """
 
 SET_SCENE_KEY = """
@@ -51,8 +40,11 @@ UPDATE projects SET computed_md5 = document_md5, updated_at = moment()
 """
 
 
-def list_placements(conn: Connection, project: ProjectKey) -> list[Row]:
-    return fetch_all(conn, LIST_PLACED, project._asdict())
+@statement("""
+SELECT p.render_id, p.idx, p.scene, p.scene_key, v.key, v.media FROM placements p JOIN variants v USING (render_id, idx)
+ WHERE p.owner = %(owner)s AND p.project_id = %(id)s ORDER BY p.render_id, p.idx
+""")
+def list_placements(conn: Connection, project: ProjectKey) -> list[Row]: ...
 
 
 def place_files(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:

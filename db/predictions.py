@@ -6,9 +6,10 @@ from typing import Final
 from uuid import UUID
 
 from db import dead_letters, jobs, leases
-from db.connection import Connection, Row, fetch_all, fetch_one
-from db.events import build_event_insert
+from db.connection import Connection, QueuedQuery, Row, fetch_one
+from db.events import build_event_insert, records
 from db.leases import CLEAR_LEASE
+from db.statements import statement
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease, Prediction, Step
 from moorage.retry_policy import DeadLetterDecision
@@ -29,53 +30,33 @@ SELECT {_COLUMNS}, EXISTS (SELECT FROM renders r WHERE r.id = p.job_id) AS has_r
                 WHERE d.subject = 'prediction' AND d.subject_id = p.id AND d.state = 'open') AS has_dead_letter
   FROM predictions p"""
 
-FIND = f"""{_WITH_FACTS}
+
+@statement(f"""{_WITH_FACTS}
  WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))
-"""
-
-
-def find(conn: Connection, keys: Sequence[tuple[str, str]]) -> list[Prediction]:
-    """Return the predictions that are known, by provider and external id."""
-    args = {"providers": [provider for provider, _ in keys], "external_ids": [external_id for _, external_id in keys]}
-    return [Prediction(**row) for row in fetch_all(conn, FIND, args)]
+""")
+def find(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> list[Prediction]: ...
 
 
 def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Prediction | None:
-    return next(iter(find(conn, [(provider, external_id)])), None)
+    return next(iter(find(conn, [provider], [external_id])), None)
 
 
-SET_MODEL = "UPDATE predictions SET model = %(model)s WHERE id = %(id)s AND model IS NULL"
-
-
-def queue_model(conn: Connection, prediction_id: UUID, model: str) -> None:
+@statement("UPDATE predictions SET model = %(model)s WHERE id = %(prediction_id)s AND model IS NULL")
+def queue_model(conn: Connection, prediction_id: UUID, model: str) -> QueuedQuery:
     """Record the model of a prediction that was registered without one, as its provider reports it."""
-    conn.queue(SET_MODEL, {"id": prediction_id, "model": model})
 
 
-GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
+@statement(f"SELECT {_COLUMNS} FROM predictions WHERE id = %(prediction_id)s")
+def get(conn: Connection, prediction_id: UUID) -> Prediction | None: ...
 
 
-def get(conn: Connection, prediction_id: UUID) -> Prediction | None:
-    row = fetch_one(conn, GET, {"id": prediction_id})
-    return Prediction(**row) if row else None
-
-
-LOCK = f"{_WITH_FACTS} WHERE id = %(id)s FOR UPDATE OF p"
-
-
+@statement(f"{_WITH_FACTS} WHERE id = %(prediction_id)s FOR UPDATE OF p")
 def lock(conn: Connection, prediction_id: UUID) -> Prediction:
     """Lock a prediction; lock its job first."""
-    row = fetch_one(conn, LOCK, {"id": prediction_id})
-    if row is None:
-        raise LookupError(f"no prediction {prediction_id}")
-    return Prediction(**row)
 
 
-RECORD_RAW_STATUS = "UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(id)s AND ended_at IS NULL"
-
-
-def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) -> None:
-    conn.execute(RECORD_RAW_STATUS, {"id": prediction_id, "raw_status": raw_status})
+@statement("UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(prediction_id)s AND ended_at IS NULL")
+def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) -> None: ...
 
 
 # This also clears the lease of a concurrent poll, whose own commit then raises LeaseLost.
@@ -123,61 +104,54 @@ def build_end(
     return {**columns, **result, "raw_statuses": [status for _, status in ended]}
 
 
-SCHEDULE_NEXT_POLL = f"""
-UPDATE predictions SET {CLEAR_LEASE}, polls = polls + %(polled)s, woken_at = NULL, attempt = crashes - 1,
-       reason = CASE WHEN state = 'running' THEN %(reason)s ELSE reason END,
+@statement(f"""
+UPDATE predictions SET {CLEAR_LEASE}, polls = polls + CASE WHEN %(was_polled)s THEN 1 ELSE 0 END, woken_at = NULL,
+       attempt = crashes - 1, reason = CASE WHEN state = 'running' THEN %(reason)s ELSE reason END,
        run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
                       greatest(CASE WHEN state = 'abandoned' THEN output_until ELSE deadline_at END, moment()))
  WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
-"""
-
-
+""")
 def schedule_next_poll(
     conn: Connection, lease: Lease, *, wait_seconds: float, was_polled: bool, reason: str | None
 ) -> None:
     """Release a polled prediction until its next poll, at the latest at its deadline. Raises LeaseLost."""
-    args = {"wait_seconds": wait_seconds, "polled": int(was_polled), "reason": reason}
-    leases.execute(conn, lease, SCHEDULE_NEXT_POLL, **args)
 
 
-ABANDON = f"""
+def build_abandon(from_state: str, values: str) -> str:
+    """Return the statement that abandons a leased prediction; `values` are further assignments."""
+    end = "moment() + make_interval(secs => %(output_life_seconds)s)"
+    return f"""
 WITH moved AS (
-    UPDATE predictions
-       SET state = 'abandoned', {CLEAR_LEASE}, category = 'TIMED_OUT', reason = %(reason)s, woken_at = NULL,
-           attempt = crashes - 1, output_until = moment() + %(life)s, run_at = moment() + %(life)s
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running'
+    UPDATE predictions SET state = 'abandoned', {CLEAR_LEASE}, woken_at = NULL, attempt = crashes - 1,
+           reason = %(reason)s, output_until = {end}, run_at = {end}, {values}
+     WHERE id = %(id)s AND lease_token = %(token)s AND state = '{from_state}'
     RETURNING id, job_id
-) {build_event_insert("prediction", "'running'", "'abandoned'", "%(reason)s")}
+) {build_event_insert("prediction", f"'{from_state}'", "'abandoned'", "%(reason)s")}
 """
 
 
+@statement(build_abandon("running", "category = 'TIMED_OUT'"))
 def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
     """Stop waiting for a prediction; a late result still counts during `output_life_seconds`. Raises LeaseLost."""
-    leases.execute(conn, lease, ABANDON, life=timedelta(seconds=output_life_seconds), reason=reason)
 
 
-MAKE_DUE_BY_JOB = """
+@statement("""
+SELECT id FROM predictions WHERE job_id = %(job_id)s AND state IN ('planned', 'submitting', 'running') ORDER BY id
+""")
+def list_awaited(conn: Connection, job_id: UUID) -> list[UUID]:
+    """Return the ids of a job's predictions that may still produce files before their deadline."""
+
+
+@statement("""
 UPDATE predictions SET run_at = moment(), woken_at = NULL
  WHERE job_id = %(job_id)s AND state = 'running' AND lease_token IS NULL
    AND run_at > moment() RETURNING id
-"""
-
-LIST_AWAITED = """
-SELECT id FROM predictions WHERE job_id = %(job_id)s AND state IN ('planned', 'submitting', 'running') ORDER BY id
-"""
-
-
-def list_awaited(conn: Connection, job_id: UUID) -> list[UUID]:
-    """Return the ids of a job's predictions that may still produce files before their deadline."""
-    return [row["id"] for row in fetch_all(conn, LIST_AWAITED, {"job_id": job_id})]
-
-
+""")
 def make_due_by_job(conn: Connection, job_id: UUID) -> list[UUID]:
     """Make a job's running predictions due now; return the ids of those that were not due."""
-    return [row["id"] for row in fetch_all(conn, MAKE_DUE_BY_JOB, {"job_id": job_id})]
 
 
-MAKE_DUE_BY_ID = """
+@statement("""
 WITH live AS (
     SELECT id FROM predictions
      WHERE id = ANY(%(ids)s::uuid[]) AND state IN ('running', 'abandoned') AND lease_token IS NULL
@@ -186,12 +160,9 @@ WITH live AS (
 UPDATE predictions p SET run_at = least(p.run_at, moment()), woken_at = NULL
   FROM live WHERE p.id = live.id
 RETURNING p.id
-"""
-
-
+""")
 def make_due_by_id(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
     """Make those predictions that are running or abandoned, and not leased, due now; return their ids."""
-    return [row["id"] for row in fetch_all(conn, MAKE_DUE_BY_ID, {"ids": list(ids)})]
 
 
 def dead_letter(
@@ -214,32 +185,27 @@ def dead_letter(
     return job
 
 
-REPLAY = f"""
-WITH moved AS (
-    UPDATE predictions
-       SET state = 'running', run_at = moment(), woken_at = NULL, ended_at = NULL, ended_by = NULL, attempt = 0,
-           crashes = 0, category = NULL, reason = NULL, deadline_at = moment() + %(deadline)s, output_until = NULL,
-           cancel_reason = NULL
-     WHERE id = %(id)s AND state = 'lost' AND external_id IS NOT NULL
-    RETURNING id, job_id
-) {build_event_insert("prediction", "'lost'", "'running'", "'replayed'")}
-"""
-
-
+@records("prediction", "'lost'", "'running'", "'replayed'")
+@statement(f"""
+UPDATE predictions
+   SET state = 'running', {leases.RESTART}, ended_by = NULL, category = NULL, reason = NULL,
+       deadline_at = moment() + %(deadline)s, output_until = NULL, cancel_reason = NULL
+ WHERE id = %(prediction_id)s AND state = 'lost' AND external_id IS NOT NULL RETURNING id, job_id
+""")
 def replay(conn: Connection, prediction_id: UUID, *, deadline: timedelta, actor: str) -> bool:
     """Reset a lost prediction to `running`, due now; return False if it is not lost or was never submitted."""
-    return fetch_one(conn, REPLAY, {"id": prediction_id, "deadline": deadline, "actor": actor}) is not None
 
 
-LIST_BY_JOB = """
-SELECT id, seq, provider, external_id, model, state, category, reason, raw_status, created_at, deadline_at, polls,
-       ended_by, run_at, attempt, crashes, leased_by, ended_at, entry, submitted_at, cancel_reason
-  FROM predictions WHERE job_id = %(job_id)s ORDER BY seq
+DETAILS = """
+SELECT id, job_id, seq, entry, provider, external_id, model, state, category, reason, raw_status, created_at,
+       submitted_at, deadline_at, cancel_reason, output_until, polls, ended_by, run_at, attempt, crashes, leased_by,
+       leased_until, ended_at
+  FROM predictions
 """
 
 
-def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
-    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})
+@statement(f"{DETAILS} WHERE job_id = %(job_id)s ORDER BY seq")
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]: ...
 
 
 def get_wait_end(prediction: Prediction) -> datetime:

@@ -2,16 +2,15 @@
 
 from typing import Any, Final
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row, fetch_one
 from db.projects import build_key_columns
+from db.statements import statement
 from moorage.model import ProjectKey
 
 # Failed jobs are settled, too. A project without jobs keeps its status: retention may have deleted them.
 _OF = "j.owner = p.owner AND j.project_id = p.id"
 STATUS = f"""CASE WHEN EXISTS (SELECT FROM jobs j WHERE {_OF} AND j.settled_at IS NULL) THEN 'open'
             WHEN EXISTS (SELECT FROM jobs j WHERE {_OF}) THEN 'assets_generated' ELSE p.status END"""
-
-LOCK_PROJECT = "SELECT id FROM projects WHERE owner = %(owner)s AND id = %(id)s FOR NO KEY UPDATE"
 
 UPDATE_STATUS = f"""
 UPDATE projects p SET status = {STATUS}
@@ -20,8 +19,8 @@ RETURNING status
 """
 
 
-def lock_project(conn: Connection, project: ProjectKey) -> None:
-    conn.execute(LOCK_PROJECT, project._asdict())
+@statement("SELECT id FROM projects WHERE owner = %(owner)s AND id = %(id)s FOR NO KEY UPDATE")
+def lock_project(conn: Connection, project: ProjectKey) -> None: ...
 
 
 def update_status(conn: Connection, project: ProjectKey) -> None:
@@ -43,7 +42,9 @@ SELECT p.owner, p.id, p.status IS DISTINCT FROM {STATUS} AS differs
 # A full page is due without a wrong status, too: the cursor moves on.
 _IS_PAGE_DUE: Final = f"(SELECT count(*) = %(limit)s OR bool_or(differs) IS TRUE FROM ({_PAGE}) AS page)"
 IS_PAGE_DUE: Final = _IS_PAGE_DUE.replace("%(limit)s", str(STATUSES_PER_RUN))
-LIST_WRONG_STATUSES = f"""
+
+
+@statement(f"""
 WITH page AS MATERIALIZED ({_PAGE}), moved AS (
     INSERT INTO cursors (sweep, place, after_key)
     SELECT 'progress', 'projects', CASE WHEN count(*) = %(limit)s
@@ -51,12 +52,9 @@ WITH page AS MATERIALIZED ({_PAGE}), moved AS (
     ON CONFLICT (sweep) DO UPDATE SET after_key = excluded.after_key, moved_at = moment()
      WHERE cursors.after_key <> excluded.after_key)
 SELECT owner, id FROM page WHERE differs
-"""
-
-
+""")
 def list_wrong_statuses(conn: Connection, limit: int = STATUSES_PER_RUN) -> list[ProjectKey]:
     """Check the next page of projects, after the last one the first, and return those with a wrong status."""
-    return [ProjectKey(**row) for row in fetch_all(conn, LIST_WRONG_STATUSES, {"limit": limit})]
 
 
 # Files expected of a job: the outputs of its chosen prediction; before that the number requested, else one. All files
@@ -86,12 +84,6 @@ SELECT {STATUS} AS status, c.* FROM projects p
  WHERE p.owner = %(owner)s AND p.id = %(id)s
 """
 
-LIST_FAILED_JOBS = """
-SELECT id AS job_id, scene, state, category, reason, settled_at
-  FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s AND state IN ('failed', 'cancelled')
- ORDER BY id LIMIT %(limit)s
-"""
-
 
 def get_progress(conn: Connection, project: ProjectKey) -> dict[str, Any]:
     """
@@ -106,5 +98,9 @@ def get_progress(conn: Connection, project: ProjectKey) -> dict[str, Any]:
     return {**row, "image_upload_progress": 100 if is_settled else min(percent, 99)}
 
 
-def list_failed_jobs(conn: Connection, project: ProjectKey, limit: int = 100) -> list[Row]:
-    return fetch_all(conn, LIST_FAILED_JOBS, {**project._asdict(), "limit": limit})
+@statement("""
+SELECT id AS job_id, scene, state, category, reason, settled_at
+  FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s AND state IN ('failed', 'cancelled')
+ ORDER BY id LIMIT %(limit)s
+""")
+def list_failed_jobs(conn: Connection, project: ProjectKey, limit: int = 100) -> list[Row]: ...

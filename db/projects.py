@@ -1,12 +1,12 @@
 """Projects and their documents."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from psycopg.types.json import Jsonb
 
 from db import placements
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row, fetch_one
+from db.statements import statement
 from moorage import scene_documents
 from moorage.model import ProjectKey, SceneRef
 
@@ -42,13 +42,11 @@ def ensure_open(conn: Connection, project: ProjectKey, scene: SceneRef | None) -
     conn.execute(ENSURE_OPEN, {**project._asdict(), "scenes": Jsonb(scenes), "max_scenes": scene_documents.MAX_SCENES})
 
 
-ADD = """
+@statement("""
 INSERT INTO projects (id, owner, document) VALUES (%(id)s, %(owner)s, %(envelope)s::jsonb -> 'document')
 ON CONFLICT (owner, id) DO NOTHING
 RETURNING id
-"""
-
-
+""")
 def add(conn: Connection, project: ProjectKey, envelope: str) -> bool:
     """
     Insert a project with its document; return False if it exists.
@@ -56,101 +54,88 @@ def add(conn: Connection, project: ProjectKey, envelope: str) -> bool:
     `envelope`: JSON text of an object with the document under `document`. PostgreSQL parses it, so that no number
     loses precision in this process.
     """
-    return fetch_one(conn, ADD, {**project._asdict(), "envelope": envelope}) is not None
 
 
-REPLACE_DOCUMENT = """
-UPDATE projects SET document = %(envelope)s::jsonb -> 'document', is_implicit = false, updated_at = moment()
- WHERE owner = %(owner)s AND id = %(id)s
-"""
-
-ADD_SCENE = """
+@statement("""
 UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', CASE jsonb_typeof(document -> 'scenes') WHEN 'array'
                             THEN document -> 'scenes' ELSE '[]' END
                             || jsonb_build_array(%(scene)s::jsonb || %(extra_fields)s))
  WHERE owner = %(owner)s AND id = %(id)s
-"""
+""")
+def add_scene(conn: Connection, project: ProjectKey, scene: str, extra_fields: Jsonb) -> None:
+    """Append a scene (JSON text), with `extra_fields` merged into it, to a locked project."""
+
+
+@statement("""
+UPDATE projects SET document = %(envelope)s::jsonb -> 'document', is_implicit = false, updated_at = moment()
+ WHERE owner = %(owner)s AND id = %(id)s
+""")
+def replace_document(conn: Connection, project: ProjectKey, envelope: str) -> None:
+    """Replace the document of a locked project; then `update_image_urls`. `envelope`: see `add`."""
+
 
 # These statements write a document once, whatever the number of scenes: it may be 1 MB.
-REMOVE_SCENES = """
+@statement("""
 UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', coalesce((
            SELECT jsonb_agg(s.scene ORDER BY s.n)
              FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
             WHERE s.n - 1 <> ALL(%(positions)s::integer[])), '[]'))
  WHERE owner = %(owner)s AND id = %(id)s
-"""
+""")
+def remove_scenes(conn: Connection, project: ProjectKey, positions: Sequence[int]) -> None:
+    """Remove scenes of a locked project by position, from 0."""
 
-REORDER_SCENES = """
+
+@statement("""
 UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', (
            SELECT jsonb_agg(s.scene ORDER BY o.target)
              FROM unnest(%(positions)s::integer[]) WITH ORDINALITY AS o (position, target)
              JOIN jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n) ON s.n = o.position + 1))
  WHERE owner = %(owner)s AND id = %(id)s
-"""
-
-
-def replace_document(conn: Connection, project: ProjectKey, envelope: str) -> None:
-    """Replace the document of a locked project; then `update_image_urls`. `envelope`: see `add`."""
-    conn.execute(REPLACE_DOCUMENT, {**project._asdict(), "envelope": envelope})
-
-
-def add_scene(conn: Connection, project: ProjectKey, scene: str, extra_fields: Mapping[str, Any]) -> None:
-    """Append a scene (JSON text), with `extra_fields` merged into it, to a locked project."""
-    conn.execute(ADD_SCENE, {**project._asdict(), "scene": scene, "extra_fields": Jsonb(dict(extra_fields))})
-
-
-def remove_scenes(conn: Connection, project: ProjectKey, positions: Sequence[int]) -> None:
-    """Remove scenes of a locked project by position, from 0."""
-    conn.execute(REMOVE_SCENES, {**project._asdict(), "positions": list(positions)})
-
-
+""")
 def reorder_scenes(conn: Connection, project: ProjectKey, positions: Sequence[int]) -> None:
     """Reorder the scenes of a locked project. `positions`: a permutation of the current positions, not empty."""
-    conn.execute(REORDER_SCENES, {**project._asdict(), "positions": list(positions)})
 
 
-LOCK = """
-SELECT id, owner, document::text AS document FROM projects WHERE owner = %(owner)s AND id = %(id)s FOR UPDATE
+GET = """
+SELECT id, owner, document::text AS document, created_at, updated_at
+  FROM projects WHERE owner = %(owner)s AND id = %(id)s
 """
+
+
+def get(conn: Connection, project: ProjectKey, suffix: str = "") -> Row | None:
+    row = fetch_one(conn, GET + suffix, project._asdict())
+    return row and {**row, "document": scene_documents.parse_document(row["document"])}
 
 
 def lock(conn: Connection, project: ProjectKey) -> Row | None:
     """Lock a project: after outputs, before inserting rows that reference it."""
-    return _parse_document(fetch_one(conn, LOCK, project._asdict()))
+    return get(conn, project, "FOR UPDATE")
 
 
 IS_OVERWRITTEN = "computed_md5 IS DISTINCT FROM document_md5"
-OVERWRITTEN = f"""
+
+
+@statement(f"""
 SELECT owner, id FROM projects WHERE {IS_OVERWRITTEN}
  ORDER BY owner, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-"""
-
-
+""")
 def list_overwritten(conn: Connection, limit: int = 50) -> list[ProjectKey]:
     """Return unlocked projects whose document another writer changed since `imageUrls` was computed."""
-    return [ProjectKey(**row) for row in fetch_all(conn, OVERWRITTEN, {"limit": limit})]
 
 
-LIST_OWNERS = "SELECT owner FROM projects WHERE id = %(id)s ORDER BY owner LIMIT %(limit)s"
+@statement("SELECT owner FROM projects WHERE id = %(project_id)s ORDER BY owner LIMIT %(limit)s")
+def list_owners(conn: Connection, project_id: str, limit: int = 20) -> list[str]: ...
 
 
-def list_owners(conn: Connection, project_id: str, limit: int = 20) -> list[str]:
-    """Return the owners that have a project of this id."""
-    return [row["owner"] for row in fetch_all(conn, LIST_OWNERS, {"id": project_id, "limit": limit})]
-
-
-LIST_PAGE = """
+@statement("""
 SELECT owner, id, status, created_at, updated_at FROM projects
  WHERE owner = %(owner)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
-"""
-
-
-def list_page(conn: Connection, owner: str, after: str, limit: int) -> list[Row]:
-    """Return an owner's projects, by id."""
-    return fetch_all(conn, LIST_PAGE, {"owner": owner, "after": after, "limit": limit})
+""")
+def list_page(conn: Connection, owner: str, after: str, limit: int) -> list[Row]: ...
 
 
 LIST_LIVE_JOBS = """
@@ -175,19 +160,9 @@ def delete(conn: Connection, project: ProjectKey) -> bool | None:
         return None
     if fetch_one(conn, LIST_LIVE_JOBS, key) is not None:
         return False
-    for statement in (DELETE_PLACEMENTS, DETACH_JOBS, DELETE):
-        conn.execute(statement, key)
+    for sql in (DELETE_PLACEMENTS, DETACH_JOBS, DELETE):
+        conn.execute(sql, key)
     return True
-
-
-GET = """
-SELECT id, owner, document::text AS document, created_at, updated_at
-  FROM projects WHERE owner = %(owner)s AND id = %(id)s
-"""
-
-
-def get(conn: Connection, project: ProjectKey) -> Row | None:
-    return _parse_document(fetch_one(conn, GET, project._asdict()))
 
 
 def get_with_image_urls(conn: Connection, project: ProjectKey, asset_base: str) -> Row | None:
@@ -206,7 +181,3 @@ def get_with_image_urls(conn: Connection, project: ProjectKey, asset_base: str) 
     )
     unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
     return {**found, "document": document, "unplaced": unplaced}
-
-
-def _parse_document(row: Row | None) -> Row | None:
-    return row and {**row, "document": scene_documents.parse_document(row["document"])}

@@ -3,10 +3,9 @@
 from typing import Any, Final
 from uuid import UUID
 
-from db import leases
-from db.connection import Connection, Row, fetch_one
-from moorage.model import FetchedFile, Lease, Output
-from moorage.text import to_storable
+from db.connection import Connection, Row
+from db.statements import statement
+from moorage.model import Lease, Output
 
 # The object remains; no row names it then, and the orphan sweep deletes it once it is old enough.
 RELEASE: Final = (
@@ -14,48 +13,33 @@ RELEASE: Final = (
     " quarantined_at = NULL"
 )
 
-RECORD: Final = """
+
+@statement("""
 UPDATE outputs
-   SET quarantine_key = %(key)s, quarantine_bytes = %(bytes)s, quarantine_sha256 = %(sha256)s,
+   SET quarantine_key = %(key)s, quarantine_bytes = %(size_bytes)s, quarantine_sha256 = %(sha256)s,
        quarantine_type = %(declared_type)s, quarantined_at = moment()
  WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
-"""
+""")
+def record(
+    conn: Connection, lease: Lease, key: str, size_bytes: int, sha256: str, declared_type: str | None
+) -> None: ...
 
 
-def record(conn: Connection, lease: Lease, key: str, file: FetchedFile) -> None:
-    """Record the object of a refused file. Raises LeaseLost."""
-    facts = {"bytes": file.size_bytes, "sha256": file.sha256}
-    declared_type = to_storable(file.declared_type or "", 200) or None
-    leases.execute(conn, lease, RECORD, key=key, declared_type=declared_type, **facts)
-
-
-EXTEND: Final = """
-UPDATE outputs SET quarantined_at = moment() WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
-"""
-
-
+@statement("UPDATE outputs SET quarantined_at = moment() WHERE id = %(id)s AND lease_token = %(token)s RETURNING id")
 def extend(conn: Connection, lease: Lease) -> None:
     """Start the retention period of a file in quarantine again. Raises LeaseLost."""
-    leases.execute(conn, lease, EXTEND)
 
 
-FORGET: Final = f"UPDATE outputs SET {RELEASE} WHERE id = %(id)s AND lease_token = %(token)s RETURNING id"
+@statement(f"UPDATE outputs SET {RELEASE} WHERE id = %(id)s AND lease_token = %(token)s RETURNING id")
+def forget(conn: Connection, lease: Lease) -> None: ...
 
 
-def forget(conn: Connection, lease: Lease) -> None:
-    """Record that the object is missing. Raises LeaseLost."""
-    leases.execute(conn, lease, FORGET)
-
-
-FIND: Final = """
+@statement("""
 SELECT quarantine_key AS key, quarantine_bytes AS bytes, quarantine_sha256 AS sha256, quarantine_type AS declared_type,
        quarantined_at
-  FROM outputs WHERE id = %(id)s AND quarantine_key IS NOT NULL
-"""
-
-
-def find(conn: Connection, output_id: UUID) -> Row | None:
-    return fetch_one(conn, FIND, {"id": output_id})
+  FROM outputs WHERE id = %(output_id)s AND quarantine_key IS NOT NULL
+""")
+def find(conn: Connection, output_id: UUID) -> Row | None: ...
 
 
 def get_facts(output: Output) -> dict[str, Any]:

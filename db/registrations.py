@@ -6,6 +6,7 @@ from datetime import timedelta
 from psycopg.types.json import Jsonb
 
 from db.connection import Connection, QueuedQuery
+from db.statements import statement
 from moorage.model import Registration
 
 # The prediction first: if its id is known, also to a transaction that is waited for here, there is no job, either.
@@ -51,11 +52,8 @@ def queue_add(
     return conn.queue(ADD, {**values, **times, **row})
 
 
-FIND = """
+@statement("""
 SELECT p.job_id, p.id AS prediction_id, j.state FROM predictions p JOIN jobs j ON j.id = p.job_id
  WHERE p.provider = %(provider)s AND p.external_id = %(external_id)s
-"""
-
-
-def queue_find(conn: Connection, registration: Registration) -> QueuedQuery:
-    return conn.queue(FIND, {"provider": registration.provider, "external_id": registration.external_id})
+""")
+def queue_find(conn: Connection, provider: str, external_id: str) -> QueuedQuery: ...

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row
 from db.events import build_event_insert
+from db.statements import statement
 from moorage.model import Job
 
 PUBLISH = f"""
@@ -54,33 +55,24 @@ def publish(conn: Connection, job: Job, actor: str) -> None:
         conn.queue(REPLACE_COVER, args)
 
 
-EXISTS = "SELECT id FROM renders WHERE id = %(job_id)s"
+@statement("SELECT id FROM renders WHERE id = %(job_id)s")
+def exists(conn: Connection, job_id: UUID) -> bool: ...
 
 
-def exists(conn: Connection, job_id: UUID) -> bool:
-    return fetch_one(conn, EXISTS, {"job_id": job_id}) is not None
-
-
-IS_DELETED = "SELECT id FROM renders WHERE id = %(job_id)s AND deleted_at IS NOT NULL"
-
-
-def is_deleted(conn: Connection, job_id: UUID) -> bool:
-    return fetch_one(conn, IS_DELETED, {"job_id": job_id}) is not None
-
-
-LIST_VARIANTS = """
-SELECT render_id, idx, output_id, media, format, content_type, bytes, sha256, width_px, height_px, frames, duration_s,
-       key, thumb_key, thumb_width_px, thumb_height_px, thumb_missing, color, is_placeholder, is_cover
-  FROM variants WHERE render_id = ANY(%(render_ids)s::uuid[]) ORDER BY render_id, idx
-"""
+@statement("SELECT id FROM renders WHERE id = %(job_id)s AND deleted_at IS NOT NULL")
+def is_deleted(conn: Connection, job_id: UUID) -> bool: ...
 
 
 def list_variants(conn: Connection, render_id: UUID) -> list[Row]:
     return list_variants_of_renders(conn, [render_id])
 
 
-def list_variants_of_renders(conn: Connection, render_ids: Sequence[UUID]) -> list[Row]:
-    return fetch_all(conn, LIST_VARIANTS, {"render_ids": list(render_ids)})
+@statement("""
+SELECT render_id, idx, output_id, media, format, content_type, bytes, sha256, width_px, height_px, frames, duration_s,
+       key, thumb_key, thumb_width_px, thumb_height_px, thumb_missing, color, is_placeholder, is_cover
+  FROM variants WHERE render_id = ANY(%(render_ids)s::uuid[]) ORDER BY render_id, idx
+""")
+def list_variants_of_renders(conn: Connection, render_ids: Sequence[UUID]) -> list[Row]: ...
 
 
 _PUBLISHED = """
@@ -89,8 +81,9 @@ SELECT r.id, r.owner, r.cover_idx, r.title, r.favourite, r.published_at, j.kind,
   FROM renders r JOIN jobs j ON j.id = r.id WHERE r.deleted_at IS NULL
 """
 
+
 # By id, in the order of job creation. A published job has another state only if it was reopened: failed ones are many.
-LIST_PAGE = f"""{_PUBLISHED}
+@statement(f"""{_PUBLISHED}
    AND (%(owner)s::text IS NULL OR r.owner = ANY(ARRAY[%(owner)s]))
    AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
    AND (%(state)s::text IS NULL OR j.state = %(state)s)
@@ -99,51 +92,36 @@ LIST_PAGE = f"""{_PUBLISHED}
    AND (%(project_id)s::text IS NULL OR j.project_id = %(project_id)s)
    AND (%(before)s::uuid IS NULL OR r.id < %(before)s)
  ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN r.owner END DESC, r.id DESC LIMIT %(limit)s
-"""
-
-GET_PUBLISHED = f"{_PUBLISHED} AND r.id = %(id)s"
-
-
+""")
 def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
     """Return published renders, newest job first; `filters` has owner, kind, state, style, project_id and before."""
-    return fetch_all(conn, LIST_PAGE, {**filters, "limit": limit})
 
 
-def get_published(conn: Connection, render_id: UUID) -> Row | None:
-    return fetch_one(conn, GET_PUBLISHED, {"id": render_id})
+@statement(f"{_PUBLISHED} AND r.id = %(render_id)s")
+def get_published(conn: Connection, render_id: UUID) -> Row | None: ...
 
 
-UPDATE = """
+@statement("""
 UPDATE renders r SET title = CASE WHEN %(set_title)s THEN %(title)s ELSE title END,
        favourite = coalesce(%(favourite)s, favourite), cover_idx = coalesce(%(cover_idx)s, cover_idx)
- WHERE id = %(id)s AND deleted_at IS NULL
+ WHERE id = %(render_id)s AND deleted_at IS NULL
    AND (%(cover_idx)s::integer IS NULL
         OR EXISTS (SELECT FROM variants v WHERE v.render_id = r.id AND v.idx = %(cover_idx)s AND v.media <> 'file'))
 RETURNING id
-"""
+""")
+def _update(conn: Connection, render_id: UUID, fields: Mapping[str, Any]) -> bool: ...
 
 
 def update(conn: Connection, render_id: UUID, fields: Mapping[str, Any]) -> bool:
     """Change what `fields` names (title, favourite, cover_idx); False: not found, or not its picture."""
-    args = {"title": None, "favourite": None, "cover_idx": None, **fields}
-    return fetch_one(conn, UPDATE, {**args, "id": render_id, "set_title": "title" in fields}) is not None
+    unchanged = {"title": None, "favourite": None, "cover_idx": None, "set_title": "title" in fields}
+    return _update(conn, render_id, unchanged | dict(fields))
 
 
-GET_FILE = """
+@statement("""
 SELECT idx, media, key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
-  FROM variants WHERE render_id = %(render_id)s AND idx = %(idx)s
-"""
-
-# The first image or video, if the render has one.
-GET_FIRST_FILE = """
-SELECT idx, media, key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
-  FROM variants WHERE render_id = %(render_id)s ORDER BY media = 'file', idx LIMIT 1
-"""
-
-
-def get_file(conn: Connection, render_id: UUID, idx: int) -> Row | None:
-    return fetch_one(conn, GET_FILE, {"render_id": render_id, "idx": idx})
-
-
-def get_first_file(conn: Connection, render_id: UUID) -> Row | None:
-    return fetch_one(conn, GET_FIRST_FILE, {"render_id": render_id})
+  FROM variants WHERE render_id = %(render_id)s AND (%(idx)s::integer IS NULL OR idx = %(idx)s)
+ ORDER BY media = 'file', idx LIMIT 1
+""")
+def get_file(conn: Connection, render_id: UUID, idx: int | None) -> Row | None:
+    """Return a variant; without `idx` the first image or video, if the render has one."""

@@ -14,21 +14,17 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from db.discarding import build_discard_statement
 from db.events import build_event_insert
 from db.objects import LONG_TIMEOUT
+from db.statements import statement
 
 _OLD: Final = "moment() - make_interval(secs => %(seconds)s)"
 
-
-def _lock_with_letters(rows: str, subject: str) -> str:
-    """Return the expressions that lock a batch of rows as `old`; without those whose dead letters are locked."""
-    letters = f"FROM dead_letters l JOIN unlocked u ON l.subject = '{subject}' AND l.subject_id = u.id"
-    return f"""unlocked AS MATERIALIZED (
-    SELECT id {rows} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), unlocked_letters AS MATERIALIZED (
-    SELECT l.id {letters} FOR UPDATE OF l SKIP LOCKED
-), old AS MATERIALIZED (
-    SELECT id FROM unlocked
-    EXCEPT SELECT u.id {letters} AND l.id NOT IN (SELECT id FROM unlocked_letters)
-)"""
+# Dead letters stay while there are bytes that a replay needs.
+_HAS_BYTES: Final = """(
+    EXISTS (SELECT FROM deliveries d WHERE l.subject = 'delivery' AND d.id = l.subject_id AND d.body IS NOT NULL)
+    OR EXISTS (SELECT FROM outputs o WHERE l.subject = 'output' AND o.id = l.subject_id
+                  AND (num_nonnulls(o.quarantine_key, o.source_data) > 0
+                       OR o.source_kind = 'object' AND o.source IS NOT NULL)))
+"""
 
 
 # --- renders ------------------------------------------------------------------------------------------------------
@@ -38,12 +34,6 @@ _RENDERS: Final = f"""
  WHERE r.deleted_at IS NULL AND r.published_at < {_OLD} AND j.settled_at < {_OLD}
 """
 
-OLD_RENDERS: Final = f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(limit)s"
-
-LOCK_RENDER: Final = f"SELECT j.owner, j.project_id {_RENDERS} AND r.id = %(id)s FOR UPDATE OF j SKIP LOCKED"
-
-DISCARD_PUBLISHED: Final = build_discard_statement("true")
-
 MARK_DELETED: Final = f"""
 WITH moved AS (
     UPDATE renders SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING id
@@ -51,28 +41,27 @@ WITH moved AS (
 """
 
 # Dead outputs of a deleted render cannot be published later: their dead letters are closed.
-CLOSE_DEAD_LETTERS: Final = f"""
-WITH moved AS (
-    UPDATE dead_letters d SET state = 'discarded', closed_at = moment(), closed_by = %(actor)s
-      FROM outputs o WHERE o.job_id = %(id)s AND d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
-    RETURNING d.id, o.job_id
-) {build_event_insert("dead_letter", "'open'", "'discarded'", "'render deleted'")}
-"""
+CLOSE_DEAD_LETTERS: Final = dead_letters.build_close(
+    "'discarded'",
+    "'render deleted'",
+    "o.job_id = %(id)s AND (d.subject, d.subject_id) = ('output', o.id)",
+    "FROM outputs o",
+)
 
 
+@statement(f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(limit)s")
 def list_old_renders(conn: Connection, seconds: float, limit: int) -> list[UUID]:
     """Return renders published, and of jobs settled, more than `seconds` ago."""
-    return [row["id"] for row in fetch_all(conn, OLD_RENDERS, {"seconds": seconds, "limit": limit})]
 
 
+@statement(f"SELECT j.owner, j.project_id {_RENDERS} AND r.id = %(render_id)s FOR UPDATE OF j SKIP LOCKED")
 def lock_old_render(conn: Connection, render_id: UUID, seconds: float) -> Row | None:
     """Lock the job of an old render; return its owner and project_id, or None if it is locked or no longer old."""
-    return fetch_one(conn, LOCK_RENDER, {"id": render_id, "seconds": seconds})
 
 
-def discard_render_files(conn: Connection, render_id: UUID, actor: str) -> None:
+@statement(build_discard_statement("true"))
+def discard_render_files(conn: Connection, job_id: UUID, actor: str, reason: str = "render deleted") -> None:
     """Set the outputs of a render, whose job is locked, to `discarding`: the discard step deletes their objects."""
-    conn.execute(DISCARD_PUBLISHED, {"job_id": render_id, "reason": "render deleted", "actor": actor})
 
 
 def mark_render_deleted(conn: Connection, render_id: UUID, actor: str, reason: str) -> None:
@@ -81,109 +70,100 @@ def mark_render_deleted(conn: Connection, render_id: UUID, actor: str, reason: s
     conn.execute(CLOSE_DEAD_LETTERS, {"id": render_id, "actor": actor})
 
 
-# --- raw bodies and inline bytes ----------------------------------------------------------------------------------
-
-_BODIES: Final = f"FROM deliveries WHERE body IS NOT NULL AND ended_at IS NOT NULL AND ended_at < {_OLD}"
-
-PURGE_BODIES: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {_BODIES} AND state <> 'dead' ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)
-UPDATE deliveries d SET body = NULL FROM old WHERE d.id = old.id RETURNING d.id
-"""
-
-# A dead row without its body or bytes cannot be replayed: its open dead letter becomes not retryable.
-PURGE_DEAD_BODIES: Final = f"""
-WITH {_lock_with_letters(f"{_BODIES} AND state = 'dead'", "delivery")}, letters AS (
-    UPDATE dead_letters l SET retryable = false
-      FROM old WHERE l.subject = 'delivery' AND l.subject_id = old.id AND l.state = 'open'
-)
-UPDATE deliveries d SET body = NULL FROM old WHERE d.id = old.id RETURNING d.id
-"""
-
-# The orphan sweep deletes the objects of those that are in the private bucket.
-_SOURCES: Final = f"""
-  FROM outputs WHERE state = 'dead' AND (source_data IS NOT NULL OR source_kind = 'object' AND source IS NOT NULL)
-   AND ended_at < {_OLD}
-"""
-
-PURGE_SOURCES: Final = f"""
-WITH {_lock_with_letters(_SOURCES, "output")}, letters AS (
-    UPDATE dead_letters l SET retryable = false
-      FROM old WHERE l.subject = 'output' AND l.subject_id = old.id AND l.state = 'open'
-)
-UPDATE outputs o SET source_data = NULL, source = CASE WHEN source_kind = 'url' THEN source END
-  FROM old WHERE o.id = old.id RETURNING o.id
-"""
-
-# Of files that were not kept; those of waiting rows are about to be read. The orphan sweep deletes the objects.
-_QUARANTINED: Final = (
-    f"FROM outputs WHERE quarantine_key IS NOT NULL AND state <> 'waiting' AND quarantined_at < {_OLD}"
-)
-
-RELEASE_QUARANTINED: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {_QUARANTINED} ORDER BY quarantined_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)
-UPDATE outputs o SET {quarantine.RELEASE} FROM old WHERE o.id = old.id RETURNING o.id
-"""
-
-# --- ended rows, always deleted together with their events -----------------------
+# --- batches: raw bodies, inline bytes, ended rows ------------------------------------------------------------------
 
 
-def _ended(table: str, subject: str) -> str:
-    """Return the condition for ended rows of a table without an open dead letter that has bytes."""
+def _build_batch(rows: str, time: str, change: str) -> tuple[str, str]:
+    """Return the statement that locks a batch of rows as `old` and changes them, and which rows these are."""
+    old = f"SELECT id {rows} ORDER BY {time} LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
+    return f"WITH old AS MATERIALIZED ({old}) {change}", rows
+
+
+def _build_batch_with_letters(rows: str, subject: str, change: str) -> tuple[str, str]:
+    """Return a batch without the rows whose dead letters are locked."""
+    letters = f"FROM dead_letters l JOIN unlocked u ON l.subject = '{subject}' AND l.subject_id = u.id"
     return f"""
+WITH unlocked AS MATERIALIZED (
+    SELECT id {rows} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), unlocked_letters AS MATERIALIZED (
+    SELECT l.id {letters} FOR UPDATE OF l SKIP LOCKED
+), old AS MATERIALIZED (
+    SELECT id FROM unlocked
+    EXCEPT SELECT u.id {letters} AND l.id NOT IN (SELECT id FROM unlocked_letters)
+), {change}
+""", rows  # fmt: skip
+
+
+def _build_purge(rows: str, subject: str, change: str) -> tuple[str, str]:
+    """Return a batch of dead rows that cannot be replayed any more: their open dead letters become not retryable."""
+    letters = f"""letters AS (
+    UPDATE dead_letters l SET retryable = false
+      FROM old WHERE l.subject = '{subject}' AND l.subject_id = old.id AND l.state = 'open'
+)"""
+    return _build_batch_with_letters(rows, subject, f"{letters} {change}")
+
+
+def _build_delete(table: str, subject: str) -> tuple[str, str]:
+    """Return a batch of ended rows without an open dead letter that has bytes; its dead letters go with it."""
+    rows = f"""
   FROM {table} WHERE ended_at IS NOT NULL AND ended_at < {_OLD}
    AND NOT EXISTS (SELECT FROM dead_letters l
                     WHERE l.subject = '{subject}' AND l.subject_id = {table}.id AND l.state = 'open'
-                      AND {dead_letters.HAS_BYTES})
-"""
-
-
-def _build_delete_statement(table: str, subject: str) -> str:
-    """Return the statement that deletes such rows, their dead letters, and the events of both."""
-    return f"""
-WITH {_lock_with_letters(_ended(table, subject), subject)}, letters AS (
+                      AND {_HAS_BYTES})"""
+    change = f"""letters AS (
     DELETE FROM dead_letters l USING old WHERE l.subject = '{subject}' AND l.subject_id = old.id RETURNING l.id
 ), row_events AS (
     DELETE FROM events e USING old WHERE e.subject = '{subject}' AND e.subject_id = old.id
 ), letter_events AS (
     DELETE FROM events e USING letters WHERE e.subject = 'dead_letter' AND e.subject_id = letters.id
-)
-DELETE FROM {table} t USING old WHERE t.id = old.id RETURNING t.id
-"""
+) DELETE FROM {table} t USING old WHERE t.id = old.id RETURNING t.id"""
+    return _build_batch_with_letters(rows, subject, change)
 
 
-DROP_DELIVERIES: Final = _build_delete_statement("deliveries", "delivery")
-# Those of a deleted job are deleted with it.
-DROP_NOTIFICATIONS: Final = _build_delete_statement("notifications", "notification")
-
-# A discarded dead letter is deleted with its row, whose end it explains.
-_LETTERS: Final = f"""
-  FROM dead_letters WHERE closed_at IS NOT NULL AND closed_at < {_OLD} AND (state = 'replayed' OR subject = 'message')
-"""
-
-DROP_LETTERS: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {_LETTERS} ORDER BY closed_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), row_events AS (
-    DELETE FROM events e USING old WHERE e.subject = 'dead_letter' AND e.subject_id = old.id
-)
-DELETE FROM dead_letters d USING old WHERE d.id = old.id RETURNING d.id
-"""
-
+_BODIES: Final = f"FROM deliveries WHERE body IS NOT NULL AND ended_at IS NOT NULL AND ended_at < {_OLD}"
+_OF_OLD: Final = "FROM old WHERE t.id = old.id RETURNING t.id"
+# The orphan sweep deletes the objects of sources and of files in quarantine.
 IN_BATCHES: Final = {
-    "bodies": (PURGE_BODIES, f"{_BODIES} AND state <> 'dead'"),
-    "failed_bodies": (PURGE_DEAD_BODIES, f"{_BODIES} AND state = 'dead'"),
-    "failed_sources": (PURGE_SOURCES, _SOURCES),
-    "quarantine": (RELEASE_QUARANTINED, _QUARANTINED),
-    "open_dead_letters": (dead_letters.EXPIRE, dead_letters.EXPIRED),
+    "bodies": _build_batch(
+        f"{_BODIES} AND state <> 'dead'", "ended_at", f"UPDATE deliveries t SET body = NULL {_OF_OLD}"
+    ),
+    "failed_bodies": _build_purge(
+        f"{_BODIES} AND state = 'dead'", "delivery", f"UPDATE deliveries t SET body = NULL {_OF_OLD}"
+    ),
+    "failed_sources": _build_purge(
+        f"""FROM outputs
+ WHERE state = 'dead' AND (source_data IS NOT NULL OR source_kind = 'object' AND source IS NOT NULL)
+   AND ended_at < {_OLD}""",
+        "output",
+        f"UPDATE outputs t SET source_data = NULL, source = CASE WHEN source_kind = 'url' THEN source END {_OF_OLD}",
+    ),
+    "quarantine": _build_batch(  # of files that were not kept; those of waiting rows are about to be read
+        f"FROM outputs WHERE quarantine_key IS NOT NULL AND state <> 'waiting' AND quarantined_at < {_OLD}",
+        "quarantined_at",
+        f"UPDATE outputs t SET {quarantine.RELEASE} {_OF_OLD}",
+    ),
+    "open_dead_letters": _build_batch(
+        f"""
+  FROM dead_letters l WHERE state = 'open' AND created_at < {_OLD}
+   AND NOT {_HAS_BYTES}""",
+        "created_at",
+        dead_letters.build_close("'discarded'", "'older than the retention period'", "d.id = old.id", "FROM old", ","),
+    ),
     "uploads": (uploads.MARK_OLD, uploads.OLD),
-    "deleted_uploads": (uploads.DROP_DELETED, uploads.DELETED),
-    "deliveries": (DROP_DELIVERIES, _ended("deliveries", "delivery")),
-    "dead_letters": (DROP_LETTERS, _LETTERS),
-    "notifications": (DROP_NOTIFICATIONS, _ended("notifications", "notification")),
+    "deleted_uploads": _build_batch(
+        f"FROM uploads WHERE deleted_at IS NOT NULL AND deleted_at < {_OLD}",
+        "deleted_at",
+        "DELETE FROM uploads t USING old WHERE t.id = old.id RETURNING t.id",
+    ),
+    "deliveries": _build_delete("deliveries", "delivery"),
+    "dead_letters": _build_batch(  # a discarded one is deleted with its row, whose end it explains
+        f"""FROM dead_letters
+ WHERE closed_at IS NOT NULL AND closed_at < {_OLD} AND (state = 'replayed' OR subject = 'message')""",
+        "closed_at",
+        """, row_events AS (DELETE FROM events e USING old WHERE e.subject = 'dead_letter' AND e.subject_id = old.id)
+DELETE FROM dead_letters t USING old WHERE t.id = old.id RETURNING t.id""",
+    ),
+    "notifications": _build_delete("notifications", "notification"),  # those of a deleted job are deleted with it
 }
 
 
@@ -199,7 +179,7 @@ _NO_LIVE_ROWS: Final = f"""
    AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND (o.run_at IS NOT NULL OR o.source_kind = 'object'
                                                                     AND o.source IS NOT NULL))
    AND NOT EXISTS (SELECT FROM notifications n WHERE n.job_id = j.id AND n.ended_at IS NULL)
-   AND NOT EXISTS (SELECT FROM dead_letters l WHERE l.job_id = j.id AND l.state = 'open' AND {dead_letters.HAS_BYTES})
+   AND NOT EXISTS (SELECT FROM dead_letters l WHERE l.job_id = j.id AND l.state = 'open' AND {_HAS_BYTES})
 """
 
 _FAILED_JOBS: Final = f"""
@@ -221,9 +201,7 @@ START: Final = ("-infinity", UUID(int=0))
 # Rows that are locked, and with them their jobs, are left for the next run: the others do not wait for them.
 _OF_JOBS: Final = "job_id = ANY(%(ids)s::uuid[])"
 DELIVERIES: Final = f"SELECT id FROM deliveries WHERE prediction_id IN (SELECT id FROM predictions WHERE {_OF_JOBS})"
-LOCK_DELIVERIES: Final = f"{DELIVERIES} ORDER BY id FOR UPDATE SKIP LOCKED"
-LOCK_ALL_JOBS: Final = "SELECT id FROM jobs WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE"
-LOCK_JOBS: Final = "SELECT id FROM jobs WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE SKIP LOCKED"
+LOCK_JOBS: Final = "SELECT id FROM jobs WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE"
 HAVE_NO_LIVE_ROWS: Final = f"""
 SELECT j.id FROM jobs j WHERE j.id = ANY(%(ids)s::uuid[]) AND j.settled_at IS NOT NULL {_NO_LIVE_ROWS}
    AND NOT EXISTS (SELECT FROM predictions p JOIN deliveries d ON d.prediction_id = p.id
@@ -262,8 +240,9 @@ def list_old_jobs(conn: Connection, sql: str, seconds: float, limit: int, after:
 
 def delete_jobs(conn: Connection, job_ids: Sequence[UUID]) -> int:
     """Delete jobs and all their rows, but none that is locked or has live rows; return their number."""
-    deliveries = [row["id"] for row in fetch_all(conn, LOCK_DELIVERIES, {"ids": job_ids})]
-    locked = [row["id"] for row in fetch_all(conn, LOCK_JOBS, {"ids": job_ids})]
+    skipping = f"{DELIVERIES} ORDER BY id FOR UPDATE SKIP LOCKED"
+    deliveries = [row["id"] for row in fetch_all(conn, skipping, {"ids": job_ids})]
+    locked = [row["id"] for row in fetch_all(conn, f"{LOCK_JOBS} SKIP LOCKED", {"ids": job_ids})]
     ids = [row["id"] for row in fetch_all(conn, HAVE_NO_LIVE_ROWS, {"ids": locked, "deliveries": deliveries})]
     deliveries = [row["id"] for row in fetch_all(conn, DELIVERIES, {"ids": ids})]
     for sql in DROP_JOBS.values() if ids else ():
@@ -282,7 +261,6 @@ COUNTS: Final = {
 
 
 def count_expired_rows(conn: Connection, kind: str, seconds: float) -> int:
-    """Return the number of old rows of a kind."""
     conn.execute(LONG_TIMEOUT)
     row = fetch_one(conn, COUNTS[kind], {"seconds": seconds})
     return int(row["value"]) if row else 0

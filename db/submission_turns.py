@@ -13,6 +13,7 @@ from uuid import UUID
 
 from db import breakers, leases, submissions
 from db.connection import Connection, Database, Row, fetch_all
+from db.statements import statement
 from moorage.model import Lease, Step, Wake
 from moorage.settings import Settings
 
@@ -64,19 +65,16 @@ def _build_next(condition: str, limit: str) -> str:
 
 
 # One look at the index predictions_waiting for each.
-LIST_PROVIDERS: Final = """
+@statement("""
 WITH RECURSIVE c (provider) AS (
     (SELECT provider FROM predictions WHERE state = 'planned' AND lease_token IS NULL ORDER BY 1 LIMIT 1)
     UNION ALL
     SELECT (SELECT provider FROM predictions WHERE state = 'planned' AND lease_token IS NULL AND provider > c.provider
              ORDER BY 1 LIMIT 1) FROM c WHERE c.provider IS NOT NULL
 ) SELECT provider FROM c WHERE provider IS NOT NULL
-"""
-
-
+""")
 def list_providers(conn: Connection) -> list[str]:
     """Return the providers for which predictions wait, also those that are no longer configured."""
-    return [row["provider"] for row in fetch_all(conn, LIST_PROVIDERS, {})]
 
 
 def _build_limits(settings: Settings, providers: Collection[str]) -> Row:

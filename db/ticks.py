@@ -5,12 +5,13 @@ The statement that claims a slot also tells what is due. Without anything the ti
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from psycopg.types.json import Jsonb
 
 from db import clock_skew, discarding, erasures, jobs, leases, progress, projects
-from db.connection import Connection, Database, Row, fetch_all
+from db.connection import Connection, Database, QueuedQuery, Row
+from db.statements import statement
 
 # Conditions by the names that the sweep knows; a sweep that is not listed is always due.
 DUE: Final[Mapping[str, Mapping[str, str]]] = {
@@ -67,20 +68,14 @@ def claim_slot(database: Database, sweep: str, period_seconds: float) -> Tick | 
     return Tick(**rows[0]) if rows else None
 
 
-RECORD_RESULT = """
+@statement("""
 UPDATE ticks SET finished_at = moment(), result = %(result)s WHERE sweep = %(sweep)s AND slot = %(slot)s
-"""
+""")
+def record_result(conn: Connection, sweep: str, slot: int, result: Jsonb) -> QueuedQuery: ...
 
 
-def record_result(conn: Connection, sweep: str, slot: int, result: dict[str, Any]) -> None:
-    conn.queue(RECORD_RESULT, {"sweep": sweep, "slot": slot, "result": Jsonb(result)})
-
-
-LIST_LATEST = """
+@statement("""
 SELECT DISTINCT ON (sweep) sweep, slot, started_at, finished_at, result
   FROM ticks ORDER BY sweep, started_at DESC  -- not by slot: a longer period has smaller slot numbers
-"""
-
-
-def list_latest(conn: Connection) -> list[Row]:
-    return fetch_all(conn, LIST_LATEST)
+""")
+def list_latest(conn: Connection) -> list[Row]: ...

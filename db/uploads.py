@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row
+from db.statements import statement
 from moorage.model import Media
 
 
@@ -22,84 +23,60 @@ class Upload:
     sha256: str
 
 
-ADD: Final = """
+@statement("""
 INSERT INTO uploads (id, owner, key, media, format, content_type, bytes, sha256, width_px, height_px, duration_s)
 VALUES (%(id)s, %(owner)s, %(key)s, %(media)s, %(format)s, %(content_type)s, %(bytes)s, %(sha256)s, %(width_px)s,
         %(height_px)s, %(duration_s)s)
 RETURNING created_at
-"""
+""")
+def _add(conn: Connection, upload: Row, media: Media) -> datetime: ...
 
 
 def add(conn: Connection, upload: Upload) -> datetime:
-    """Insert an upload whose object is stored; return its creation time."""
-    row = fetch_one(conn, ADD, {**asdict(upload), **asdict(upload.media)})
-    created_at: datetime = row["created_at"] if row else None  # type: ignore[assignment]  # RETURNING yields a row
-    return created_at
+    return _add(conn, asdict(upload), upload.media)
 
 
-GET: Final = """
+_SELECT: Final = """
 SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, height_px, duration_s, created_at
-  FROM uploads WHERE id = %(id)s AND deleted_at IS NULL
-"""
+  FROM uploads WHERE deleted_at IS NULL"""
 
 
-def get(conn: Connection, upload_id: UUID) -> Row | None:
-    return fetch_one(conn, GET, {"id": upload_id})
+@statement(f"{_SELECT} AND id = %(upload_id)s")
+def get(conn: Connection, upload_id: UUID) -> Row | None: ...
 
 
-LIST_PAGE: Final = """
-SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, height_px, duration_s, created_at
-  FROM uploads WHERE deleted_at IS NULL AND (%(owner)s::text IS NULL OR owner = ANY(ARRAY[%(owner)s]))
+@statement(f"""{_SELECT} AND (%(owner)s::text IS NULL OR owner = ANY(ARRAY[%(owner)s]))
    AND (%(before)s::uuid IS NULL OR id < %(before)s)
  ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN owner END DESC, id DESC LIMIT %(limit)s
-"""
+""")
+def list_page(conn: Connection, owner: str | None, before: UUID | None, limit: int) -> list[Row]: ...
 
 
-def list_page(conn: Connection, owner: str | None, before: UUID | None, limit: int) -> list[Row]:
-    """Return uploads, newest first."""
-    return fetch_all(conn, LIST_PAGE, {"owner": owner, "before": before, "limit": limit})
-
-
-MARK_DELETED: Final = "UPDATE uploads SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING key"
-
-
+@statement("UPDATE uploads SET deleted_at = moment() WHERE id = %(upload_id)s AND deleted_at IS NULL RETURNING key")
 def mark_deleted(conn: Connection, upload_id: UUID) -> str | None:
     """Mark an upload as deleted, so that no row references its object; return the key, or None if it already was."""
-    row = fetch_one(conn, MARK_DELETED, {"id": upload_id})
-    return str(row["key"]) if row else None
 
 
-GET_OWNER: Final = "SELECT owner FROM uploads WHERE id = %(id)s"
+@statement("SELECT owner FROM uploads WHERE id = %(upload_id)s")
+def get_owner(conn: Connection, upload_id: UUID) -> str | None: ...
 
 
-def get_owner(conn: Connection, upload_id: UUID) -> str | None:
-    row = fetch_one(conn, GET_OWNER, {"id": upload_id})
-    return str(row["owner"]) if row else None
-
-
-LIST_BY_OWNER: Final = """
+@statement("""
 SELECT id, key, media, format, bytes, width_px, height_px
   FROM uploads WHERE id = ANY(%(ids)s::uuid[]) AND owner = %(owner)s AND deleted_at IS NULL
-"""
+""")
+def list_by_owner(conn: Connection, owner: str, ids: Sequence[UUID]) -> list[Row]: ...
 
 
-def list_by_owner(conn: Connection, owner: str, ids: Sequence[UUID]) -> list[Row]:
-    return fetch_all(conn, LIST_BY_OWNER, {"owner": owner, "ids": list(ids)})
-
-
-LIST_VARIANTS_BY_OWNER: Final = """
+@statement("""
 SELECT v.render_id, v.idx, v.key, v.media, v.format, v.bytes, v.width_px, v.height_px
   FROM variants v
-  JOIN unnest(%(renders)s::uuid[], %(idxs)s::integer[]) AS requested (render_id, idx)
+  JOIN unnest(%(render_ids)s::uuid[], %(idxs)s::integer[]) AS requested (render_id, idx)
     ON v.render_id = requested.render_id AND v.idx = requested.idx
  WHERE v.owner = %(owner)s
-"""
-
-
-def list_variants_by_owner(conn: Connection, owner: str, references: Sequence[tuple[UUID, int]]) -> list[Row]:
+""")
+def list_variants_by_owner(conn: Connection, owner: str, render_ids: Sequence[UUID], idxs: Sequence[int]) -> list[Row]:
     """Return those of the variants, by render id and idx, that belong to an owner and are published."""
-    renders, idxs = [render_id for render_id, _ in references], [idx for _, idx in references]
-    return fetch_all(conn, LIST_VARIANTS_BY_OWNER, {"owner": owner, "renders": renders, "idxs": idxs})
 
 
 # Retention: an upload stays while a live job may read it.
@@ -116,16 +93,7 @@ WITH old AS MATERIALIZED (SELECT id {OLD} ORDER BY created_at LIMIT %(limit)s FO
 UPDATE uploads u SET deleted_at = moment() FROM old WHERE u.id = old.id RETURNING u.key
 """
 
-DELETED: Final = f"FROM uploads WHERE deleted_at IS NOT NULL AND deleted_at < {_BEFORE}"
 
-DROP_DELETED: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {DELETED} ORDER BY deleted_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)
-DELETE FROM uploads u USING old WHERE u.id = old.id RETURNING u.id
-"""
-
-
+@statement(MARK_OLD)
 def mark_old(conn: Connection, seconds: float, limit: int) -> list[str]:
     """Mark uploads as deleted that were stored more than `seconds` ago; return the keys of their objects."""
-    return [row["key"] for row in fetch_all(conn, MARK_OLD, {"seconds": seconds, "limit": limit})]

@@ -1,5 +1,6 @@
 """Bodies that a server compressed although `identity` was requested: decoded piece by piece."""
 
+import itertools
 import zlib
 from collections.abc import Iterator
 from typing import Final
@@ -14,92 +15,49 @@ _UNSUPPORTED: Final = frozenset({"br", "zstd", "compress", "x-compress", "dcb", 
 _MAX_ENCODINGS: Final = 4
 
 
-class _InflateReader:
-    """gzip (with several members) or deflate (with or without a zlib header); a body that is neither is unchanged."""
+def list_compressions(content_encoding: str) -> list[str]:
+    """Return the compressions of a body as they were applied; raises DownloadInterrupted if one is not supported."""
+    names = [name.strip().lower() for name in content_encoding.split(",")]
+    if refused := sorted(_UNSUPPORTED.intersection(names)):
+        raise DownloadInterrupted(f"the body is encoded as {', '.join(refused)}, which was not requested")
+    applied = [name for name in names if name in (*_GZIP, "deflate")]
+    if len(applied) > _MAX_ENCODINGS:
+        raise DownloadInterrupted(f"the body is encoded {len(applied)} times, more than {_MAX_ENCODINGS}")
+    return applied
 
-    def __init__(self, is_gzip: bool) -> None:
-        self._is_gzip = is_gzip
-        self._head: bytes | None = b""  # until the form is known
-        self._inflate: zlib._Decompress | None = None  # None: the header is wrong, the body is not compressed
 
-    def decode(self, data: bytes) -> Iterator[bytes]:
-        if self._head is None:
-            yield from self._decode(data)
-            return
-        self._head += data
-        if len(self._head) >= sniff.HEAD_BYTES:
-            yield from self._start()
+def decompress(chunks: Iterator[bytes], compressions: list[str]) -> Iterator[bytes]:
+    """Yield the decoded body; raises DownloadInterrupted if it is damaged or has no end."""
+    for name in reversed(compressions):
+        chunks = _inflate(chunks, is_gzip=name in _GZIP)
+    return chunks
 
-    def finish(self) -> Iterator[bytes]:
-        if self._head is not None:
-            yield from self._start()
-        if self._inflate is not None and not self._inflate.eof:
-            raise DownloadInterrupted("the encoded body is incomplete")
 
-    def _start(self) -> Iterator[bytes]:
-        data, self._head = self._head or b"", None
-        is_media = not data or sniff.detect_format(data) is not None  # the header is wrong: browsers would fail here
-        if data.startswith(b"\x1f\x8b") if self._is_gzip else not is_media:
-            self._inflate = zlib.decompressobj(_choose_window(data, self._is_gzip))
-        yield from self._decode(data)
-
-    def _decode(self, data: bytes) -> Iterator[bytes]:
-        if self._inflate is None:
-            if data:
-                yield data
-            return
+def _inflate(chunks: Iterator[bytes], *, is_gzip: bool) -> Iterator[bytes]:
+    """Decode gzip (with several members) or deflate; a body that is neither is unchanged: the header is wrong."""
+    head = b""
+    while len(head) < sniff.HEAD_BYTES and (chunk := next(chunks, b"")):
+        head += chunk
+    chunks = itertools.chain((head,), chunks)
+    is_compressed = head.startswith(b"\x1f\x8b") if is_gzip else bool(head) and sniff.detect_format(head) is None
+    if not is_compressed:
+        yield from chunks
+        return
+    # By the window bits zlib knows the form: 31 gzip, 15 zlib, -15 no header (RFC 1950, 2.2).
+    has_header = len(head) > 1 and head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0
+    inflater = zlib.decompressobj(31 if is_gzip else 15 if has_header else -15)
+    for data in chunks:
         while data:
-            if self._inflate.eof:
-                if not (self._is_gzip and data.startswith(b"\x1f")):
-                    return  # bytes behind the end, as padding
-                self._inflate = zlib.decompressobj(31)
+            if inflater.eof:
+                if not (is_gzip and data.startswith(b"\x1f")):
+                    break  # bytes behind the end, as padding
+                inflater = zlib.decompressobj(31)
             try:
-                decoded = self._inflate.decompress(data, _PIECE_BYTES)
+                piece = inflater.decompress(data, _PIECE_BYTES)
             except zlib.error as error:
                 raise DownloadInterrupted(f"the encoded body is damaged: {error}") from error
-            data = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
-            if decoded:
-                yield decoded
-
-
-class ContentReader:
-    """Decodes a body by its Content-Encoding; raises DownloadInterrupted if it is damaged or cannot be decoded here."""
-
-    def __init__(self, content_encoding: str) -> None:
-        names = [name.strip().lower() for name in content_encoding.split(",")]
-        if refused := sorted(_UNSUPPORTED.intersection(names)):
-            raise DownloadInterrupted(f"the body is encoded as {', '.join(refused)}, which was not requested")
-        applied = [name for name in names if name in (*_GZIP, "deflate")]
-        if len(applied) > _MAX_ENCODINGS:
-            raise DownloadInterrupted(f"the body is encoded {len(applied)} times, more than {_MAX_ENCODINGS}")
-        self._decoders: list[_InflateReader] = [_InflateReader(name in _GZIP) for name in reversed(applied)]
-
-    @property
-    def is_identity(self) -> bool:
-        return not self._decoders
-
-    def decode(self, data: bytes) -> Iterator[bytes]:
-        yield from self._decode_from(0, iter((data,)))
-
-    def finish(self) -> Iterator[bytes]:
-        """Return what the decoders still hold; raises DownloadInterrupted if the encoded body has no end."""
-        for index, decoder in enumerate(self._decoders):
-            yield from self._decode_from(index + 1, decoder.finish())
-
-    def _decode_from(self, index: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        for decoder in self._decoders[index:]:
-            pieces = _chain(decoder, pieces)
-        return pieces
-
-
-def _chain(decoder: _InflateReader, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    for piece in pieces:
-        yield from decoder.decode(piece)
-
-
-def _choose_window(head: bytes, is_gzip: bool) -> int:
-    """Return the window bits by which zlib knows the form: 31 gzip, 15 zlib, -15 no header (RFC 1950, 2.2)."""
-    if is_gzip:
-        return 31
-    has_header = len(head) > 1 and head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0
-    return 15 if has_header else -15
+            if piece:
+                yield piece
+            data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+    if not inflater.eof:
+        raise DownloadInterrupted("the encoded body is incomplete")

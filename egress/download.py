@@ -15,13 +15,14 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError
 from urllib3.util import parse_url
 
-from egress import spool
-from egress.content_encoding import ContentReader
+from egress.content_encoding import decompress, list_compressions
 from egress.sockets import call_while_waiting
+from egress.spool import Spool
 from media.limits import Limits
 from moorage import logs, metrics
 from moorage.certificates import iterate_causes
 from moorage.errors import DownloadInterrupted, DownloadRefused, MoorageError, OutputGone
+from moorage.local_errors import open_temporary_file
 from moorage.model import FetchedFile
 from moorage.retry_policy import parse_retry_after
 from moorage.urls import resolve_redirect, restore_target
@@ -74,8 +75,8 @@ def download_url(
         DownloadRefused: a refused address or hop, too many redirects, too large, any other 4xx.
         DiskFull: the temporary folder is full or not writable.
     """
-    with spool.open_spool(limits) as file:
-        task = _Download(session, limits, file, on_progress)
+    with open_temporary_file() as file:
+        task = _Download(session, limits, Spool(file, limits), on_progress)
         with task.translate_errors(), call_while_waiting(task.check_limits):
             fetched = task.download(url.strip(), headers_for, check_url)
         yield fetched
@@ -96,17 +97,16 @@ def spool_chunks(
     content_type: str | None = None,
     extension: str | None = None,
 ) -> Iterator[FetchedFile]:
-    with spool.open_spool(limits) as file:
+    with open_temporary_file() as file:
+        spool = Spool(file, limits)
         for chunk in chunks:
             on_progress()
-            file.write(chunk)
-        yield file.finish(content_type, extension)
+            spool.write(chunk)
+        yield spool.finish(content_type, extension)
 
 
 class _Download:
-    def __init__(
-        self, session: requests.Session, limits: Limits, file: spool.Spool, on_progress: ProgressCallback
-    ) -> None:
+    def __init__(self, session: requests.Session, limits: Limits, file: Spool, on_progress: ProgressCallback) -> None:
         self._session, self._limits, self._file, self._on_progress = session, limits, file, on_progress
         self._started = time.monotonic()
         self._body_started: float | None = None
@@ -124,16 +124,16 @@ class _Download:
                 if location is None or self._status not in _REDIRECTS:
                     return self._spool_body(response)
                 url = resolve_redirect(self._url, location)
-        raise DownloadRefused(f"more than {self._limits.max_redirects} redirects", facts=self.facts())
+        raise DownloadRefused(f"more than {self._limits.max_redirects} redirects")
 
     def check_limits(self) -> None:
         self._on_progress()
         now, limits = time.monotonic(), self._limits
         if now - self._started > limits.total_seconds:
-            raise DownloadInterrupted(f"not done within {limits.total_seconds:g} s", facts=self.facts())
+            raise DownloadInterrupted(f"not done within {limits.total_seconds:g} s")
         spent = now - self._body_started if self._body_started else 0.0
         if spent > limits.slow_after_seconds and self._received < spent * limits.min_bytes_per_second:
-            raise DownloadInterrupted(f"slower than {limits.min_bytes_per_second} bytes a second", facts=self.facts())
+            raise DownloadInterrupted(f"slower than {limits.min_bytes_per_second} bytes a second")
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -149,15 +149,16 @@ class _Download:
         """Convert errors of the HTTP libraries, and add the measurements to all."""
         try:
             yield
-        except (DownloadRefused, DownloadInterrupted) as error:
+        except (DownloadRefused, DownloadInterrupted, OutputGone) as error:
             error.facts = {**self.facts(), **error.facts}
             raise
         except _BAD_URL as error:
             raise DownloadRefused(f"invalid URL: {error}", facts=self.facts()) from error
         except _BROKEN as error:
             metrics.DOWNLOADS.labels(self._host, "interrupted").inc()
-            cause, facts = _describe_cause(error), self.facts()
-            raise DownloadInterrupted(cause, facts=facts, event_kind="source_interrupted") from error
+            *_, cause = iterate_causes(error)  # three libraries wrap it without adding information
+            message = f"download interrupted: {type(cause).__name__}: {cause}"[:500]
+            raise DownloadInterrupted(message, facts=self.facts(), event_kind="source_interrupted") from error
 
     def _get(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> requests.Response:
         self.check_limits()
@@ -166,7 +167,7 @@ class _Download:
         self._url = url = prepared.url = restore_target(prepared.url or "", url)
         _require_unambiguous(url)
         if reason := check_url(url):
-            raise DownloadRefused(reason, facts=self.facts())
+            raise DownloadRefused(reason)
         prepared.prepare_headers({**self._session.headers, **headers_for(url), "Accept-Encoding": "identity"})
         # The adapter, not the session: a session reads and decodes the whole body of a redirect.
         timeout = (self._limits.connect_seconds, self._limits.idle_seconds)
@@ -174,35 +175,30 @@ class _Download:
         return self._session.get_adapter(url).send(prepared, stream=True, timeout=timeout)
 
     def _spool_body(self, response: requests.Response) -> FetchedFile:
-        now = datetime.now(UTC)
-        if error := classify_response(response.status_code, response.headers, now=now, facts=self.facts()):
+        if error := _classify_response(response.status_code, response.headers, datetime.now(UTC)):
             raise error
         raw: urllib3.HTTPResponse = response.raw
-        reader = ContentReader(response.headers.get("Content-Encoding", ""))
+        compressions = list_compressions(response.headers.get("Content-Encoding", ""))
         self._expected = _parse_range_size(response.headers) if self._status == 206 else raw.length_remaining
-        if reader.is_identity:
+        if not compressions:
             self._file.set_expected_bytes(self._expected)
+        for piece in decompress(self._read_chunks(raw), compressions):
+            self._file.write(piece)
+            self.check_limits()
+        if not self._file.size_bytes:
+            raise DownloadInterrupted("empty response")
+        return self._file.finish(response.headers.get("Content-Type"), find_extension(self._url))
+
+    def _read_chunks(self, raw: urllib3.HTTPResponse) -> Iterator[bytes]:
+        """Yield the body as it is sent; raises DownloadInterrupted if it has another size than stated."""
         self._body_started = time.monotonic()
         while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
             self._received += len(chunk)
-            self._write(reader.decode(chunk))
-        metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
-        self._require_complete()
-        self._write(reader.finish())
-        if not self._file.size_bytes:
-            raise DownloadInterrupted("empty response", facts=self.facts())
-        return self._file.finish(response.headers.get("Content-Type"), find_extension(self._url))
-
-    def _write(self, pieces: Iterator[bytes]) -> None:
-        self.check_limits()
-        for piece in pieces:
-            self._file.write(piece)
             self.check_limits()
-
-    def _require_complete(self) -> None:
-        received, expected = self._received, self._expected
-        if expected is not None and received != expected:
-            raise DownloadInterrupted(f"received {received} of {expected} bytes", facts=self.facts())
+            yield chunk
+        metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
+        if self._expected is not None and self._received != self._expected:
+            raise DownloadInterrupted(f"received {self._received} of {self._expected} bytes")
 
 
 def find_extension(url: str) -> str | None:
@@ -225,25 +221,17 @@ def _require_unambiguous(url: str) -> None:
         raise DownloadRefused("the URL is ambiguous")
 
 
-def _describe_cause(error: BaseException) -> str:
-    """Describe the innermost cause: three libraries wrap it without adding information."""
-    *_, innermost = iterate_causes(error)
-    return f"download interrupted: {type(innermost).__name__}: {innermost}"[:500]
-
-
-def classify_response(
-    status: int, headers: Mapping[str, str], *, now: datetime, facts: Mapping[str, Any]
-) -> MoorageError | None:
-    if status in _GONE:
-        return OutputGone(f"the server returned {status}", facts=facts)
-    if 400 <= status < 500 and status not in _RETRYABLE:
-        return DownloadRefused(f"the server returned {status}", facts=facts)
+def _classify_response(status: int, headers: Mapping[str, str], now: datetime) -> MoorageError | None:
     message = f"the server returned {status}"
+    if status in _GONE:
+        return OutputGone(message)
+    if 400 <= status < 500 and status not in _RETRYABLE:
+        return DownloadRefused(message)
     if not 200 <= status < 300 or status in _WITHOUT_FILE:
         wait = parse_retry_after(headers.get("Retry-After"), now)
-        return DownloadInterrupted(message, facts=facts, retry_after=wait, event_kind="source_unavailable")
+        return DownloadInterrupted(message, retry_after=wait, event_kind="source_unavailable")
     if status == 206 and _parse_range_size(headers) is None:
-        return DownloadInterrupted(f"{message} with a part of the file", facts=facts, event_kind="source_unavailable")
+        return DownloadInterrupted(f"{message} with a part of the file", event_kind="source_unavailable")
     return None
 
 

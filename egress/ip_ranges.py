@@ -9,8 +9,6 @@ metadata services outside them.
 
 import ipaddress
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
 # The first match counts. Of IPv6 only 2000::/3 is allocated; the rows outside it only give a better reason.
 _RANGES = [
     (ipaddress.ip_network(network), reason)
@@ -53,13 +51,9 @@ def nonpublic_reason(ip: str) -> str | None:
         address = ipaddress.ip_address(ip)
     except ValueError:
         return "not an address"
-    return _find_reason(address)
-
-
-def _find_reason(address: Address) -> str | None:
-    if isinstance(address, ipaddress.IPv6Address):
+    if address.version == 6:
         if address in _MAPPED or address in _NAT64:  # DNS64 returns the latter for every IPv4 server
-            return _find_reason(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+            return nonpublic_reason(str(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)))
         if (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
             return "embeds an IPv4 address"
     range_name = next((reason for network, reason in _RANGES if address in network), None)

@@ -44,6 +44,10 @@ class _SteppedTimeout:
     def gettimeout(self) -> float | None:
         return self.timeout_seconds
 
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        read: Callable[..., int] = super().recv_into  # type: ignore[misc]  # as above
+        return self._call_in_steps(lambda: read(*args, **kwargs))
+
     def _call_in_steps(self, call: Callable[[], T]) -> T:
         end = None if self.timeout_seconds is None else time.monotonic() + self.timeout_seconds
         while True:
@@ -56,15 +60,11 @@ class _SteppedTimeout:
 
 
 class PlainSocket(_SteppedTimeout, socket.socket):
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        return self._call_in_steps(lambda: socket.socket.recv_into(self, *args, **kwargs))
+    pass
 
 
 class TlsSocket(_SteppedTimeout, ssl.SSLSocket):
     """OpenSSL resumes an interrupted read."""
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        return self._call_in_steps(lambda: ssl.SSLSocket.recv_into(self, *args, **kwargs))
 
     def do_handshake(self, block: bool = False) -> None:
         self._call_in_steps(lambda: ssl.SSLSocket.do_handshake(self, block))

@@ -1,14 +1,12 @@
 """A temporary file that is being written: bytes are counted, hashed, and limited by the kind of file."""
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from typing import BinaryIO
 
 from media import sniff
 from media.limits import Limits
 from moorage.errors import FileTooLarge
-from moorage.local_errors import open_temporary_file, translate_local_errors
+from moorage.local_errors import translate_local_errors
 from moorage.model import FetchedFile
 
 
@@ -59,12 +57,6 @@ class Spool:
                 f"too large: {prefix}{size} bytes, the limit is {self._max_bytes} ({self._setting})",
                 facts={"bytes": self.size_bytes, "expected": self.expected_bytes, "limit": self._max_bytes},
             )
-
-
-@contextlib.contextmanager
-def open_spool(limits: Limits) -> Iterator[Spool]:
-    with open_temporary_file() as file:
-        yield Spool(file, limits)
 
 
 def _get_size_limit(head: bytes, limits: Limits) -> tuple[int, str]:

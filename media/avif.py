@@ -1,60 +1,62 @@
 """AVIF without a decoder: are all extents of its items, or all samples of its track, in the file?"""
 
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import Final
 
-from media import iso_samples
-from media.containers import ContainerError
-from media.image_scan import ImageScan, Piece
-from media.iso_bmff import Box, BoxError, find_box, iterate_boxes, list_top_boxes, read_bytes, unpack_fields
+from media import mp4
+from media.containers import ContainerError, Data, ImageScan
+from media.iso_bmff import Box, BoxError, list_top_boxes
 
 _METADATA_ITEMS: Final = frozenset({b"Exif", b"mime"})
 _FULL_BOX: Final = 4  # version and flags
 _MAX_ITEMS: Final = 65_536
 
 
-def scan_avif(file: BinaryIO, size: int) -> ImageScan:
+def scan_avif(data: Data) -> ImageScan:
     """Walk an AVIF; raises ContainerError if data of an item or sample is not in the file."""
     try:
-        return _scan(file, size)
+        return _scan(data)
     except BoxError as error:
         raise ContainerError(f"truncated or damaged: {error}") from error
 
 
-def _scan(file: BinaryIO, size: int) -> ImageScan:
-    top, note = list_top_boxes(file, size)
+def _scan(data: Data) -> ImageScan:
+    top, note = list_top_boxes(data)
     boxes = {box.type: box for box in reversed(top)}
     meta, moov = boxes.get(b"meta"), boxes.get(b"moov")
     if meta is None and moov is None:
         raise ContainerError("damaged: it has no index (meta)")
     scan = ImageScan(0, 0, 1, [], [note] if note else [])
-    end = top[-1].end
-    patches: list[tuple[int, bytes]] = []
+    patches: list[int] = []
     if meta is not None:
-        content = Box(b"meta", meta.start + _FULL_BOX, meta.end)
-        _check_extents(file, content, size)
-        _read_properties(file, content, scan)
-        patches = _patch_metadata_items(file, content)
+        content = Box(data, b"meta", meta.offset, meta.start + _FULL_BOX, meta.end)
+        _check_extents(content)
+        _read_properties(content, scan)
+        patches = _find_metadata_items(content)
     if moov is not None:
-        _scan_track(file, moov, size, scan)
-    scan.pieces = _build_pieces(end, patches)
+        _scan_tracks(moov, scan)
+    start = 0
+    for offset in sorted(patches):
+        scan.pieces += [(start, offset), b"skip"]
+        start = offset + 4
+    scan.pieces.append((start, top[-1].end))
     return scan
 
 
-def _check_extents(file: BinaryIO, meta: Box, size: int) -> None:
-    location = find_box(file, meta, b"iloc")
+def _check_extents(meta: Box) -> None:
+    location = meta.find(b"iloc")
     if location is None:
         return
-    idat = find_box(file, meta, b"idat")
-    for method, offset, length in _iterate_extents(read_bytes(file, location.start, location.end - location.start)):
-        limit = size if method == 0 else (idat.end - idat.start if idat else 0)
+    idat = meta.find(b"idat")
+    for method, offset, length in _iterate_extents(location):
+        limit = len(meta.data) if method == 0 else (idat.end - idat.start if idat else 0)
         if method in (0, 1) and offset + length > limit:
             raise ContainerError(f"truncated: an image ends at byte {offset + length} of {limit}")
 
 
-def _iterate_extents(data: bytes) -> Iterator[tuple[int, int, int]]:
+def _iterate_extents(location: Box) -> Iterator[tuple[int, int, int]]:
     """Yield construction method, offset and length of each extent of an `iloc` box (ISO/IEC 14496-12, 8.11.3)."""
-    reader = FieldReader(data)
+    reader = FieldReader(location)
     version = reader.read(1)
     reader.read(3)
     sizes = reader.read(1), reader.read(1)
@@ -73,10 +75,10 @@ def _iterate_extents(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 class FieldReader:
-    """Big-endian numbers in sequence; raises BoxError at the end of the data."""
+    """Big-endian numbers in the content of a box, in sequence; raises BoxError at its end."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self._offset = data, 0
+    def __init__(self, box: Box) -> None:
+        self._data, self._offset = box.read(0, box.end - box.start), 0
 
     def read(self, size: int) -> int:
         self._offset += size
@@ -85,27 +87,29 @@ class FieldReader:
         return int.from_bytes(self._data[self._offset - size : self._offset], "big")
 
 
-def _read_properties(file: BinaryIO, meta: Box, scan: ImageScan) -> None:
+def _read_properties(meta: Box, scan: ImageScan) -> None:
     """Read the largest size (of the image, not its tiles), and the colours of the primary item."""
-    properties = find_box(file, meta, b"iprp", b"ipco")
-    primary = _list_primary_properties(file, meta)
-    boxes = iterate_boxes(file, properties.start, properties.end) if properties else ()
-    for number, box in enumerate(boxes, start=1):
+    properties = meta.find(b"iprp", b"ipco")
+    primary = _list_primary_properties(meta)
+    for number, box in enumerate(properties.iterate() if properties else (), start=1):
         if box.type == b"ispe":
-            width, height = unpack_fields(file, box, ">II", 4)
-            if width * height > scan.width_px * scan.height_px:
-                scan.width_px, scan.height_px = width, height
+            _enlarge(scan, *box.unpack(">II", 4))
         elif box.type == b"colr" and number in primary:
-            _read_colors(file, box, scan)
+            scan.cicp = scan.cicp or mp4.read_nclx(box)
 
 
-def _list_primary_properties(file: BinaryIO, meta: Box) -> set[int]:
+def _enlarge(scan: ImageScan, width: int, height: int) -> None:
+    if width * height > scan.width_px * scan.height_px:
+        scan.width_px, scan.height_px = width, height
+
+
+def _list_primary_properties(meta: Box) -> set[int]:
     """Return the numbers of the properties of the primary item, from 1; a gain map has colours of its own."""
-    item, associations = find_box(file, meta, b"pitm"), find_box(file, meta, b"iprp", b"ipma")
+    item, associations = meta.find(b"pitm"), meta.find(b"iprp", b"ipma")
     if item is None or associations is None:
         return set()
-    primary = unpack_fields(file, item, ">H" if unpack_fields(file, item, ">B")[0] == 0 else ">I", _FULL_BOX)[0]
-    reader = FieldReader(read_bytes(file, associations.start, associations.end - associations.start))
+    primary = item.unpack(">H" if item.unpack(">B")[0] == 0 else ">I", _FULL_BOX)[0]
+    reader = FieldReader(associations)
     version, flags = reader.read(1), reader.read(3)
     for _ in range(min(reader.read(4), _MAX_ITEMS)):
         number = reader.read(4 if version else 2)
@@ -115,44 +119,25 @@ def _list_primary_properties(file: BinaryIO, meta: Box) -> set[int]:
     return set()
 
 
-def _read_colors(file: BinaryIO, box: Box, scan: ImageScan) -> None:
-    if scan.cicp is None and read_bytes(file, box.start, 4) == b"nclx":
-        primaries, transfer = unpack_fields(file, box, ">HH", 4)
-        scan.cicp = primaries, transfer
-
-
-def _patch_metadata_items(file: BinaryIO, meta: Box) -> list[tuple[int, bytes]]:
-    """Return replacements of the item types of EXIF and XMP: unreadable ones would fail the decoder."""
-    patches: list[tuple[int, bytes]] = []
-    info = find_box(file, meta, b"iinf")
+def _find_metadata_items(meta: Box) -> list[int]:
+    """Return where the item types of EXIF and XMP are: unreadable ones would fail the decoder."""
+    info = meta.find(b"iinf")
     if info is None:
-        return patches
-    start = info.start + _FULL_BOX + (2 if unpack_fields(file, info, ">B")[0] == 0 else 4)
-    for entry in iterate_boxes(file, start, info.end):
-        version = unpack_fields(file, entry, ">B")[0]
-        offset = entry.start + _FULL_BOX + (6 if version == 3 else 4)
-        if version >= 2 and read_bytes(file, offset, 4) in _METADATA_ITEMS:
-            patches.append((offset, b"skip"))
-    return patches
+        return []
+    offsets = []
+    for entry in info.iterate(_FULL_BOX + (2 if info.unpack(">B")[0] == 0 else 4)):
+        version = entry.unpack(">B")[0]
+        offset = _FULL_BOX + (6 if version == 3 else 4)
+        if version >= 2 and entry.read(offset, 4) in _METADATA_ITEMS:
+            offsets.append(entry.start + offset)
+    return offsets
 
 
-def _build_pieces(end: int, patches: list[tuple[int, bytes]]) -> list[Piece]:
-    pieces: list[Piece] = []
-    start = 0
-    for offset, data in sorted(patches):
-        pieces += [(start, offset), data]
-        start = offset + len(data)
-    return [*pieces, (start, end)]
-
-
-def _scan_track(file: BinaryIO, moov: Box, size: int, scan: ImageScan) -> None:
-    for track in (box for box in iterate_boxes(file, moov.start, moov.end) if box.type == b"trak"):
-        iso_samples.check_samples(file, track, size)
-        handler = find_box(file, track, b"mdia", b"hdlr")
-        if handler is None or read_bytes(file, handler.start + 8, 4) != b"pict":
-            continue
-        scan.frames = max(scan.frames, iso_samples.count_samples(file, track))
-        width, height = iso_samples.read_track_size(file, track)
-        if (width or 0) * (height or 0) > scan.width_px * scan.height_px:
-            scan.width_px, scan.height_px = width or 0, height or 0
-        scan.cicp = scan.cicp or iso_samples.read_colors(file, track)
+def _scan_tracks(moov: Box, scan: ImageScan) -> None:
+    for track in moov.list_children(b"trak"):
+        mp4.check_samples(track)
+        if mp4.read_handler(track) == b"pict":
+            scan.frames = max(scan.frames, mp4.count_samples(track))
+            width, height = mp4.read_track_size(track)
+            _enlarge(scan, width or 0, height or 0)
+            scan.cicp = scan.cicp or mp4.read_colors(track)

@@ -1,16 +1,16 @@
 """FLAC without a decoder: its last frame shows whether the file is complete."""
 
+import functools
 from typing import Final
 
 from media.containers import ContainerError, Data, FileFacts
-from media.crc import build_table, compute_crc
 
 _STREAMINFO_BYTES: Final = 34
 _MAX_FRAME_BYTES: Final = 2**21
 _MAX_CANDIDATES: Final = 64
 _ID3V1_BYTES: Final = 128
-_CRC8: Final = build_table(0x07, 8), 8  # of a header or frame with its checksum it is 0
-_CRC16: Final = build_table(0x8005, 16), 16
+_CRC8: Final = 0x07, 8  # polynomial and bits; of a header or frame with its checksum it is 0
+_CRC16: Final = 0x8005, 16
 _BLOCK_SIZES: Final = {1: 192, **{n: 576 << n - 2 for n in range(2, 6)}, **{n: 256 << n - 8 for n in range(8, 16)}}
 
 
@@ -51,7 +51,7 @@ def _find_end_of_samples(data: Data, start: int, info: bytes) -> int:
         if at < 0:
             break
         samples = _parse_frame_header(window[at : at + 16], int.from_bytes(info[:2], "big"))
-        if samples is not None and compute_crc(window[at:], *_CRC16) == 0:
+        if samples is not None and _compute_crc(window[at:], *_CRC16) == 0:
             return samples
     raise ContainerError("truncated: its last frame is incomplete")
 
@@ -70,6 +70,25 @@ def _parse_frame_header(header: bytes, fixed_block: int) -> int | None:
     extra = {6: 1, 7: 2}.get(code, 0)
     block = int.from_bytes(header[offset : offset + extra], "big") + 1 if extra else _BLOCK_SIZES.get(code, 0)
     offset += extra + {12: 1, 13: 2, 14: 2}.get(header[2] & 15, 0)
-    if not block or compute_crc(header[: offset + 1], *_CRC8):
+    if not block or _compute_crc(header[: offset + 1], *_CRC8):
         return None
     return (number if header[1] & 1 else number * fixed_block) + block
+
+
+def _compute_crc(data: bytes, polynomial: int, bits: int) -> int:
+    """Return the checksum with the highest bit first, which the standard library does not have."""
+    table = _build_crc_table(polynomial, bits)
+    crc, mask, shift = 0, (1 << bits) - 1, bits - 8
+    for byte in data:
+        crc = (crc << 8 & mask) ^ table[crc >> shift ^ byte]
+    return crc
+
+
+@functools.cache
+def _build_crc_table(polynomial: int, bits: int) -> list[int]:
+    table = []
+    for remainder in range(0, 1 << bits, 1 << bits - 8):
+        for _ in range(8):
+            remainder = (remainder << 1) ^ (polynomial | 1 << bits if remainder >> bits - 1 else 0)
+        table.append(remainder)
+    return table

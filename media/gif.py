@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from media.containers import ContainerError, Data
-from media.image_scan import ImageScan
+from media.containers import ContainerError, Data, ImageScan
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _CONTROL: Final = 0xF9  # delay and transparent colour of the next frame
@@ -20,8 +19,6 @@ def scan_gif(data: Data) -> ImageScan:
     has_control = False
     while offset < len(data) and data[offset] in (_EXTENSION, _IMAGE):
         end = _find_block_end(data, offset)
-        if end is None:
-            raise ContainerError("truncated: a block is incomplete")
         if data[offset] == _IMAGE:
             _add_frame(data, offset, scan)
             has_control = False
@@ -50,23 +47,19 @@ def _is_decoded(data: Data, offset: int) -> bool:
     return data[offset] == _IMAGE or data[offset + 1] == _CONTROL or data[offset + 2 : offset + 14] in _LOOPS
 
 
-def _find_block_end(data: Data, offset: int) -> int | None:
+def _find_block_end(data: Data, offset: int) -> int:
+    """Return the offset after the sub-blocks of a block; raises ContainerError if the file ends before."""
     if data[offset] == _EXTENSION:
-        return _skip_sub_blocks(data, offset + 2)
-    if offset + 10 > len(data):
-        return None
-    return _skip_sub_blocks(data, offset + 11 + _color_table_bytes(data[offset + 9]))
-
-
-def _color_table_bytes(flags: int) -> int:
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-
-
-def _skip_sub_blocks(data: Data, offset: int) -> int | None:
-    """Return the offset after the sub-blocks that start here; None if the file ends before their terminator."""
+        offset += 2
+    else:
+        offset += 11 + _color_table_bytes(data[offset + 9]) if offset + 10 <= len(data) else len(data)
     while offset < len(data):
         size = data[offset]
         offset += 1 + size
         if not size:
             return offset
-    return None
+    raise ContainerError("truncated: a block is incomplete")
+
+
+def _color_table_bytes(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0

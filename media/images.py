@@ -1,24 +1,18 @@
 """Validation of images: every frame is decoded completely, within the limits."""
 
-import base64
 import contextlib
-import json
-import os
 import re
-import signal
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any, BinaryIO, Final
 
 from PIL import AvifImagePlugin, Image, ImageChops
 
-from media import avif, confined, gif, image_process, jpeg, png, thumbnails, webp
-from media.containers import ContainerError, Data, map_file
-from media.image_scan import ImageScan, Piece, open_pieces
+from media import avif, confined, gif, jpeg, png, thumbnails, webp
+from media.containers import ContainerError, Data, ImageScan, Piece, map_file, open_pieces
 from media.limits import Limits
 from media.sniff import FileFormat
-from moorage.errors import InvalidMedia, MoorageError, Transient
+from moorage.errors import InvalidMedia, MoorageError
 from moorage.local_errors import build_failure, find_local_failure
 from moorage.model import FetchedFile, Media, Thumbnail
 from moorage.text import to_storable
@@ -32,7 +26,8 @@ INLINE_BYTES: Final = 16 * 2**20  # of other files, too
 _BAND_PX: Final = 8
 _MIN_FRAME_PIXELS: Final = 2**14  # what a frame counts at least: decoding costs time also for one pixel
 _SCANS: Final[dict[str, Callable[[Data], ImageScan]]] = {
-    "png": png.scan_png, "jpeg": jpeg.scan_jpeg, "gif": gif.scan_gif, "webp": webp.scan_webp
+    "png": png.scan_png, "jpeg": jpeg.scan_jpeg, "gif": gif.scan_gif, "webp": webp.scan_webp,
+    "avif": avif.scan_avif,
 }  # fmt: skip
 
 
@@ -40,21 +35,19 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
     """Return properties and thumbnail of an image from the same pixels; raises InvalidMedia, LocalFailure."""
     facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
     if fetched.size_bytes > INLINE_BYTES and not limits.is_confined:
-        return validate_in_process(fetched, limits, facts)
+        return confined.validate_in_process(fetched, limits, facts)
     with _translate_decoder_errors(facts, limits):
-        scan = scan_image(fetched.file, kind, fetched.size_bytes)
+        scan = scan_image(fetched.file, kind)
         _check_size(scan.width_px, scan.height_px, scan.frames, limits, facts)
         pixels = scan.width_px * scan.height_px
         total = max(pixels, _MIN_FRAME_PIXELS) * scan.frames
         is_large = pixels > _INLINE_PIXELS or (scan.frames > 1 and total > _INLINE_ANIMATION_PIXELS)
         if limits.is_confined or not is_large:
             return _decode(fetched.file, kind, scan, limits, facts)
-    return validate_in_process(fetched, limits, facts)
+    return confined.validate_in_process(fetched, limits, facts)
 
 
-def scan_image(file: BinaryIO, kind: FileFormat, size: int) -> ImageScan:
-    if kind.name == "avif":
-        return avif.scan_avif(file, size)
+def scan_image(file: BinaryIO, kind: FileFormat) -> ImageScan:
     with map_file(file) as data:
         return _SCANS[kind.name](data)
 
@@ -124,7 +117,7 @@ def _open_complete(file: BinaryIO, kind: FileFormat, scan: ImageScan, notes: lis
     finally:  # its reason is more precise than the decoder's
         if kind.name == "png" and not _has_last_row(image, scan):
             with map_file(file) as data:
-                png.check_pixels(data, is_animated=scan.frames > 1)
+                png.check_pixels(file, data, is_animated=scan.frames > 1)
     if isinstance(scan, jpeg.JpegScan):
         _check_entropy_data(file, kind, scan, image, notes)
     return image
@@ -182,7 +175,8 @@ def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator
         except ContainerError as error:
             raise InvalidMedia(f"the {name} is {error}", facts=facts) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise _too_many_pixels(_parse_pixels(error), limits, facts) from error
+            stated = re.search(r"\((\d+) pixels\)", str(error))
+            raise _too_many_pixels(int(stated[1]) if stated else None, limits, facts) from error
         except Exception as error:  # the one call into a decoder, which raises a dozen types
             if isinstance(error, OSError) and error.errno is not None:
                 raise build_failure("reading the temporary file", error) from error
@@ -190,48 +184,6 @@ def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator
                 failure.facts.update(facts)
                 raise failure from error
             message = f"the {name} is damaged: its pixels cannot be decoded"
-            raise InvalidMedia(message, facts={**facts, "decoder": describe_error(error)}) from error
-
-
-def describe_error(error: Exception) -> str:
-    """Return type and text of a decoder's error, without representations of objects."""
-    return to_storable(f"{type(error).__name__}: {re.sub('<[^>]*>', '(file)', str(error))}", 500)
-
-
-def _parse_pixels(error: Exception) -> int | None:
-    match = re.search(r"\((\d+) pixels\)", str(error))
-    return int(match.group(1)) if match else None
-
-
-def validate_in_process(fetched: FetchedFile, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail | None]:
-    """Validate an image, or a file that is no video, in a decoder process; raises as `validate.validate_file`."""
-    declared = {"type": to_storable(fetched.declared_type or "", 200), "extension": fetched.declared_extension}
-    request = {"limits": asdict(limits), "bytes": fetched.size_bytes, **declared}
-    done = confined.run_decoder(
-        image_process.__file__, [request], fetched.file, timeout_seconds=limits.decoder_seconds + 5
-    )
-    if done.status is None or -done.status in (signal.SIGKILL, signal.SIGTERM, signal.SIGALRM):
-        raise Transient("the decoder was ended by the system or took too long", facts={**facts, "status": done.status})
-    if -done.status == signal.SIGXCPU:
-        raise InvalidMedia(f"decoding takes longer than {limits.decoder_cpu_seconds} s of CPU time", facts=facts)
-    try:
-        result: dict[str, Any] = json.loads(done.output)
-    except ValueError:
-        result = {"problem": "", "facts": {"status": done.status}, "needs_memory": True}
-    if done.status == 0 and "media" in result:
-        media, shown = Media(**result["media"]), result["thumbnail"]
-        return media, Thumbnail(**{**shown, "data": base64.b64decode(shown["data"])}) if shown else None
-    raise _build_error(result, limits, facts)
-
-
-def _build_error(result: dict[str, Any], limits: Limits, facts: dict[str, Any]) -> MoorageError:
-    if "errno" in result:
-        return build_failure("the decoder", OSError(result["errno"], os.strerror(result["errno"])))
-    if "error" in result:
-        return Transient(f"the file could not be validated: {result['error']}", facts=facts)
-    facts = {**facts, **result.get("facts", {})}
-    if result.get("needs_memory"):
-        limit = limits.decoder_memory_bytes
-        message = f"decoding needs more memory than MOORAGE_DECODER_MEMORY_BYTES ({limit})"
-        return InvalidMedia(message, facts={**facts, "limit": limit})
-    return InvalidMedia(result["problem"], facts=facts)
+            text = re.sub("<[^>]*>", "(file)", str(error))  # without representations of objects
+            decoder = to_storable(f"{type(error).__name__}: {text}", 500)
+            raise InvalidMedia(message, facts={**facts, "decoder": decoder}) from error

@@ -2,16 +2,17 @@
 
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from media.containers import ContainerError, Data
-from media.image_scan import ImageScan, Piece
+from media.containers import ContainerError, Data, ImageScan, Piece
 
 # In a JPEG scan a marker is FF followed by anything but 00 (stuffing), a restart marker or FF (a fill byte).
-MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _RESTART: Final = re.compile(rb"\xff+[\xd0-\xd7]")  # after any fill bytes
-_SOI, _EOI, _SOS, _TEM, _COM, _DHT, _DQT, _DRI = 0xD8, 0xD9, 0xDA, 0x01, 0xFE, 0xC4, 0xDB, 0xDD
+SOI, EOI, TEM, ENTROPY = 0xD8, 0xD9, 0x01, 0x00
+_SOS, _COM, _DHT, _DQT, _DRI = 0xDA, 0xFE, 0xC4, 0xDB, 0xDD
 _LOST: Final = bytes(32)  # in a table: a quantizer is never 0, and a code stands for one value
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE: Final = 0xC2
@@ -34,27 +35,42 @@ class JpegScan(ImageScan):
     entropy: list[tuple[int, int]] = field(default_factory=list)
 
 
+def iterate_segments(data: Data) -> Iterator[tuple[int, int, int]]:
+    """
+    Yield marker, start and end of each segment after SOI, to EOI or where the next one does not fit.
+
+    A segment starts behind its marker, with its length if it has one. Entropy-coded data has the marker ENTROPY.
+    """
+    offset, is_entropy = 2, False
+    while match := _MARKER.search(data, offset):
+        marker, start = data[match.start() + 1], match.end()
+        if is_entropy:
+            yield ENTROPY, offset, match.start()
+        has_length = marker not in (SOI, EOI, TEM)
+        offset = start + max(2, int.from_bytes(data[start : start + 2], "big")) if has_length else start
+        is_entropy = marker == _SOS or (is_entropy and marker == TEM)
+        if offset > len(data):
+            return
+        yield marker, start, offset
+        if marker == EOI:
+            return
+
+
 def scan_jpeg(data: Data) -> JpegScan:
     """Walk a JPEG to the end of its first image; raises ContainerError if it does not get there."""
     scan = JpegScan(0, 0, 1, [(0, 2)])
-    offset, is_entropy = 2, False
-    while match := MARKER.search(data, offset):
-        marker, start = data[match.start() + 1], match.end()
-        if is_entropy:
-            scan.pieces.append((offset, match.start()))
-            scan.entropy.append((offset, match.start()))
-        if marker == _EOI:
+    for marker, start, end in iterate_segments(data):
+        if marker == EOI:
             scan.pieces.append(b"\xff\xd9")
             _check_scans(scan)
             return scan
-        if marker in (_SOI, _TEM):  # no length field
-            scan.pieces.append((match.start(), start))
-            offset, is_entropy = start, is_entropy and marker == _TEM
-            continue
-        offset, is_entropy = start + max(2, int.from_bytes(data[start : start + 2], "big")), marker == _SOS
-        if offset > len(data):
-            break
-        _add_segment(data, scan, marker, start, offset)
+        if marker == ENTROPY:
+            scan.pieces.append((start, end))
+            scan.entropy.append((start, end))
+        elif marker in (SOI, TEM):
+            scan.pieces.append((start - 2, end))
+        else:
+            _add_segment(data, scan, marker, start, end)
     raise ContainerError("truncated: its end is missing")
 
 

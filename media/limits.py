@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from moorage.formats import FORMATS, list_accepted
 from moorage.model import MediaKind
-from moorage.settings import Settings
+
+if TYPE_CHECKING:
+    from moorage.settings import Settings  # decoder processes need none: loading it takes longer than a poster
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +27,14 @@ class Limits:
     video_max_bytes: int = 500_000_000  # of files that are no images, too
     accept: Sequence[str] = FORMATS
     thumbnail_px: int = 400
-    poster_seconds: float = 20.0
+    poster_seconds: int = 20
     decoder_memory_bytes: int = 2_500_000_000
     decoder_cpu_seconds: int = 60
     decoder_seconds: int = 180  # by the clock, on a busy machine
     is_confined: bool = False  # this process is a decoder process itself
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "Limits":
+    def from_settings(cls, settings: "Settings") -> "Limits":
         return cls(
             connect_seconds=settings.constants.download_connect_seconds,
             idle_seconds=settings.constants.download_idle_seconds,

@@ -4,10 +4,9 @@ import itertools
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
-from media.containers import ContainerError, Data
-from media.image_scan import ImageScan, Piece
+from media.containers import ContainerError, Data, ImageScan, Piece, open_pieces
 
 Chunk = tuple[bytes, int, int]  # type, start, end
 
@@ -77,7 +76,7 @@ def _check_order(chunks: list[Chunk], color_type: int) -> None:
 
 
 def _build_scan(chunks: list[Chunk], header: bytes, notes: list[str]) -> ImageScan:
-    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    width, height = struct.unpack_from(">II", header)
     kinds = [kind for kind, _, _ in chunks]
     is_animated = b"acTL" in kinds[: kinds.index(b"IDAT")] and b"fcTL" in kinds
     decoded = _DECODED if is_animated else _DECODED - _ANIMATION
@@ -89,39 +88,33 @@ def _build_scan(chunks: list[Chunk], header: bytes, notes: list[str]) -> ImageSc
     return ImageScan(width, height, frames, pieces, notes)
 
 
-def check_pixels(data: Data, is_animated: bool) -> None:
+def check_pixels(file: BinaryIO, data: Data, *, is_animated: bool) -> None:
     """Inflate the pixel data of every frame; raises ContainerError if it ends before the last row."""
     header = data[16:29]
-    frames: list[tuple[tuple[int, int], list[tuple[int, int]]]] = []
+    frames = [(header[:8], list[Piece]())]
     for kind, start, end in iterate_chunks(data):
-        if kind == b"IHDR":
-            width, height = struct.unpack_from(">II", header)
-            frames.append(((width, height), []))
-        elif kind == b"fcTL" and is_animated and end - start >= 38:
-            size = (
-                int.from_bytes(data[start + 12 : start + 16], "big"),
-                int.from_bytes(data[start + 16 : start + 20], "big"),
-            )
-            frames.append((size, []))
+        if kind == b"fcTL" and is_animated and end - start >= 38:
+            frames.append((data[start + 12 : start + 20], []))
         elif kind == b"IDAT":
             frames[0][1].append((start + 8, end - 4))
         elif kind == b"fdAT" and is_animated:
             frames[-1][1].append((start + 12, end - 4))
         elif kind == b"IEND":
             break
-    for index, ((width, height), parts) in enumerate(frame for frame in frames if frame[1]):
+    for index, (size, parts) in enumerate(frame for frame in frames if frame[1]):
         place = f"the pixels of frame {index}" if len(frames) > 1 else "its pixels"
-        expected = _count_bytes(width, height, header)
+        expected = _count_bytes(size, header)
         try:
-            is_complete = _inflate(data, parts, expected) >= expected
+            is_complete = _inflate(open_pieces(file, parts), expected) >= expected
         except zlib.error as error:
             raise ContainerError(f"damaged: {place} cannot be decompressed") from error
         if not is_complete:
             raise ContainerError(f"truncated: {place} end early")
 
 
-def _count_bytes(width: int, height: int, header: bytes) -> int:
+def _count_bytes(size: bytes, header: bytes) -> int:
     """Return the size of the inflated pixel data: a filter byte and the packed samples of each row of each pass."""
+    width, height = struct.unpack(">II", size)
     bits = header[8] * _CHANNELS[header[9]]
     passes = _ADAM7 if header[12] else ((0, 0, 1, 1),)
     total = 0
@@ -131,46 +124,35 @@ def _count_bytes(width: int, height: int, header: bytes) -> int:
     return total
 
 
-def _inflate(data: Data, parts: list[tuple[int, int]], expected: int) -> int:
+def _inflate(stream: BinaryIO, expected: int) -> int:
     """Return how many bytes were inflated, up to `expected`. The checksum at the end of the stream is not read."""
-    inflater, total, skipped = zlib.decompressobj(-15), 0, 2  # the header of the stream is checked by the decoder
-    for start, end in parts:
-        skip = min(skipped, end - start)
-        skipped -= skip
-        for offset in range(start + skip, end, _STEP_BYTES):
-            pending: bytes = data[offset : min(end, offset + _STEP_BYTES)]
-            while (pending or inflater.unconsumed_tail) and total < expected and not inflater.eof:
-                total += len(inflater.decompress(pending, _STEP_BYTES))
-                pending = inflater.unconsumed_tail
-        if total >= expected or inflater.eof:
-            return total
-    return total + len(inflater.flush())
+    inflater, total = zlib.decompressobj(-15), 0
+    stream.seek(2)  # the header of the stream is checked by the decoder
+    while total < expected and not inflater.eof and (packed := inflater.unconsumed_tail or stream.read(_STEP_BYTES)):
+        total += len(inflater.decompress(packed, _STEP_BYTES))
+    return total if total >= expected or inflater.eof else total + len(inflater.flush())
 
 
 def _parse_colors(data: Data, chunks: dict[bytes, tuple[int, int]], scan: ImageScan) -> None:
     """Set transparency, colour profile and gamma, by the first chunk of each type."""
+    contents = {kind: data[slice(*chunks[kind])] for kind in (b"tRNS", b"cICP", b"iCCP", b"gAMA") if kind in chunks}
     depth, color_type = data[24], data[25]
-    if (content := _read(data, chunks, b"tRNS")) is not None:
-        transparency = _parse_transparency(content, depth, color_type)
+    if b"tRNS" in contents:
+        transparency = _parse_transparency(contents[b"tRNS"], depth, color_type)
         if transparency is None:
             scan.notes.append("transparency (tRNS) unreadable")
         else:
             scan.info["transparency"] = transparency
-    if (content := _read(data, chunks, b"cICP")) is not None and len(content) == 4:
-        scan.cicp = content[0], content[1]
-    elif (content := _read(data, chunks, b"iCCP")) is not None:
-        profile = _inflate_profile(content)
+    if len(cicp := contents.get(b"cICP", b"")) == 4:
+        scan.cicp = cicp[0], cicp[1]
+    elif b"iCCP" in contents:
+        profile = _inflate_profile(contents[b"iCCP"])
         if profile is None:
             scan.notes.append("colour profile unreadable")
         else:
             scan.info["icc_profile"] = profile
-    elif b"sRGB" not in chunks and (content := _read(data, chunks, b"gAMA")) is not None and len(content) == 4:
-        scan.info["gamma"] = int.from_bytes(content, "big") / 100_000
-
-
-def _read(data: Data, chunks: dict[bytes, tuple[int, int]], kind: bytes) -> bytes | None:
-    start, end = chunks.get(kind, (0, 0))
-    return data[start:end] if end else None
+    elif b"sRGB" not in chunks and len(gamma := contents.get(b"gAMA", b"")) == 4:
+        scan.info["gamma"] = int.from_bytes(gamma, "big") / 100_000
 
 
 def _parse_transparency(content: bytes, depth: int, color_type: int) -> int | bytes | tuple[int, ...] | None:

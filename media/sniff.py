@@ -114,7 +114,7 @@ def describe_unknown_format(head: bytes) -> str:
         return "an empty file"
     if _HTML.search(text) and text.startswith(b"<"):
         return "a web page (text/html)"
-    if text.startswith(b"<svg") or b"<svg" in text[:HEAD_BYTES]:
+    if b"<svg" in text:
         return "an SVG drawing"
     if text.startswith((b"<?xml", b"<Error")):
         return "an XML document"

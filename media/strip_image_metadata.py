@@ -1,18 +1,22 @@
 """
 Removal of metadata from images: the container is walked part by part; only parts that affect the display are copied.
 
-Nothing is decoded, so no pixel changes. Parts that are not known to be needed are removed, including unknown ones;
-colour profiles, gamma and animation remain. The files were decoded completely before; one that still does not parse is
-refused.
+Nothing is decoded, so no pixel changes, except of images that must be re-encoded to look the same: rotated ones, and
+AVIF. Parts that are not known to be needed are removed, including unknown ones; colour profiles, gamma and animation
+remain. The files were decoded completely before; one that still does not parse is refused.
 """
 
+import io
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
-from media import gif, jpeg, png, webp
-from media.containers import ContainerError, Data
+from PIL import Image, JpegImagePlugin
+
+from media import gif, images, jpeg, png, sniff, thumbnails, webp
+from media.containers import ContainerError, Data, map_file
 from moorage.errors import InvalidMedia
+from moorage.model import Media
 
 _PNG_KEPT: Final = frozenset(
     {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI",
@@ -26,22 +30,15 @@ _WEBP_EXIF_XMP: Final = 0x0C  # flags in VP8X for metadata
 def strip_jpeg(data: Data) -> Iterator[bytes]:
     """Yield tables, frames and scans, the JFIF header without its preview, the colour profile and Adobe's flag."""
     yield b"\xff\xd8"
-    offset, in_scan = 2, False
-    while match := jpeg.MARKER.search(data, offset):
-        marker, start = data[match.start() + 1], match.end()
-        if in_scan:
-            yield data[offset : match.start()]
-        offset, in_scan = start, in_scan and marker == 0x01
-        if marker == 0xD9:
+    for marker, start, end in jpeg.iterate_segments(data):
+        if marker == jpeg.ENTROPY:
+            yield data[start:end]
+        elif marker == jpeg.EOI:
             yield b"\xff\xd9"
             return
-        if marker == 0x01:
-            continue
-        length = int.from_bytes(data[start : start + 2], "big")
-        if length < 2 or marker == 0xD8:
+        elif marker == jpeg.SOI or (marker != jpeg.TEM and int.from_bytes(data[start : start + 2], "big") < 2):
             raise InvalidMedia("the jpeg has a segment without a length")
-        offset, in_scan = start + length, marker == 0xDA
-        if (content := _strip_jpeg_segment(marker, data[start + 2 : offset])) is not None:
+        elif (content := _strip_jpeg_segment(marker, data[start + 2 : end])) is not None:
             yield b"\xff" + bytes([marker]) + (len(content) + 2).to_bytes(2, "big") + content
     raise InvalidMedia("the jpeg has no end")
 
@@ -105,3 +102,51 @@ def _build_chunk(kind: bytes, content: bytes) -> bytes:
 STRIP_BY_FORMAT: Final[dict[str, Callable[[Data], Iterator[bytes]]]] = {
     "jpeg": strip_jpeg, "png": strip_png, "gif": strip_gif, "webp": strip_webp
 }  # fmt: skip
+
+
+def strip_image(file: BinaryIO, media: Media) -> Iterator[bytes]:
+    """Yield the image without metadata; raises InvalidMedia if an animation would have to be re-encoded."""
+    if reencoded := reencode_if_needed(file, media):
+        encoding, encoded = reencoded
+        yield from STRIP_BY_FORMAT[encoding](encoded)
+    else:
+        with map_file(file) as data:
+            yield from STRIP_BY_FORMAT[media.format](data)
+
+
+def reencode_if_needed(file: BinaryIO, media: Media) -> tuple[str, bytes] | None:
+    """
+    Return format and bytes of the upright image with its colour profile; None if the image can stay as it is.
+
+    A JPEG keeps its quantization, a lossless WebP remains lossless. An AVIF becomes a PNG, which is lossless and which
+    models accept. Raises InvalidMedia if an animation needs it.
+    """
+    kind = sniff.IMAGES[media.format]
+    scan = images.scan_image(file, kind)
+    with images.open_image(file, kind, scan) as image:
+        transform = thumbnails.UPRIGHT_TRANSFORMS.get(thumbnails.read_orientation(image))
+        if transform is None and media.format != "avif":
+            return None
+        if (media.frames or 1) > 1:
+            reason = "" if media.format == "avif" else " with an EXIF rotation"
+            remedy = "send an upright GIF or WebP, or a video"
+            raise InvalidMedia(f"an animated {media.format}{reason} is not supported: {remedy}")
+        image.load()
+        upright = image.transpose(transform) if transform is not None else image
+        file.seek(0)
+        return _encode(image, upright, media.format, lossless=b"VP8L" in file.read(64))
+
+
+def _encode(image: Image.Image, upright: Image.Image, encoding: str, *, lossless: bool) -> tuple[str, bytes]:
+    out = io.BytesIO()
+    profile = image.info.get("icc_profile") or b""
+    if encoding == "jpeg":
+        tables = getattr(image, "quantization", None)
+        sampling = JpegImagePlugin.get_sampling(image)
+        upright.save(out, "JPEG", qtables=tables, subsampling=max(sampling, 0), icc_profile=profile)
+    elif encoding == "webp":
+        upright.save(out, "WEBP", lossless=lossless, quality=95, icc_profile=profile)
+    else:
+        encoding = "png"
+        upright.save(out, "PNG", icc_profile=profile or None)
+    return encoding, out.getvalue()

@@ -25,15 +25,11 @@ METADATA_ERRORS: Final = (
 WEBP_METHOD: Final = 1
 REDUCING_GAP: Final = 1.2
 _ORIENTATION_TAG: Final = 0x0112
-UPRIGHT_TRANSFORMS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURN: Final = Image.Transpose
+UPRIGHT_TRANSFORMS: Final = {  # by EXIF orientation
+    2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE,
+    6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90,
+}  # fmt: skip
 _SRGB: Final = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
@@ -96,20 +92,18 @@ def read_upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _to_resizable(image: Image.Image) -> Image.Image:
-    """Convert the image to a mode that can be resampled and keeps its alpha channel."""
+    """Convert the image to a mode that can be resampled; transparency becomes an alpha channel."""
     transparency = image.info.get("transparency")
     if image.mode.startswith("I;16"):
         return _convert_16_bit_grey(image, transparency)
     if image.mode == "1":
         grey = image.convert("L")
         return _add_alpha(grey, _mask_value(grey, transparency)) if isinstance(transparency, int) else grey
-    if image.mode in ("RGB", "RGBA", "L", "CMYK"):
-        return image.convert("RGBA") if image.mode != "CMYK" and transparency is not None else image
     if image.mode == "I":
         return image.point(lambda value: value * (1 / 256)).convert("L")
-    if image.mode in ("P", "PA", "LA", "La", "RGBa"):
-        return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image.convert("RGB")
+    if image.has_transparency_data and image.mode != "RGBA":
+        return image.convert("RGBA")
+    return image if image.mode in ("RGB", "RGBA", "L", "CMYK") else image.convert("RGB")
 
 
 def _convert_16_bit_grey(image: Image.Image, transparency: object) -> Image.Image:
@@ -153,9 +147,8 @@ def _to_srgb(image: Image.Image, profile: object, on_warning: WarningSink) -> Im
     """Convert to sRGB by the embedded profile; without a usable one, the values are assumed to be sRGB."""
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     color = image.convert("RGB") if alpha else image
-    without_profile = color if color.mode in ("RGB", "L") else color.convert("RGB")
     converted = _apply_profile(color, profile, on_warning) if isinstance(profile, bytes) and profile else None
-    result = (converted or without_profile).convert("RGB")
+    result = (converted or color).convert("RGB")
     if alpha:
         result.putalpha(alpha)
     return result

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from media.containers import ContainerError, Data
-from media.image_scan import ImageScan
+from media.containers import ContainerError, Data, ImageScan
 
 _BITS_14: Final = 0x3FFF
 
@@ -37,10 +36,8 @@ def _parse_size(kind: bytes, content: bytes) -> tuple[int, int] | None:
     if kind == b"VP8X" and len(content) == 10:
         return 1 + int.from_bytes(content[4:7], "little"), 1 + int.from_bytes(content[7:10], "little")
     if kind == b"VP8 " and content[3:6] == b"\x9d\x01\x2a":
-        return (
-            int.from_bytes(content[6:8], "little") & _BITS_14,
-            int.from_bytes(content[8:10], "little") & _BITS_14,
-        )
+        width, height = int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
+        return width & _BITS_14, height & _BITS_14
     if kind == b"VP8L" and content[:1] == b"\x2f":
         bits = int.from_bytes(content[1:5], "little")
         return 1 + (bits & _BITS_14), 1 + (bits >> 14 & _BITS_14)

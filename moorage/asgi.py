@@ -1,18 +1,13 @@
 """ASGI applications that are built when their server starts, and error responses as problem+json (RFC 9457)."""
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from moorage.errors import ConfigError
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 CONTENT_TYPE: Final = "application/problem+json"
 
@@ -46,9 +41,9 @@ def build_problem(status: int, detail: str, *, kind: str | None = None) -> dict[
 class LazyApp:
     """An ASGI application built from the settings at lifespan startup."""
 
-    def __init__(self, build_app: Callable[[], App]) -> None:
+    def __init__(self, build_app: Callable[[], ASGIApp]) -> None:
         self._make = build_app
-        self._app: App | None = None
+        self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or the lifespan; a ConfigError fails the startup."""
@@ -61,15 +56,12 @@ class LazyApp:
                 return
         if self._app is None:
             raise RuntimeError("lifespan was not started: run the server with --interface asgi")
-        if scope["type"] == "http" and not _names_one_host(scope):
-            await _refuse_host(send)
-            return
+        if scope["type"] == "http":
+            hosts = [value for name, value in scope["headers"] if name == b"host"]
+            if len(hosts) != 1 or not hosts[0]:  # granian adds an empty one where there is none
+                await _refuse_host(send)
+                return
         await self._app(scope, receive, send)
-
-
-def _names_one_host(scope: Scope) -> bool:
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
-    return len(hosts) == 1 and bool(hosts[0])  # granian adds an empty one where there is none
 
 
 async def _refuse_host(send: Send) -> None:

@@ -6,18 +6,9 @@ from typing import Any, Literal, TypedDict, Unpack
 from moorage.transitions import EventKind
 
 Category = Literal[
-    "DOWNLOAD_FAILED",
-    "VALIDATION_FAILED",
-    "STORAGE_FAILED",
-    "DATABASE_FAILED",
-    "PROVIDER_FAILED",
-    "BILLING_FAILED",
-    "TIMED_OUT",
-    "UNKNOWN_PREDICTION",
-    "NOTIFY_FAILED",
-    "POISON",
-    "INTERNAL",
-]
+    "DOWNLOAD_FAILED", "VALIDATION_FAILED", "STORAGE_FAILED", "DATABASE_FAILED", "PROVIDER_FAILED", "BILLING_FAILED",
+    "TIMED_OUT", "UNKNOWN_PREDICTION", "NOTIFY_FAILED", "POISON", "INTERNAL",
+]  # fmt: skip
 
 
 class _Attributes(TypedDict, total=False):

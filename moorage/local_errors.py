@@ -13,16 +13,8 @@ from moorage.errors import DiskFull, LocalFailure, ResourceExhausted
 
 # docs/reference/errors.md has the same table; a test compares them.
 LOCAL_ERRNOS: Final[dict[int, type[LocalFailure]]] = {
-    errno.ENOSPC: DiskFull,
-    errno.EDQUOT: DiskFull,
-    errno.EROFS: DiskFull,
-    errno.EIO: DiskFull,
-    errno.EFBIG: DiskFull,
-    errno.ESTALE: DiskFull,
-    errno.EMFILE: ResourceExhausted,
-    errno.ENFILE: ResourceExhausted,
-    errno.ENOMEM: ResourceExhausted,
-    errno.ENOBUFS: ResourceExhausted,
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE), DiskFull),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS), ResourceExhausted),
 }
 
 

@@ -45,11 +45,10 @@ WAKES_DROPPED: Final = _count("moorage_wakes_dropped_total", "Wakes left to the 
 
 WORK: Final = CollectorRegistry()
 _count_work = partial(Counter, registry=WORK)
-ATTEMPTS: Final = Counter(
+ATTEMPTS: Final = _count_work(
     "moorage_attempts_total",
     "Claimed rows by what became of them: done, retry or dead (with the category), or interrupted.",
     ["step", "outcome", "category"],
-    registry=WORK,
 )
 PHASE_SECONDS: Final = Histogram(
     "moorage_phase_seconds",

@@ -1,7 +1,7 @@
 """Types of the provider interface: submissions, verified deliveries, prediction reports."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -50,10 +50,17 @@ class ListedPrediction:
 
 
 @dataclass(frozen=True, slots=True)
+class InputFile:
+    name: str
+    content_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SubmitRequest:
     prediction_id: UUID
     model: str
-    input: Mapping[str, Any]  # references to stored files are replaced by signed URLs
+    input: Mapping[str, Any]  # references to stored files are replaced by signed URLs, or by an InputFile
     webhook_url: str | None  # contains the single-use key in its query; None: the result is polled
     timeout_seconds: float | None = None  # of its fallback entry; a synchronous provider must respond within it
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AliasGenerator, Field, PrivateAttr, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from moorage import logs, settings_sources
 from moorage import setting_types as types
@@ -125,6 +125,7 @@ class Settings(BaseSettings):
     assets: Literal["redirect", "signed", "stream"] = "redirect"  # to the public bucket or a signed URL, or the bytes
     egress_allow: types.Addresses = ()  # private ADDRESS:PORT that downloads may use; refused in production
     allow_unsigned: types.Names = ()  # providers whose webhooks are accepted without a signature
+    ignore_unregistered: types.Names = ()  # providers whose account has other uses, too
 
     # --- providers
     replicate_webhook_secret: types.Secrets = ()
@@ -137,6 +138,7 @@ class Settings(BaseSettings):
     fal_queue_url: types.HttpUrl = "https://queue.fal.run"
     fal_output_hosts: types.Names = ("fal.media", "*.fal.media")
     fal_models: types.Names = FAL_MODELS
+    fal_openapi: str | None = None  # URL or path of the models' OpenAPI documents, with {model}
     openai_webhook_secret: types.Secrets = ()
     openai_api_key: SecretStr | None = None
     openai_api_url: types.HttpUrl = "https://api.openai.com"
@@ -246,7 +248,7 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the `..._FILE` twins between the environment and `.env`."""
-        twins = settings_sources.FileTwins(settings_cls)
+        twins = InitSettingsSource(settings_cls, settings_sources.read_file_twins(settings_cls))
         return sources["init_settings"], sources["env_settings"], twins, sources["dotenv_settings"]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings
 
 from moorage.errors import ConfigError
 from moorage.setting_types import IN_FLIGHT, suggest
@@ -45,19 +45,14 @@ _OF_OTHERS: Final = {  # read by the providers' own clients
 }
 
 
-class FileTwins(PydanticBaseSettingsSource):
-    """For every setting NAME, the contents of the file that NAME_FILE names."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        for name in names_of(field_name, field):
-            path = os.environ.get(f"{name}_FILE")
-            if path:
-                return read_file(name, path), field_name, False
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        contents = {n: self.get_field_value(f, n)[0] for n, f in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in contents.items() if value is not None}
+def read_file_twins(kind: type[BaseSettings]) -> dict[str, Any]:
+    """Return, by field, the contents of the file that NAME_FILE names for the setting NAME."""
+    contents = {}
+    for field_name, field in kind.model_fields.items():
+        for name in reversed(names_of(field_name, field)):
+            if path := os.environ.get(f"{name}_FILE"):
+                contents[field_name] = read_file(name, path)
+    return contents
 
 
 def build_aliases(field: str) -> AliasChoices:

@@ -5,10 +5,10 @@ Celery's own limit cannot be extended by the process that it kills. This one sta
 PostgreSQL, so that an outage does not count as a crash of a step that lived.
 """
 
-import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 _is_enabled = False
 
@@ -20,26 +20,20 @@ def enable() -> None:
     _is_enabled = True
 
 
-@contextlib.contextmanager
-def apply_limit(seconds: float) -> Iterator[None]:
-    if not _is_enabled:
-        yield
-        return
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+def apply_limit(seconds: float) -> AbstractContextManager[None]:
+    return _set_timer(seconds) if _is_enabled else nullcontext()
 
 
-@contextlib.contextmanager
-def suspend_limit() -> Iterator[None]:
+def suspend_limit() -> AbstractContextManager[None]:
     """Do not count the time of the block."""
-    if not _is_enabled or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    remaining_seconds, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    is_limited = _is_enabled and threading.current_thread() is threading.main_thread()
+    return _set_timer(0) if is_limited else nullcontext()
+
+
+@contextmanager
+def _set_timer(seconds: float) -> Iterator[None]:
+    before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, remaining_seconds)  # 0: there was no limit
+        signal.setitimer(signal.ITIMER_REAL, before)  # 0: there was no limit

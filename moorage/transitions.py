@@ -12,14 +12,7 @@ SourceEventKind = Literal[
 
 # The reason why a lease ended without a result: `events.kind`.
 EventKind = (
-    Literal[
-        "worker_died",
-        "lease_expired",
-        "worker_stopping",
-        "storage_failed",
-        "disk_failed",
-        "attempt_failed",  # any other error
-    ]
+    Literal["worker_died", "lease_expired", "worker_stopping", "storage_failed", "disk_failed", "attempt_failed"]
     | SourceEventKind
 )
 

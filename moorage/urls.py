@@ -154,16 +154,12 @@ class HostPattern:
 
     def matches(self, endpoint: Endpoint, *, any_port: bool = False) -> bool:
         """Return True if the endpoint is allowed; `any_port`: its port was checked elsewhere."""
-        if self.port is None:
-            port_fits = any_port or endpoint.port == _DEFAULT_PORTS[endpoint.scheme]
-        else:
-            port_fits = endpoint.port == self.port
-        return port_fits and self._matches_host(endpoint.host)
-
-    def _matches_host(self, host: str) -> bool:
+        is_default = any_port or endpoint.port == _DEFAULT_PORTS[endpoint.scheme]
+        if not (is_default if self.port is None else endpoint.port == self.port):
+            return False
         if self.host.startswith("*."):
-            return host.endswith(self.host[1:]) and len(host) > len(self.host) - 1
-        return host == self.host
+            return endpoint.host.endswith(self.host[1:]) and len(endpoint.host) > len(self.host) - 1
+        return endpoint.host == self.host
 
 
 class HostAllowlist:
@@ -175,7 +171,8 @@ class HostAllowlist:
 
     def __init__(self, patterns: Iterable[str], egress_allow: Iterable[str], *, setting: str) -> None:
         self._patterns = tuple(HostPattern.parse(pattern, setting) for pattern in patterns)
-        self._egress = frozenset(_address_and_port(entry) for entry in egress_allow)
+        splits = (entry.rpartition(":") for entry in egress_allow)
+        self._egress = frozenset((_canonical(host), int(port)) for host, _, port in splits)
         self._setting = setting
 
     def refusal_reason(self, url: str, *, any_host: bool = False) -> str | None:
@@ -197,8 +194,7 @@ class HostAllowlist:
 
     def contains(self, endpoint: Endpoint) -> bool:
         """Return True if the host and port are allowed, by any scheme."""
-        is_exempt = self._is_exempt(endpoint)
-        return any(pattern.matches(endpoint, any_port=is_exempt) for pattern in self._patterns)
+        return any(pattern.matches(endpoint, any_port=self._is_exempt(endpoint)) for pattern in self._patterns)
 
     def is_safe_for_secrets(self, url: str) -> bool:
         """Return True if a token may be sent there: over https:, or to an exact address in MOORAGE_EGRESS_ALLOW."""
@@ -221,11 +217,6 @@ def _split_port(text: str) -> tuple[str, str]:
     if not colon or text.endswith("]") or _is_address(text):
         return text, ""
     return host, port or "?"
-
-
-def _address_and_port(entry: str) -> tuple[str, int]:
-    host, _, port = entry.rpartition(":")
-    return _canonical(host), int(port)
 
 
 def _is_address(host: str) -> bool:

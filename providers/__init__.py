@@ -36,8 +36,9 @@ def load(settings: Settings) -> Mapping[str, Provider]:
         declared = declarations.read_file(settings.providers_file, {*loaded, *_TAKEN})
         text = settings.providers_file.read_text(encoding="utf-8")
         loaded |= {name: _build(name, declaration, settings, text) for name, declaration in declared.items()}
-    for name in settings.allow_unsigned:
-        _require_name("MOORAGE_ALLOW_UNSIGNED", name, loaded, "is not a provider")
+    for setting in ("allow_unsigned", "ignore_unregistered"):
+        for name in getattr(settings, setting):
+            _require_name(f"MOORAGE_{setting.upper()}", name, loaded, "is not a provider")
     submitting = {name for name, provider in loaded.items() if provider.submit_setting}
     for key in settings.in_flight:
         problem = "is not a provider that takes submissions"
@@ -81,7 +82,9 @@ def _build(name: str, declaration: Declaration, settings: Settings, text: str) -
         }
         if declaration.submit and declaration.poll:
             attributes["submit_setting"] = declaration.poll.token
-        kind = _SUBMITTING[declaration.submit] if declaration.submit else DeclaredProvider
+        kind = _SUBMITTING.get(declaration.submit) if declaration.submit else DeclaredProvider
+        if kind is None:
+            raise ConfigError(f"{locate('submit')} is not known: write {' or '.join(_SUBMITTING)}")
         declared: Provider = type(name, (kind,), attributes)(settings, declaration)
         return declared
     api, url, token, secrets = _COMPATIBLE[declaration.api]
@@ -94,6 +97,7 @@ def _build(name: str, declaration: Declaration, settings: Settings, text: str) -
         secrets: declarations.read_secrets(webhook.secrets) if webhook else (),
     }
     if declaration.api == "fal" and webhook:
-        given[secrets], settings = webhook.users, settings.with_constants(fal_jwks_url=webhook.jwks)
+        given |= {secrets: webhook.users, "fal_openapi": None}
+        settings = settings.with_constants(fal_jwks_url=webhook.jwks)
     compatible: Provider = type(name, (api,), attributes)(settings.model_copy(update=given))
     return compatible

@@ -54,6 +54,7 @@ class Provider(ABC):
     webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
     submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions
     submit_response_seconds: ClassVar[float] = RESPONSE_SECONDS
+    file_fields: ClassVar[frozenset[str]] = frozenset()  # of an input, whose files are sent as bytes, not as URLs
     is_synchronous: ClassVar[bool] = False  # the response to a submission has the files: nothing to look up or poll
 
     def __init__(self, settings: Settings, *, hosts: HostAllowlist, verifier: Verifier | None = None) -> None:
@@ -160,8 +161,13 @@ class Provider(ABC):
     def parse_report(self, body: bytes) -> PredictionReport:
         """Parse the body of a delivery; raises MalformedPayload, or UnrelatedEvent if it is not about a prediction."""
 
-    def refine_report(self, report: PredictionReport, body: bytes) -> PredictionReport:  # noqa: ARG002 (for subclasses)
-        """Return the report by the model's output schema, if it is unclear and the schema is known; sends a request."""
+    def refine_report(
+        self,
+        report: PredictionReport,
+        body: bytes,  # noqa: ARG002 (for subclasses)
+        model: str | None,  # noqa: ARG002
+    ) -> PredictionReport:
+        """Return an unclear report by the output schema of the `model` as registered, if known; sends a request."""
         return report
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (for subclasses)

@@ -5,17 +5,20 @@ Source: black-forest-labs/skills (bfl-api/references), read 2026-11. A predictio
 submitted to, so that one must be of a region: `polling_url` of a response may name another one.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from moorage import logs
 from moorage.errors import SubmitUncertain
-from moorage.provider_types import SubmitRequest, SubmitResult
+from moorage.provider_types import PredictionReport, SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from providers import declarations, endpoints, json_fields
 from providers.declarations import Declaration
 from providers.declared import DeclaredProvider
 
 log = logs.get_logger(__name__)
+
+_NOT_FOUND: Final = "Task not found"
 
 
 class BflProvider(DeclaredProvider):
@@ -28,6 +31,11 @@ class BflProvider(DeclaredProvider):
         self._base_url: Final = self._api_url.partition("/v1/")[0]
         names = declaration.webhook.secrets if declaration.webhook else ()
         self._secret = next((one.get_secret_value() for one in declarations.read_secrets(names)), None)
+
+    def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
+        """Return the status; a task that is not found may be of another region, so that only its webhook ends it."""
+        report = super().poll(external_id, model)
+        return replace(report, status="unknown") if report.raw_status == _NOT_FOUND else report
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
         client, url = self._require(self._submit_client), f"{self._base_url}/v1/{_parse_model(request.model)}"

@@ -113,7 +113,7 @@ class Declaration(_Table):
     """One provider: `api` for a service that is compatible with a built-in one, else fields, statuses and poll."""
 
     api: Literal["replicate", "fal", "openai"] | None = Field(None, description='"replicate", "fal" or "openai"')
-    submit: Literal["bfl"] | None = Field(None, description='"bfl", beside fields and poll')
+    submit: str | None = Field(None, description='"bfl", beside fields and poll')
     base_url: HttpUrl | None = Field(None, description='the URL of the API, "https://api.acme.example"')
     token: Variable | None = None
     models: Texts = ()

@@ -19,9 +19,11 @@ from moorage.provider_types import (
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
-from providers import endpoints, json_fields
+from providers import endpoints, json_fields, output_files, output_schemas
 from providers.base import Provider
+from providers.fal_schemas import SchemaSource
 from providers.jwks import KeySet
+from providers.output_schemas import Declares
 from providers.verifiers import DigestVerifier
 
 _PREFIX: Final = "x-fal-webhook-"
@@ -60,6 +62,7 @@ class Fal(Provider):
         self._api_url = settings.fal_queue_url
         self.models = settings.fal_models
         endpoints.validate_models(self.models, _parse_queue_name, self.models_setting)
+        self._schemas: Final = SchemaSource(settings.fal_openapi, hosts)
         for url in settings.constants.fal_jwks_url:
             endpoints.require_secure_url(url, hosts, "MOORAGE_DEV_FAL_JWKS_URL")
         if settings.fal_key:
@@ -71,12 +74,19 @@ class Fal(Provider):
         return self.can_poll or self._has_users
 
     def parse_report(self, body: bytes) -> PredictionReport:
+        return self._parse(body, output_schemas.say_nothing)
+
+    def refine_report(self, report: PredictionReport, body: bytes, model: str | None) -> PredictionReport:
+        check = self._build_check(report, model)
+        return self._parse(body, check) if check else report
+
+    def _parse(self, body: bytes, declares: Declares) -> PredictionReport:
         fields = json_fields.parse_json_object(body)
         raw_status = json_fields.require_text(fields.get("status"), "status")
         status = _WEBHOOK_STATUSES.get(raw_status, "unknown")
         payload = fields.get("payload")
         reason = json_fields.optional_text(fields.get("payload_error"))
-        files = self.extract_files(payload if status == "succeeded" else None, "payload")
+        files = self.extract_files(payload if status == "succeeded" else None, "payload", declares)
         return PredictionReport(
             external_id=json_fields.require_id(fields.get("request_id"), "request_id"),
             status=status,
@@ -100,7 +110,12 @@ class Fal(Provider):
         if code != 200:
             error = _join_error(f"the result is an error {code}", payload)
             return PredictionReport(external_id, "failed", raw_status, error=error)
-        return PredictionReport(external_id, "succeeded", raw_status, *self.extract_files(payload, "payload"))
+        report = PredictionReport(external_id, "succeeded", raw_status, *self.extract_files(payload, "payload"))
+        if check := self._build_check(report, model):
+            return PredictionReport(
+                external_id, "succeeded", raw_status, *self.extract_files(payload, "payload", check)
+            )
+        return report
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
         client = self._require(self._submit_client)
@@ -122,9 +137,13 @@ class Fal(Provider):
         """Return the models in FAL_MODELS: fal documents no list. Their properties are derived from their names."""
         return [model for model in map(_describe_model, self.models) if model["kind"] == kind]
 
-    def get_input_schema(self, model: str) -> None:
-        """Return None: fal documents no schema. Raises ProviderRefused for an invalid model name."""
+    def get_input_schema(self, model: str) -> dict[str, Any] | None:
         _parse_queue_name(model)
+        return self._schemas.find_input(model)
+
+    def _build_check(self, report: PredictionReport, model: str | None) -> Declares | None:
+        """Return what the model's output schema says, if the report is unclear and there is a schema."""
+        return self._schemas.build_check(model) if model and output_files.is_unclear(report) else None
 
     def _build_request_url(self, external_id: str, model: str | None) -> str:
         return f"{self._api_url}/{_parse_queue_name(model)}/requests/{endpoints.quote_path_segment(external_id)}"

@@ -1,11 +1,16 @@
 """A model's input or output schema, extracted from its OpenAPI description; pure."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+import jmespath
 
 from moorage.errors import MalformedPayload
 from moorage.text import is_storable
 
+_REQUEST_BODY: Final = 'post.requestBody.content."application/json".schema'
+_RESPONSE_BODY: Final = 'get.responses."200".content."application/json".schema'
 _PREFIX: Final = "#/components/schemas/"
 _MAX_DEPTH: Final = 40
 _MAX_NODES: Final = 20_000  # limits mutual references
@@ -26,6 +31,20 @@ def extract_schema(document: object, name: str = "Input") -> dict[str, Any]:
         raise MalformedPayload(f"components.schemas.{name} is missing")
     resolved = _Resolver(schemas).resolve(schema, ())
     return dict(resolved)
+
+
+def find_body_schema(document: object, path: str, *, is_request: bool) -> dict[str, Any] | None:
+    """
+    Return the JSON Schema of a body in an OpenAPI document, with its references resolved; raises MalformedPayload.
+
+    It is that of the POST request to the first path that the pattern matches, or of the 200 response to its GET.
+    """
+    paths, schemas = jmespath.search("[paths, components.schemas]", document) or (None, None)
+    for name, item in paths.items() if isinstance(paths, dict) else ():
+        schema = jmespath.search(_REQUEST_BODY if is_request else _RESPONSE_BODY, item)
+        if re.fullmatch(path, name) and isinstance(schema, dict):
+            return dict(_Resolver(schemas if isinstance(schemas, dict) else {}).resolve(schema, ()))
+    return None
 
 
 def find_image_field(schema: Mapping[str, Any]) -> str | None:

@@ -1,25 +1,32 @@
 """
 OpenAI: Standard Webhooks `v1` that contain only the id of a response; its images are polled, as base64. Submissions use
-the Images API, which returns the images in the response.
+the Images API (generations, and with input files edits), which returns the images in the response.
 
 Sources: openai-python (lib/_webhooks.py, types/webhooks, types/responses), openai-openapi, guides/webhooks; read
 2026-11. A project sends webhooks of every kind: those that are not about the Responses API are recorded and ignored.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Final
 
 from pydantic import SecretStr
 
 from moorage.errors import ConfigError, MalformedPayload, ProviderRefused, SubmitUncertain, UnrelatedEvent
-from moorage.provider_types import PredictionReport, PredictionStatus, SubmitRequest, SubmitResult
+from moorage.provider_types import (
+    OutputFile,
+    PredictionReport,
+    PredictionStatus,
+    SubmitRequest,
+    SubmitResult,
+)
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
 from providers import endpoints, inline_files, json_fields, output_files, signatures
 from providers.base import Provider
 from providers.output_files import ExtractionResult
-from providers.submit_client import SubmitResponse
+from providers.submit_client import SubmitResponse, is_file
 from providers.verifiers import StandardVerifier
 
 _STATUSES: Final[dict[str, PredictionStatus]] = {
@@ -31,6 +38,18 @@ _STATUSES: Final[dict[str, PredictionStatus]] = {
     "cancelled": "cancelled",
 }
 _END_EVENTS: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
+_IMAGE_CALL: Final = "image_generation_call"
+_GPT_IMAGE: Final = "gpt-image-"
+_TEXT: Final = {"type": ["string", "null"]}
+_GPT_IMAGE_INPUT: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "prompt": {"type": "string", "minLength": 1},
+        "output_format": {"enum": ["png", "webp", "jpeg", None]},
+        **dict.fromkeys(("size", "quality", "background"), _TEXT),
+    },
+    "required": ["prompt"],
+}
 _MAX_RESPONSE_BYTES: Final = 128 * 2**20  # includes the images as base64
 _ENDED: Final = (400, 404, 409)  # the response ended already; the next poll returns its status
 
@@ -47,6 +66,8 @@ class OpenAI(Provider):
     hosts_setting, url_setting, models_setting = "OPENAI_OUTPUT_HOSTS", "OPENAI_API_URL", "OPENAI_MODELS"
     webhook_setting = "OPENAI_WEBHOOK_SECRET"
     submit_setting = "OPENAI_API_KEY"
+    file_fields = frozenset({"image", "mask"})
+    file_path = re.compile(r"/v1(/[\w-]+)+/content", re.ASCII)
     max_delivery_bytes: ClassVar[int | None] = 256 * 2**10  # an event has ids and no result: a few hundred bytes
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
@@ -83,8 +104,9 @@ class OpenAI(Provider):
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
         client = self._require(self._submit_client)
-        url, body = f"{self._api_url}/v1/images/generations", build_images_request(request)
-        response = client.send(url, body, timeout_seconds=request.timeout_seconds)
+        body = build_images_request(request)
+        path = "edits" if any(is_file(body.get(name)) for name in self.file_fields) else "generations"
+        response = client.send(f"{self._api_url}/v1/images/{path}", body, timeout_seconds=request.timeout_seconds)
         external_id = _request_id(response) or str(request.prediction_id)
         with json_fields.translate_malformed(SubmitUncertain, "OpenAI accepted a submission without images"):
             files = self.extract_files(_require_data(response.fields), "data")
@@ -96,11 +118,26 @@ class OpenAI(Provider):
         url = f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}/cancel"
         api.request(url, statuses=(200, 202, *_ENDED), method="POST")
 
+    def list_models(self, kind: str) -> list[dict[str, Any]]:
+        """Return the models in OPENAI_MODELS; those of the name gpt-image have an image input."""
+        image_input = {"accepts": ["image"], "picture_field": "image"}
+        models = super().list_models(kind)
+        return [model | (image_input if model["name"].startswith(_GPT_IMAGE) else {}) for model in models]
+
+    def get_input_schema(self, model: str) -> Mapping[str, Any] | None:
+        """Return what is documented of the inputs of gpt-image: OpenAI publishes no schemas of models."""
+        return _GPT_IMAGE_INPUT if model.startswith(_GPT_IMAGE) else None
+
     def _parse_response(self, body: bytes) -> PredictionReport:
         response = json_fields.parse_json_object(body)
         raw_status = json_fields.require_text(response.get("status"), "status")
-        status = _STATUSES.get(raw_status, "unknown")
-        files = self._extract_images(response.get("output") if status == "succeeded" else None)
+        status, items = _STATUSES.get(raw_status, "unknown"), response.get("output")
+        is_cut = raw_status == "incomplete"  # what was finished before its end was generated as requested
+        if is_cut and isinstance(items, list):
+            items = [item if isinstance(item, dict) and item.get("status") == "completed" else None for item in items]
+        files = self._extract_images(items if status == "succeeded" or is_cut else None)
+        if is_cut and files.outputs:
+            status = "succeeded"
         return PredictionReport(
             external_id=json_fields.require_id(response.get("id"), "id"),
             status=status,
@@ -112,17 +149,25 @@ class OpenAI(Provider):
         )
 
     def _extract_images(self, items: object) -> ExtractionResult:
-        """Return the results of image generation calls; a failed one has none. Other files are mentions."""
-        calls = {
-            f"output[{index}].result": str(item["result"])
-            for index, item in enumerate(items if isinstance(items, list) else ())
-            if isinstance(item, dict) and item.get("type") == "image_generation_call"
-            if isinstance(item.get("result"), str) and item["result"]
-        }
-        files = output_files.keep_outputs(self.extract_files(items, "output"), calls, "is no image generation's result")
-        named = {file.path: file for file in files.outputs} | {file.path: None for file in files.mentions}
-        images = (named.get(path, inline_files.decode_base64_file(path, text)) for path, text in calls.items())
-        return ExtractionResult(tuple(image for image in images if image is not None), files.mentions)
+        """
+        Return the results of image generation calls, and the images among the `outputs` of other tools.
+
+        A failed call has no result. Other files are mentions.
+        """
+        calls: dict[str, str | None] = {}  # by path: the text of a result, which is a file whatever it looks like
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            if not isinstance(item, dict):
+                continue
+            if item.get("type") == _IMAGE_CALL and isinstance(item.get("result"), str) and item["result"]:
+                calls[f"output[{index}].result"] = item["result"]
+            for place, made in enumerate(item["outputs"] if isinstance(item.get("outputs"), list) else ()):
+                if isinstance(made, dict) and made.get("type") == "image":
+                    calls[f"output[{index}].outputs[{place}].url"] = None
+        files = output_files.keep_outputs(self.extract_files(items, "output"), calls, "is no image of a tool")
+        named: dict[str, OutputFile | None] = {file.path: file for file in files.outputs}
+        named |= {file.path: None for file in files.mentions}
+        images = (named.get(path, text and inline_files.decode_base64_file(path, text)) for path, text in calls.items())
+        return ExtractionResult(tuple(image for image in images if image), files.mentions)
 
 
 def _get_error(response: dict[str, Any]) -> str | None:
@@ -154,9 +199,17 @@ def _request_id(response: SubmitResponse) -> str | None:
 
 
 def build_images_request(request: SubmitRequest) -> dict[str, Any]:
-    """Return the body, with base64 instead of URLs if the model has the choice; raises ProviderRefused for `stream`."""
+    """
+    Return the body, with base64 instead of URLs if the model has the choice.
+
+    Raises ProviderRefused for `stream`, and for the URL of an image: OpenAI takes files.
+    """
     if request.input.get("stream"):
         raise ProviderRefused("streaming is not supported: remove `stream` from the input")
+    if request.model.startswith(_GPT_IMAGE) and any(
+        request.input.get(x) and not is_file(request.input[x]) for x in OpenAI.file_fields
+    ):
+        raise ProviderRefused('image and mask are sent as files: write {"upload": ID} or {"variant": "RENDER/0"}')
     body = {**request.input, "model": request.model}
     if request.model.startswith("dall-e-"):
         body.setdefault("response_format", "b64_json")

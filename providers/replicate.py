@@ -82,11 +82,12 @@ class Replicate(Provider):
         """Parse a prediction; a training has the same fields. Raises as `Provider.parse_report`."""
         return self._parse(body, output_schemas.say_nothing)
 
-    def refine_report(self, report: PredictionReport, body: bytes) -> PredictionReport:
-        if self._api is None or report.model is None or not output_files.is_unclear(report):
+    def refine_report(self, report: PredictionReport, body: bytes, model: str | None) -> PredictionReport:
+        model = report.model or model
+        if self._api is None or model is None or not output_files.is_unclear(report):
             return report
         try:
-            schema = replicate_models.get_output_schema(self._api, self._api_url, report.model)
+            schema = replicate_models.get_output_schema(self._api, self._api_url, model)
         except MoorageError:  # it is not known: keys and hosts decide
             return report
         return self._parse(body, output_schemas.build_check(schema, "output")) if schema else report
@@ -112,9 +113,11 @@ class Replicate(Provider):
         )
         return output_files.drop_inputs(report, prediction.get("input"))
 
-    def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (the id is enough here)
+    def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
         url = f"{self._api_url}/v1/predictions/{endpoints.quote_path_segment(external_id)}"
-        return self._fetch_report(url, external_id, lambda body: self.refine_report(self.parse_report(body), body))
+        return self._fetch_report(
+            url, external_id, lambda body: self.refine_report(self.parse_report(body), body, model)
+        )
 
     def list_predictions(self, since: datetime) -> Iterator[list[ListedPrediction]]:
         return replicate_list.iterate_pages(self._require(self._api), f"{self._api_url}/v1/predictions", since)

@@ -14,9 +14,11 @@ from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import certifi
+from urllib3.filepost import encode_multipart_formdata
 from urllib3.util import parse_url
 
 from moorage.errors import MalformedPayload, NotSubmitted, ProviderRefused, SubmitUncertain
+from moorage.provider_types import InputFile
 from moorage.urls import parse_endpoint
 from providers import json_fields, submit_errors
 from providers.api_client import JSON_HEADERS, describe_error
@@ -46,8 +48,7 @@ class SubmitClient:
     ) -> None:
         self._name = name
         self._token = token_header[1].rpartition(" ")[2]
-        self._headers = {**JSON_HEADERS, "Connection": "close", "Content-Type": "application/json"}
-        self._headers[token_header[0]] = token_header[1]
+        self._headers = {**JSON_HEADERS, "Connection": "close", token_header[0]: token_header[1]}
         self._max_bytes = max_bytes
         self._response_seconds = response_seconds
 
@@ -64,15 +65,16 @@ class SubmitClient:
         Send one submission and return the response; raises as `Provider.submit`.
 
         Args:
-            fields: the JSON body.
+            fields: the JSON body; with an InputFile, or a list of them, a form.
             webhook_url: its key is removed from error messages, as are the token and the `secrets`.
             timeout_seconds: a limit below `response_seconds`.
         """
-        body = self._encode(fields)
+        body, content_type = self._encode(fields)
         connection = self._connect(url)
         with contextlib.closing(connection):
             seconds = min(self._response_seconds, timeout_seconds or self._response_seconds)
-            status, headers, content = self._exchange(connection, parse_url(url).request_uri, body, seconds)
+            target, sent_headers = parse_url(url).request_uri, {**self._headers, "Content-Type": content_type}
+            status, headers, content = self._exchange(connection, target, body, sent_headers, seconds)
         if not 200 <= status < 300:
             hidden = (self._token, *secrets, *(value for _, value in parse_qsl(urlsplit(webhook_url or "").query)))
             raise submit_errors.classify_response(self._name, status, headers, content, secrets=hidden)
@@ -81,9 +83,12 @@ class SubmitClient:
         except MalformedPayload as error:
             raise SubmitUncertain(f"{self._name} accepted a submission with {status}, but {error}") from error
 
-    def _encode(self, fields: Mapping[str, Any]) -> bytes:
+    def _encode(self, fields: Mapping[str, Any]) -> tuple[bytes, str]:
+        form = [part for name, value in fields.items() for part in _build_parts(name, value)]
         try:
-            return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode("ascii")
+            if any(isinstance(value, tuple) for _, value in form):
+                return encode_multipart_formdata([(n, v if isinstance(v, tuple) else _to_text(v)) for n, v in form])
+            return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode("ascii"), "application/json"
         except (ValueError, TypeError) as error:  # NaN, or a type without JSON form
             raise ProviderRefused(f"the input cannot be sent to {self._name} as JSON: {error}") from error
 
@@ -102,7 +107,12 @@ class SubmitClient:
         return connection
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, path: str, body: bytes, seconds: float
+        self,
+        connection: http.client.HTTPConnection,
+        path: str,
+        body: bytes,
+        sent_headers: Mapping[str, str],
+        seconds: float,
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Return status, headers and body. Once a byte is sent, the effect of a failure is unknown."""
         deadline = time.monotonic() + seconds
@@ -110,7 +120,7 @@ class SubmitClient:
             connection.sock.settimeout(seconds)
             # The server may refuse before it has read all.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request("POST", path, body=body, headers=self._headers)
+                connection.request("POST", path, body=body, headers=sent_headers)
             source = cast("socket.socket", _DeadlineSocket(connection.sock, deadline))
             with contextlib.closing(http.client.HTTPResponse(source, method="POST")) as response:
                 response.begin()
@@ -131,6 +141,24 @@ class SubmitClient:
         if is_accepted and response.length:  # read(n) does not raise for missing bytes
             raise http.client.IncompleteRead(b"", response.length)
         return bytes(body)
+
+
+def _build_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the parts of a form for a field; each file of a list has a part of its own, NAME[]."""
+    if not is_file(value):
+        return [(name, value)]
+    field, files = (f"{name}[]", value) if isinstance(value, list) else (name, [value])
+    return [(field, (file.name, file.data, file.content_type)) for file in files]
+
+
+def is_file(value: object) -> bool:
+    """Return True for a file, and for a list of files alone."""
+    files = value if isinstance(value, list) else [value]
+    return bool(files) and all(isinstance(file, InputFile) for file in files)
+
+
+def _to_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
 
 
 @functools.cache

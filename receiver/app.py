@@ -9,10 +9,12 @@ import time
 from multiprocessing.connection import wait
 from typing import Final
 
+from starlette.types import Receive, Scope, Send
+
 import providers
 from moorage import local_errors, logs, metrics
 from moorage import settings as settings_module
-from moorage.asgi import LazyApp, Receive, Scope, Send
+from moorage.asgi import LazyApp
 from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import health
@@ -95,7 +97,10 @@ class Receiver:
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
             return problem_response(error.status, str(error))
         except Transient as error:
-            return _unavailable_response(name, error)
+            reason = _UNAVAILABLE_REASONS.get(type(error), "bytes_in_flight")
+            metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
+            log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
+            return problem_response(503, f"not recorded: {error}. Retry", (b"retry-after", b"1"))
         finally:
             if scope["method"] == "POST":
                 metrics.WEBHOOK_SECONDS.observe(time.perf_counter() - started)
@@ -119,13 +124,6 @@ class Receiver:
         if path == "/readyz":
             return await self._readiness.check()
         return json_response(200, {"status": "ok"})
-
-
-def _unavailable_response(name: str, error: Transient) -> Response:
-    reason = _UNAVAILABLE_REASONS.get(type(error), "bytes_in_flight")
-    metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
-    log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
-    return problem_response(503, f"not recorded: {error}. Retry", (b"retry-after", b"1"))
 
 
 def _end_with_parent() -> None:

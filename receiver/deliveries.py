@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 from uuid import UUID
 
@@ -47,8 +47,8 @@ def choose_webhook_id(provider_id: str | None, body_sha256: str) -> str:
 INSERT = """
 WITH inserted AS (
     INSERT INTO deliveries (id, provider, webhook_id, headers, body, body_sha256, key_sha256)
-    SELECT * FROM unnest(%(ids)b::uuid[], %(providers)b::text[], %(webhook_ids)b::text[], %(headers)b::jsonb[],
-                         %(bodies)b::bytea[], %(body_sha256s)b::text[], %(key_sha256s)b::text[])
+    SELECT * FROM unnest(%(id)b::uuid[], %(provider)b::text[], %(webhook_id)b::text[], %(headers)b::jsonb[],
+                         %(body)b::bytea[], %(body_sha256)b::text[], %(key_sha256)b::text[])
     ON CONFLICT (provider, webhook_id) DO NOTHING
     RETURNING id, state
 ), event AS (
@@ -60,7 +60,7 @@ SELECT id FROM inserted
 
 FIND = """
 SELECT id, provider, webhook_id, state FROM deliveries
-  JOIN unnest(%(providers)b::text[], %(webhook_ids)b::text[]) AS known (provider, webhook_id)
+  JOIN unnest(%(provider)b::text[], %(webhook_id)b::text[]) AS known (provider, webhook_id)
  USING (provider, webhook_id)
 """
 
@@ -77,7 +77,7 @@ async def insert_deliveries(conn: Connection, batch: Sequence[NewDelivery]) -> d
     recorded = {id_: RecordedDelivery(id_, is_new=True, is_pending=True) for id_ in inserted}
     if known := [item for item in batch if item.id not in inserted]:
         # A statement of its own: what another transaction committed meanwhile is not in the snapshot of the first.
-        keys = {"providers": [item.provider for item in known], "webhook_ids": [item.webhook_id for item in known]}
+        keys = {"provider": [item.provider for item in known], "webhook_id": [item.webhook_id for item in known]}
         rows = await (await conn.execute(FIND, keys)).fetchall()
         by_key = {(row["provider"], row["webhook_id"]): row for row in rows}
         for item in known:
@@ -91,12 +91,5 @@ async def insert_deliveries(conn: Connection, batch: Sequence[NewDelivery]) -> d
 def build_arguments(batch: Sequence[NewDelivery]) -> dict[str, list[Any]]:
     """Return the arguments of INSERT, in the order of the unique key: in any other, two batches could deadlock."""
     rows = sorted(batch, key=lambda item: (item.provider, item.webhook_id))
-    return {
-        "ids": [row.id for row in rows],
-        "providers": [row.provider for row in rows],
-        "webhook_ids": [row.webhook_id for row in rows],
-        "headers": [Jsonb(row.headers) for row in rows],
-        "bodies": [row.body for row in rows],
-        "body_sha256s": [row.body_sha256 for row in rows],
-        "key_sha256s": [row.key_sha256 for row in rows],
-    }
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(NewDelivery)}
+    return {**columns, "headers": [Jsonb(row.headers) for row in rows]}

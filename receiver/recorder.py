@@ -7,7 +7,7 @@ unique key makes that safe. After an error that may be one row's alone its rows 
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,7 +44,7 @@ class DeliveryRecorder:
         self._answer_seconds = answer_seconds
         self._waiting: deque[RecordRequest] = deque()
         self._senders: set[asyncio.Task[None]] = set()
-        self._abandoned: set[asyncio.Task[None]] = set()
+        self._batches: set[asyncio.Task[None]] = set()  # also those that are given up: the loop has a weak reference
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
         """Commit a delivery, or return the existing one. Raises DatabaseUnavailable: uncertain, a retry is safe."""
@@ -70,9 +70,11 @@ class DeliveryRecorder:
         """Commit batches until no request waits. One whose requests have all been answered is given up."""
         while batch := self._take_batch():
             task = asyncio.create_task(self._insert_until_committed(batch))
+            self._batches.add(task)
+            task.add_done_callback(self._forget_batch)
             await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
             if not task.done():
-                self._abandon(task)
+                task.cancel()  # without waiting: an unresponsive server also delays the cancellation
             elif error := task.exception():
                 for request in _list_unanswered(batch):
                     request.result.set_exception(error)
@@ -89,16 +91,10 @@ class DeliveryRecorder:
                 batch.append(request)
         return batch
 
-    def _abandon(self, task: asyncio.Task[None]) -> None:
-        """Cancel a batch without waiting: an unresponsive server also delays the cancellation."""
-        self._abandoned.add(task)  # the loop holds only a weak reference
-        task.add_done_callback(self._on_abandoned)
-        task.cancel()
-
-    def _on_abandoned(self, task: asyncio.Task[None]) -> None:
-        self._abandoned.discard(task)
+    def _forget_batch(self, task: asyncio.Task[None]) -> None:
+        self._batches.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.debug("batch.abandoned", error=type(task.exception()).__name__)
+            log.debug("batch.failed", error=type(task.exception()).__name__)
 
     async def _insert_until_committed(self, batch: list[RecordRequest]) -> None:
         await self._insert(batch, log.warning)
@@ -121,12 +117,13 @@ class DeliveryRecorder:
                 _refuse(batch[0], error)
             return
         for request in _list_unanswered(batch):
-            if (row := recorded.get(request.delivery.id)) is not None:
+            if row := recorded.get(request.delivery.id):
                 request.result.set_result(row)
             else:
-                gone = DatabaseUnavailable("the delivery disappeared while it was being recorded")
-                request.result.set_exception(gone)
-        _log_recorded(batch, recorded.values())
+                gone = "the delivery disappeared while it was being recorded"
+                request.result.set_exception(DatabaseUnavailable(gone))
+        new, size = sum(row.is_new for row in recorded.values()), sum(len(x.delivery.body) for x in batch)
+        log.info("deliveries.recorded", new=new, known=len(recorded) - new, bytes=size)
 
 
 def _list_unanswered(batch: Sequence[RecordRequest]) -> list[RecordRequest]:
@@ -138,12 +135,6 @@ def _refuse(request: RecordRequest, error: BaseException) -> None:
     log.error("delivery.insert_rejected", delivery_id=delivery.id, provider=delivery.provider, error=str(error))
     if not request.result.done():
         request.result.set_exception(DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}"))
-
-
-def _log_recorded(batch: Sequence[RecordRequest], recorded: Collection[RecordedDelivery]) -> None:
-    new = sum(row.is_new for row in recorded)
-    size = sum(len(request.delivery.body) for request in batch)
-    log.info("deliveries.recorded", new=new, known=len(recorded) - new, bytes=size)
 
 
 def _is_connection_lost(error: BaseException) -> bool:

@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from moorage.asgi import Receive
+from starlette.types import Receive
+
 from moorage.errors import Refused, Transient
 from receiver.responses import Headers
 
@@ -71,22 +72,12 @@ class BytesInFlight:
         is_large = read.size + more > SMALL_BYTES
         limit = self._limit - self._limit // RESERVED_SHARE if is_large else self._limit
         while self.bytes + more > limit:
-            slowest = min(
-                (other for other in self.reads if other is not read and _can_evict(other)), key=_rank, default=None
-            )
+            others = (x for x in self.reads if x is not read and x.size > 0 and x.age() >= EVICTION_SECONDS)
+            slowest = min(others, key=lambda other: (other.size <= SMALL_BYTES, other.size / other.age()), default=None)
             if slowest is None:
                 raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {limit} is the limit")
             self.bytes -= slowest.size
             slowest.evict()
-
-
-def _can_evict(read: BodyRead) -> bool:
-    return read.size > 0 and read.age() >= EVICTION_SECONDS
-
-
-def _rank(read: BodyRead) -> tuple[bool, float]:
-    """Large bodies first, of these the slowest."""
-    return read.size <= SMALL_BYTES, read.size / read.age()
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +96,7 @@ async def read_body(
     in_flight.make_room(read, declared)
     in_flight.reads.add(read)
     try:
-        await _read_in_time(receive, read, max_bytes, in_flight)
+        await _read_chunks(receive, read, max_bytes, in_flight)
         in_flight.reads.discard(read)  # complete: it is not evicted while it is recorded
         yield b"".join(read.chunks)
     finally:
@@ -113,38 +104,31 @@ async def read_body(
         in_flight.bytes -= read.size
 
 
-async def _read_in_time(receive: Receive, read: BodyRead, max_bytes: int, in_flight: BytesInFlight) -> None:
+async def _read_chunks(receive: Receive, read: BodyRead, max_bytes: int, in_flight: BytesInFlight) -> None:
+    more = True
     try:
         async with read.timeout:
-            await _read_chunks(receive, read, max_bytes, in_flight)
+            while more:
+                message = await receive()
+                if read.is_evicted:
+                    raise TimeoutError
+                if message["type"] != "http.request":
+                    raise Refused("the request ended before its body (short body or broken chunking): retry")
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                if read.size + len(chunk) > max_bytes:
+                    raise _too_large(max_bytes)
+                in_flight.add(read, chunk)
+                if more:
+                    read.extend_deadline()
     except TimeoutError as error:
         if read.is_evicted:
-            raise _evicted() from error
+            evicted = "the limit of bytes in flight was reached, and this body arrived slower than others"
+            raise BytesInFlightExceeded(evicted) from error
         raise Refused(
             f"the body arrived too slowly: {read.size} bytes in {read.age():.0f} s, at least"
             f" {MIN_BYTES_PER_SECOND // 1024} kB/s and all within {READ_SECONDS:.0f} s are needed: retry",
             status=408,
         ) from error
-
-
-async def _read_chunks(receive: Receive, read: BodyRead, max_bytes: int, in_flight: BytesInFlight) -> None:
-    more = True
-    while more:
-        message = await receive()
-        if read.is_evicted:
-            raise _evicted()
-        if message["type"] != "http.request":
-            raise Refused("the request ended before its body (short body or broken chunking): retry")
-        chunk, more = message.get("body", b""), message.get("more_body", False)
-        if read.size + len(chunk) > max_bytes:
-            raise _too_large(max_bytes)
-        in_flight.add(read, chunk)
-        if more:
-            read.extend_deadline()
-
-
-def _evicted() -> BytesInFlightExceeded:
-    return BytesInFlightExceeded("the limit of bytes in flight was reached, and this body arrived slower than others")
 
 
 def _content_length(headers: Headers) -> int:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+from starlette.types import Send
+
 from moorage import asgi
-from moorage.asgi import Send
 
 Headers = list[tuple[bytes, bytes]]
 

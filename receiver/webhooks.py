@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from starlette.types import Receive
+
 from moorage import ids, metrics, webhook_keys
-from moorage.asgi import Receive
 from moorage.errors import KeysStale, Refused
 from moorage.model import Wake
 from moorage.provider_types import VerifiedDelivery
@@ -66,7 +67,8 @@ class WebhookReceiver:
             size = len(body)
         if recorded.is_pending:
             self._relay.enqueue(Wake("ingest", recorded.id))
-        _count_delivery(name, recorded, size)
+        metrics.WEBHOOK_BYTES.inc(size)
+        (metrics.WEBHOOKS_RECORDED if recorded.is_new else metrics.WEBHOOKS_KNOWN).labels(name).inc()
         status = provider.new_delivery_status if recorded.is_new else provider.known_delivery_status
         outcome = "recorded" if recorded.is_new else "known"
         return json_response(status, {"id": str(recorded.id), "status": outcome})
@@ -103,8 +105,3 @@ def _build_delivery(
         body_sha256=digest,
         key_sha256=key_sha256,
     )
-
-
-def _count_delivery(name: str, recorded: deliveries.RecordedDelivery, size: int) -> None:
-    metrics.WEBHOOK_BYTES.inc(size)
-    (metrics.WEBHOOKS_RECORDED if recorded.is_new else metrics.WEBHOOKS_KNOWN).labels(name).inc()

@@ -34,7 +34,7 @@ class Case:
     """
     A job: a job request with a fallback chain, or a prediction that the application starts and registers.
 
-    The last four fields are expected results; the number of files that readers see is checked with `providers`.
+    The last three fields are expected results; the number of files that readers see is checked with `providers`.
     """
 
     name: str  # unique; the Idempotency-Key of a job request
@@ -54,7 +54,6 @@ class Case:
     state: str | None = "succeeded"  # None: not exactly known
     providers: tuple[str, ...] | None = None  # of the job's predictions; None: not checked
     files: int = 1
-    needs_placeholder: bool = False  # at least temporarily
 
     def prompt(self, number: int) -> str:
         """Return the prompt of an entry, which identifies its predictions in the stand-in's ledger."""

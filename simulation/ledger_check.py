@@ -16,8 +16,8 @@ WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id 
 
 OUTPUTS = """
 SELECT p.external_id, o.job_id, o.path, o.state, o.category, o.reason, o.sha256, o.bytes, o.key,
-       o.thumb_key, o.thumb_bytes, o.thumb_sha256, o.is_placeholder, v.idx IS NOT NULL AS is_published,
-       j.fallback_chain IS NOT NULL AS is_requested, p.state AS prediction_state
+       o.thumb_key, o.thumb_bytes, o.thumb_sha256, v.idx IS NOT NULL AS is_published,
+       j.fallback_chain IS NOT NULL AS is_requested
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id JOIN jobs j ON j.id = o.job_id
   LEFT JOIN render_variants v ON v.output_id = o.id
 """
@@ -26,7 +26,6 @@ JOBS = """
 SELECT j.id, p.external_id, j.state, j.reason
   FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.fallback_chain IS NULL
 """
-
 
 PREDICTIONS = "SELECT external_id FROM predictions WHERE external_id IS NOT NULL"
 
@@ -50,11 +49,10 @@ def check_ledger(
     _check_webhooks(conn, index, verdict, is_strict=is_strict)
     _check_registered_jobs(conn, registered, verdict)
     check_jobs(conn, index, requested, verdict, jumps or ())
-    _check_outputs([row for row in rows if is_strict or not row["is_requested"]], index, registered, verdict)
+    _check_outputs([row for row in rows if not row["is_requested"]], index, registered, verdict)
     _check_objects(rows, blobs, verdict, is_strict=is_strict)
     if is_strict:
         _check_unseen(conn, index, registered, verdict)
-        _check_placeholders(rows, requested, verdict)
     if index.summary["traps"]:
         verdict.unexpected.append("a private address was requested: an egress guard is open")
     return verdict
@@ -87,11 +85,9 @@ def _check_registered_jobs(conn: Connection, runs: Sequence[CaseRun], verdict: V
 
 
 def _check_outputs(rows: Iterable[Row], index: LedgerIndex, runs: Sequence[CaseRun], verdict: Verdict) -> None:
-    """Compare each expected output with its row: of registered predictions, and of others that have rows."""
+    """Compare each expected output of registered predictions with its row."""
     discarded = {run.external_id for run in runs if run.case.policy == "discard" and run.case.state == "failed"}
     checked = {run.external_id for run in runs if run.case.registration != "never"}
-    rows = [row for row in rows if not row["is_placeholder"]]
-    checked |= {r["external_id"] for r in rows if r["is_requested"] and r["prediction_state"] == "succeeded"}
     by_output = group_rows(rows, "external_id", "path")
     for expected in ("kept", "dead"):
         for line in index.summary["expected"][expected]:
@@ -145,10 +141,3 @@ def _check_unseen(conn: Connection, index: LedgerIndex, runs: Iterable[CaseRun],
     known |= {run.external_id for run in runs if run.case.registration == "never"}
     unknown = [line for lines in index.created.values() for line in lines if line["prediction"] not in known]
     verdict.unexpected += [f"{line['provider']} created {line['prediction']}, which is unknown" for line in unknown]
-
-
-def _check_placeholders(rows: Iterable[Row], runs: Iterable[CaseRun], verdict: Verdict) -> None:
-    kept = sorted(str(row["job_id"]) for row in rows if row["is_placeholder"] and row["state"] == "kept")
-    expected = sorted(run.job_ids[0] for run in runs if run.case.needs_placeholder)
-    if kept != expected:
-        verdict.unexpected.append(f"{len(kept)} placeholders are kept, {len(expected)} were expected")

@@ -1,17 +1,15 @@
 """Creation of the two buckets, and checks that only the public one is publicly readable."""
 
-import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from botocore.exceptions import ClientError
 
 from moorage.errors import ConfigError, StorageRefused
 from moorage.settings import Settings
-from storage.errors import WRONG_KEYS, get_error_code, get_http_status, is_from_sts, translate_errors
+from storage.errors import WRONG_KEYS, get_error_code, get_http_status, translate_errors
 from storage.s3 import ObjectStore
 
 # Read anonymously to check public access; outside the prefixes that sweeps list.
@@ -22,6 +20,17 @@ _CREATED_CONCURRENTLY: Final = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"
 _TIMEOUT_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.1
 _MANUALLY: Final = "or create the buckets manually and set MOORAGE_MANAGE_BUCKETS=false"
+# What a 403 of a request means, and what else it may mean.
+_PERMISSIONS: Final = {
+    "HeadBucket": ("s3:ListBucket", "or the bucket belongs to another account"),
+    "ListObjectsV2": ("s3:ListBucket", "or the bucket belongs to another account"),
+    "CreateBucket": ("s3:CreateBucket", _MANUALLY),
+    "PutObject": ("s3:PutObject", _MANUALLY),
+    "GetBucketPolicy": ("s3:GetBucketPolicy", _MANUALLY),
+    "PutBucketPolicy": (
+        "s3:PutBucketPolicy", f"or Block Public Access forbids it: turn it off for this bucket, {_MANUALLY}"
+    ),
+}  # fmt: skip
 _ELSEWHERE: Final = (
     "open the bucket in the store's own console and set MOORAGE_MANAGE_BUCKETS=false and ASSET_BASE_URL to the address"
     " at which it is served, or set MOORAGE_ASSETS=signed, which needs no public bucket"
@@ -47,6 +56,9 @@ def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     try:
         return _ensure_buckets(store, settings)
     except StorageRefused as error:  # it will refuse again: waiting does not help
+        permission, hint = _PERMISSIONS.get(error.facts.get("operation", ""), ("", ""))
+        if permission and error.facts["status"] == 403 and error.facts["code"] not in WRONG_KEYS:
+            raise ConfigError(f"{error}: the access key lacks the permission {permission} ({hint})") from error
         hint = "correct AWS_ENDPOINT_URL_S3, AWS_REGION and the credentials"
         raise ConfigError(f"{error} ({hint}, {_MANUALLY})") from error
 
@@ -56,7 +68,7 @@ def _ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     for bucket in (store.public_bucket, store.private_bucket):
         if _create_if_missing(store, bucket, settings.aws_region):
             changes.append(f"created bucket {bucket}")
-    _probe_checksums(store)
+    store.probe()
     if settings.assets == "redirect" and _allow_public_read(store, store.public_bucket):
         changes.append(f"allowed public read access to {store.public_bucket}")
     _require_private(store, store.private_bucket)
@@ -75,7 +87,7 @@ def _create_if_missing(store: ObjectStore, bucket: str, region: str) -> bool:
 
 
 def _exists(store: ObjectStore, bucket: str) -> bool:
-    with _require_permission("head", bucket, "s3:ListBucket", "or the bucket belongs to another account"):
+    with translate_errors("head", bucket):
         try:
             store.clients.authenticated().head_bucket(Bucket=bucket)
         except ClientError as error:
@@ -93,7 +105,7 @@ def _create_bucket(store: ObjectStore, bucket: str, region: str) -> bool:
     options: dict[str, Any] = {}
     if region != "us-east-1":  # S3 rejects its default region here
         options["CreateBucketConfiguration"] = {"LocationConstraint": region}
-    with _require_permission("create", bucket, "s3:CreateBucket", _MANUALLY):
+    with translate_errors("create", bucket):
         try:
             store.clients.authenticated().create_bucket(Bucket=bucket, **options)
         except ClientError as error:
@@ -143,21 +155,9 @@ def _is_public(store: ObjectStore, bucket: str) -> bool:
     return True
 
 
-def _probe_checksums(store: ObjectStore) -> None:
-    try:
-        store.probe()
-    except StorageRefused as error:
-        if error.facts.get("status") == 403:
-            raise _permission_error(store.private_bucket, "s3:PutObject", str(error)) from error
-        raise
-
-
 def _put_probe(store: ObjectStore, bucket: str) -> None:
     digest = hashlib.sha256(_PROBE).hexdigest()
-    try:
-        store.put(bucket, _PROBE_KEY, _PROBE, size=len(_PROBE), sha256=digest, content_type="text/plain")
-    except StorageRefused as error:
-        raise _permission_error(bucket, "s3:PutObject", str(error)) from error
+    store.put(bucket, _PROBE_KEY, _PROBE, size=len(_PROBE), sha256=digest, content_type="text/plain")
 
 
 def _add_policy(store: ObjectStore, bucket: str) -> None:
@@ -167,17 +167,18 @@ def _add_policy(store: ObjectStore, bucket: str) -> None:
         added = {"Sid": _SID, "Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"]}
         statements.append(added | {"Resource": [f"arn:aws:s3:::{bucket}/*"]})
         policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
-        hint = f"or Block Public Access forbids it: turn it off for this bucket, {_MANUALLY}"
-        with _require_permission("put policy", bucket, "s3:PutBucketPolicy", hint):
+        with translate_errors("put policy", bucket):
             store.clients.authenticated().put_bucket_policy(Bucket=bucket, Policy=policy)
     except StorageRefused as error:
+        if error.facts.get("status") == 403:  # a missing permission
+            raise
         raise ConfigError(
             f"this store does not let moorage open bucket {bucket} to everyone ({error}): {_ELSEWHERE}"
         ) from error
 
 
 def _get_policy_statements(store: ObjectStore, bucket: str) -> list[dict[str, Any]]:
-    with _require_permission("get policy", bucket, "s3:GetBucketPolicy", _MANUALLY):
+    with translate_errors("get policy", bucket):
         try:
             text = store.clients.authenticated().get_bucket_policy(Bucket=bucket)["Policy"]
         except ClientError as error:
@@ -186,23 +187,3 @@ def _get_policy_statements(store: ObjectStore, bucket: str) -> list[dict[str, An
             raise
     statements = json.loads(text).get("Statement", [])
     return cast("list[dict[str, Any]]", statements if isinstance(statements, list) else [statements])
-
-
-_Permission = Literal["s3:ListBucket", "s3:CreateBucket", "s3:PutObject", "s3:GetBucketPolicy", "s3:PutBucketPolicy"]
-
-
-@contextlib.contextmanager
-def _require_permission(operation: str, bucket: str, permission: _Permission, hint: str) -> Iterator[None]:
-    """Convert a 403 to the ConfigError that names the permission, other errors as `translate_errors` does."""
-    with translate_errors(operation, bucket):
-        try:
-            yield
-        except ClientError as error:
-            wrong_keys = is_from_sts(error) or get_error_code(error) in WRONG_KEYS
-            if get_http_status(error) == 403 and not wrong_keys:
-                raise _permission_error(bucket, permission, hint) from error
-            raise
-
-
-def _permission_error(bucket: str, permission: _Permission, hint: str) -> ConfigError:
-    return ConfigError(f"bucket {bucket}: the access key lacks the permission {permission} ({hint})")

@@ -77,11 +77,6 @@ def get_http_status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def is_from_sts(error: ClientError) -> bool:
-    """Return whether the store was not reached: the credentials for it were refused."""
-    return error.operation_name.startswith(("AssumeRole", "GetRoleCredentials"))
-
-
 def is_unsupported(error: ClientError) -> bool:
     """Return whether the store refuses what was asked of it, and not who asked (403), where (404) or when."""
     return get_http_status(error) in {400, 405, 501} and get_error_code(error) not in _RETRYABLE
@@ -95,10 +90,10 @@ def get_error_code(error: ClientError) -> str:
 def _from_response(error: ClientError, request: str) -> MoorageError:
     status, code = get_http_status(error), get_error_code(error)
     detail = error.response.get("Error", {}).get("Message", "")
-    if is_from_sts(error):
+    if error.operation_name.startswith(("AssumeRole", "GetRoleCredentials")):  # the store was not reached
         request += f", for which {error.operation_name} was sent"
     message = f"{request}: {status} {code} {detail}".rstrip()
-    facts: dict[str, Any] = {"status": status, "code": code}
+    facts: dict[str, Any] = {"status": status, "code": code, "operation": error.operation_name}
     if (status >= 500 and status != 501) or status == 429 or code in _RETRYABLE:
         return StorageUnavailable(message, facts=facts)
     if code == "NoSuchKey":

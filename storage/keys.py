@@ -16,44 +16,27 @@ INPUT_PREFIX: Final = "inputs/"
 QUARANTINE_PREFIX: Final = "quarantine/"
 
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_EXTENSION: Final = "[a-z0-9]{1,8}"
+_EXTENSION: Final = r"\.[a-z0-9]{1,8}"
 _RENDER: Final = re.compile(
-    rf"renders/(?P<render>{_UUID})/(?P<idx>0|[1-9][0-9]{{0,8}})-(?P<sha>[0-9a-f]{{16}})-(?P<token>[0-9a-f]{{8}})"
-    rf"(?:(?P<thumb>_thumb\.webp)|\.(?P<extension>{_EXTENSION}))"
+    rf"renders/(?P<render>{_UUID})/(?P<idx>0|[1-9][0-9]{{0,8}})-[0-9a-f]{{16}}-(?P<token>[0-9a-f]{{8}})"
+    rf"(?:_thumb\.webp|{_EXTENSION})"
 )
-_INPUT: Final = re.compile(rf"inputs/(?P<upload>{_UUID})\.(?P<extension>{_EXTENSION})")
+_INPUT: Final = re.compile(rf"inputs/{_UUID}{_EXTENSION}")
 # Reserved prefixes: an owner with such a name must not produce keys of another kind.
 _RESERVED: Final = frozenset({"renders", "inputs", "quarantine"})
 _MAX_OWNER: Final = 200  # below the limits of 1,024 bytes for a key and 255 for a file name
 _UPLOAD: Final = re.compile(
-    rf"(?!(?:renders|inputs|quarantine)/)(?P<owner>[A-Za-z0-9_.~%-]{{1,{_MAX_OWNER}}})/inputs/(?P<upload>{_UUID})"
-    rf"\.(?P<extension>{_EXTENSION})"
+    rf"(?!(?:renders|inputs|quarantine)/)[A-Za-z0-9_.~%-]{{1,{_MAX_OWNER}}}/inputs/{_UUID}{_EXTENSION}"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class RenderKey:
+    """The parts of the key of a kept file or its thumbnail; the first 8 hex digits of the token that stored it."""
+
     render_id: UUID
     idx: int
-    sha256_start: str  # the first 16 hex digits, of the original's bytes also in a thumbnail's key
-    token_start: str  # the first 8 hex digits of the lease token that stored it
-    extension: str
-    is_thumbnail: bool
-
-
-@dataclass(frozen=True, slots=True)
-class InputKey:
-    upload_id: UUID
-    extension: str
-
-
-@dataclass(frozen=True, slots=True)
-class UploadKey:
-    """The parts of the key of an upload; `owner` as encoded in the key."""
-
-    owner: str
-    upload_id: UUID
-    extension: str
+    token_start: str
 
 
 def build_original_key(render_id: UUID, idx: int, sha256: str, token: UUID, extension: str) -> str:
@@ -86,7 +69,6 @@ def build_upload_prefix(owner: str) -> str:
 
 
 def build_quarantine_key(key: str) -> str:
-    """Return the key of an orphan in quarantine."""
     return f"{QUARANTINE_PREFIX}{key}"
 
 
@@ -95,21 +77,18 @@ def build_refused_key(render_id: UUID, idx: int, sha256: str, token: UUID) -> st
     return build_quarantine_key(build_original_key(render_id, idx, sha256, token, "bin"))
 
 
-def parse_key(key: str) -> RenderKey | InputKey | UploadKey | None:
-    if match := _RENDER.fullmatch(key):
-        return RenderKey(
-            render_id=UUID(match["render"]),
-            idx=int(match["idx"]),
-            sha256_start=match["sha"],
-            token_start=match["token"],
-            extension=match["extension"] or "webp",
-            is_thumbnail=match["thumb"] is not None,
-        )
-    if match := _INPUT.fullmatch(key):
-        return InputKey(UUID(match["upload"]), match["extension"])
-    if match := _UPLOAD.fullmatch(key):
-        return UploadKey(match["owner"], UUID(match["upload"]), match["extension"])
-    return None
+def parse_render_key(key: str) -> RenderKey | None:
+    match = _RENDER.fullmatch(key)
+    return RenderKey(UUID(match["render"]), int(match["idx"]), match["token"]) if match else None
+
+
+def is_upload_key(key: str) -> bool:
+    return _UPLOAD.fullmatch(key) is not None
+
+
+def is_known_key(key: str) -> bool:
+    """Return whether moorage builds such keys, apart from those in quarantine."""
+    return any(pattern.fullmatch(key) for pattern in (_RENDER, _INPUT, _UPLOAD))
 
 
 def _render_stem(render_id: UUID, idx: int, sha256: str, token: UUID) -> str:

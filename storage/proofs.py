@@ -6,9 +6,8 @@ are not deleted: a process that starts later only reads them, and concurrent pro
 """
 
 import base64
-import contextlib
 import hashlib
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
 from botocore.exceptions import ClientError
 
@@ -33,24 +32,17 @@ _SHA256_KEY: Final = "moorage-checksum-sha256.txt"
 _MD5_KEY: Final = "moorage-checksum-md5.txt"
 
 
-def find_proof(client: "S3Client", bucket: str, *, again: bool = False) -> Proof:
-    """
-    Return the strongest proof that the store gives: the result of the last probe, or of one `again`.
-
-    Raises:
-        StorageRefused, StorageUnavailable: no object could be written or read; nothing is known then.
-    """
-    with contextlib.suppress(StorageRefused):  # the response to a HEAD has no reason: that to a PUT does
-        if not again and (proof := recall(client, bucket)):
-            return proof
-    with translate_errors("checksum probe", bucket):
-        return _probe(client, bucket)
-
-
 def recall(client: "S3Client", bucket: str) -> Proof | None:
-    """Return the result of the last probe, None without one. Sends no object."""
+    """
+    Return the result of the last probe, None without one. Sends no object.
+
+    The object that proves an MD5 exists only if a SHA-256 is not supported.
+    """
     with translate_errors("checksum probe", bucket):
-        return _recall(client, bucket)
+        if _reports_sha256(client, bucket):
+            return "sha256"
+        stored = _head(client, bucket, _MD5_KEY)
+        return None if stored is None else _judge_etag(stored.get("ETag", ""))
 
 
 def build_arguments(proof: Proof, body: BinaryIO | bytes, sha256: str) -> dict[str, Any]:
@@ -93,34 +85,22 @@ def decode_sha256(checksum: str | None) -> str | None:
         return None
 
 
-def _recall(client: "S3Client", bucket: str) -> Proof | None:
-    """Return what the objects of the last probe show: that of the MD5 exists only if a SHA-256 is not supported."""
-    if _reports_sha256(client, bucket):
-        return "sha256"
-    try:
-        etag = client.head_object(Bucket=bucket, Key=_MD5_KEY).get("ETag", "")
-    except ClientError as error:
-        if get_http_status(error) == 404:
-            return None
-        raise
-    return "md5" if etag.strip('"') == _compute_md5(_PROBE).hex() else "none"
-
-
-def _probe(client: "S3Client", bucket: str) -> Proof:
+def probe(client: "S3Client", bucket: str) -> Proof:
+    """Find the strongest proof that the store gives; raises StorageRefused if it accepts no object."""
     digest = hashlib.sha256(_PROBE).hexdigest()
     other = hashlib.sha256(b"other bytes").hexdigest()
-    # A store that accepts a wrong digest ignores it, even if HEAD returns it.
-    if (
-        _put(client, bucket, _SHA256_KEY, "sha256", other) is None
-        and _put(client, bucket, _SHA256_KEY, "sha256", digest) is not None
-        and _reports_sha256(client, bucket)
-    ):
-        return "sha256"
-    etag = _put(client, bucket, _MD5_KEY, "md5", digest)
-    if etag is not None:
-        return "md5" if etag.strip('"') == _compute_md5(_PROBE).hex() else "none"
-    client.put_object(Bucket=bucket, Key=_MD5_KEY, Body=_PROBE)
-    return "none"
+    with translate_errors("checksum probe", bucket):
+        # A store that accepts a wrong digest ignores it, even if HEAD returns it.
+        if (
+            _put(client, bucket, _SHA256_KEY, "sha256", other) is None
+            and _put(client, bucket, _SHA256_KEY, "sha256", digest) is not None
+            and _reports_sha256(client, bucket)
+        ):
+            return "sha256"
+        etag = _put(client, bucket, _MD5_KEY, "md5", digest)
+        if etag is None:
+            client.put_object(Bucket=bucket, Key=_MD5_KEY, Body=_PROBE)
+        return _judge_etag(etag or "")
 
 
 def _put(client: "S3Client", bucket: str, key: str, proof: Proof, sha256: str) -> str | None:
@@ -136,13 +116,22 @@ def _put(client: "S3Client", bucket: str, key: str, proof: Proof, sha256: str) -
 
 
 def _reports_sha256(client: "S3Client", bucket: str) -> bool:
+    stored = _head(client, bucket, _SHA256_KEY, ChecksumMode="ENABLED")
+    return stored is not None and decode_sha256(stored.get("ChecksumSHA256")) == hashlib.sha256(_PROBE).hexdigest()
+
+
+def _head(client: "S3Client", bucket: str, key: str, **mode: Any) -> dict[str, Any] | None:
+    """Return what the store reports of a probe; None if it is missing, or the store does not know the mode."""
     try:
-        response = client.head_object(Bucket=bucket, Key=_SHA256_KEY, ChecksumMode="ENABLED")
+        return cast("dict[str, Any]", client.head_object(Bucket=bucket, Key=key, **mode))
     except ClientError as error:
         if is_unsupported(error) or get_http_status(error) == 404:
-            return False
+            return None
         raise
-    return decode_sha256(response.get("ChecksumSHA256")) == hashlib.sha256(_PROBE).hexdigest()
+
+
+def _judge_etag(etag: str) -> Proof:
+    return "md5" if etag.strip('"') == _compute_md5(_PROBE).hex() else "none"
 
 
 def _compute_md5(body: BinaryIO | bytes) -> bytes:

@@ -22,7 +22,6 @@ from storage.proofs import Proof
 class ObjectStat:
     size_bytes: int
     sha256: str | None  # hex, of the whole object; None if the store reports none or the object is stored in parts
-    content_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +73,15 @@ class ObjectStore:
     def find_known_proof(self) -> Proof | None:
         """Return the proof if it is known. Stores nothing: whoever only reads may lack the permission."""
         if self._proof is None:
-            with contextlib.suppress(StorageRefused):
+            with contextlib.suppress(StorageRefused):  # the response to a HEAD has no reason: that to a PUT does
                 self._proof = proofs.recall(self.clients.authenticated(), self.private_bucket)
         return self._proof
 
     def probe(self, *, again: bool = False) -> None:
         """Find out how this store proves an upload, unless S3_CHECKSUMS says so; `again` even if a probe was made."""
         if self._checksums == "auto":
-            self._proof = proofs.find_proof(self.clients.authenticated(), self.private_bucket, again=again)
+            known = None if again else self.find_known_proof()
+            self._proof = known or proofs.probe(self.clients.authenticated(), self.private_bucket)
 
     def check_connection(self) -> None:
         with self._observe(), translate_errors("head", self.public_bucket):
@@ -150,7 +150,7 @@ class ObjectStore:
             yield ObjectReader(body, size, response.get("ContentType", ""), bucket, key)
 
     def head(self, bucket: str, key: str) -> ObjectStat | None:
-        """Return size, digest and type of an object; None if it or the bucket is missing (both return 404)."""
+        """Return size and digest of an object; None if it or the bucket is missing (both return 404)."""
         mode = self._checksum_mode()
         with translate_errors("head", bucket, key):
             try:
@@ -160,8 +160,7 @@ class ObjectStore:
                 if get_http_status(error) == 404:
                     return None
                 raise
-        sha256 = proofs.decode_sha256(response.get("ChecksumSHA256"))
-        return ObjectStat(size, sha256, response.get("ContentType", ""))
+        return ObjectStat(size, proofs.decode_sha256(response.get("ChecksumSHA256")))
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete an object; no error if it is missing."""

@@ -19,7 +19,7 @@ from moorage.local_errors import find_local_failure
 from moorage.model import Output
 from moorage.text import to_storable
 from moorage.urls import find_source_host
-from tasks.step import Deps
+from tasks.step import Deps, LeaseGuard
 
 log = logs.get_logger(__name__)
 
@@ -66,6 +66,12 @@ def note_failure(deps: Deps, target: str, job_id: UUID, error: errors.MoorageErr
         if breakers.note_failure(deps.database, target, job_id, reason):
             log.error("breaker.opened", target=target, error=reason)
     failpoint("breaker.after_note")
+
+
+def note_api_error(deps: Deps, guard: LeaseGuard, provider: str, job_id: UUID, error: errors.MoorageError) -> None:
+    """Record the error of a request to a provider, from which the step itself records what follows."""
+    guard.provider_error = error
+    note_failure(deps, name_api(provider), job_id, error)
 
 
 def is_outage(error: errors.MoorageError) -> bool:

@@ -12,6 +12,7 @@ from db.connection import Connection, Database
 from db.dead_letters import FIRST, DeadLetterFilter
 from moorage.errors import Refused
 from moorage.model import Wake
+from moorage.text import to_storable
 from tasks.jobs import replay
 
 Action = Literal["replay", "discard", "acknowledge"]
@@ -74,5 +75,5 @@ def apply_page(
 
 
 def _acknowledge(conn: Connection, dead_letter_id: UUID, actor: str, note: str) -> None:
-    if not dead_letters.acknowledge(conn, dead_letter_id, actor, note):
+    if not dead_letters.acknowledge(conn, dead_letter_id, actor, to_storable(note)):
         raise Refused(f"dead letter {dead_letter_id} is not open", status=409)

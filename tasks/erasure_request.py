@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from db import erasures, owner_token_revocations, owner_use
 from db.connection import Connection, Database, Row
-from moorage import logs
+from moorage import ids, logs
 from moorage.failpoints import failpoint
 from moorage.owner_tokens import owner_subject
 
@@ -17,7 +17,7 @@ def request_erasure(database: Database, owner: str) -> Row:
     def record(conn: Connection) -> Row:
         owner_use.lock(conn, owner)  # an upload is recorded before, and erased, or refused
         owner_token_revocations.add(conn, owner_subject(owner), datetime.now(UTC))
-        return erasures.request(conn, owner)
+        return erasures.request(conn, ids.uuid7(), owner)
 
     erasure = database.run(record)
     failpoint("erase.after_request")

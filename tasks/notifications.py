@@ -8,7 +8,6 @@ The body is built when it is sent, so that a delayed notification reports the cu
 import functools
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -142,28 +141,24 @@ def _send(deps: Deps, notification: Notification, body: bytes, guard: LeaseGuard
     if url is None or url not in deps.settings.notify_urls:
         raise NotificationRefused("MOORAGE_NOTIFY_URL is not set, or its URL for this job was removed")
     headers = build_headers(notification.id, body, int(time.time()), load_signing_secrets(deps.settings))
-    try:
-        with (
-            call_while_waiting(_check_until(time.monotonic() + TIMEOUT_SECONDS, guard)),
-            _session(deps.limits).post(
-                url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
-            ) as response,
-        ):
-            _check_status(response.status_code, response.headers.get("Retry-After"), lambda: _read_excerpt(response))
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        host = parse_url(url).host
-        raise NotificationFailed(f"the application at {host} did not answer: {describe_cause(error)}") from error
+    end = time.monotonic() + TIMEOUT_SECONDS
 
-
-def _check_until(end: float, guard: LeaseGuard) -> Callable[[], None]:
-    """Return a check of the lease and of the total time, called while the response is read."""
-
-    def check() -> None:
+    def check() -> None:  # the timeout of requests is that of each read
         guard.check()
         if time.monotonic() >= end:
             raise NotificationFailed(f"the application did not answer within {TIMEOUT_SECONDS:g} s")
 
-    return check
+    try:
+        with (
+            call_while_waiting(check),
+            _session(deps.limits).post(
+                url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
+            ) as response,
+        ):
+            _check_status(response)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        host = parse_url(url).host
+        raise NotificationFailed(f"the application at {host} did not answer: {describe_cause(error)}") from error
 
 
 def _read_excerpt(response: requests.Response) -> str:
@@ -176,14 +171,15 @@ def _read_excerpt(response: requests.Response) -> str:
     return f": {text}" if text else ""
 
 
-def _check_status(status: int, retry_after: str | None, read_excerpt: Callable[[], str]) -> None:
+def _check_status(response: requests.Response) -> None:
     """Return for 2xx only."""
+    status = response.status_code
     if 200 <= status < 300:
         return
     facts = {"status": status}
     if status == _GONE:
         raise NotificationRefused("endpoint returned 410 Gone; notification disabled", facts=facts)
     hint = "; redirects are not followed: correct MOORAGE_NOTIFY_URL" if 300 <= status < 400 else ""
-    seconds = parse_retry_after(retry_after, datetime.now(UTC))
-    reason = f"the application returned {status}{hint}{read_excerpt()}"
+    seconds = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+    reason = f"the application returned {status}{hint}{_read_excerpt(response)}"
     raise NotificationFailed(reason, facts=facts, retry_after=seconds)

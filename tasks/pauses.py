@@ -25,7 +25,7 @@ def pause(
     """Pause a target; return the time, or None if it was paused already. Raises Refused: no such target."""
     _check_target(providers, target)
     reason = to_storable(reason) if reason else None
-    return database.run(partial(pauses.add, target=target, paused_by=to_storable(actor), reason=reason))
+    return database.run(partial(pauses.add, target=target, actor=to_storable(actor), reason=reason))
 
 
 def resume(
@@ -39,8 +39,8 @@ def resume(
     _check_target(providers, target)
     due = {"outputs": 0, "predictions": 0}
     if any(row["target"] == target for row in database.run(pauses.list_pauses)):  # for `keep` no predictions
-        due["outputs"] = _make_due(database, partial(pauses.make_outputs_due, target=target, limit=PAGE))
-        due["predictions"] = _make_due(database, partial(pauses.make_predictions_due, target=target, limit=PAGE))
+        for table in due:
+            due[table] = _make_due(database, partial(pauses.make_due, table=table, target=target, limit=PAGE))
     return database.run(partial(pauses.remove, target=target, actor=to_storable(actor))), due
 
 

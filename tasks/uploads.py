@@ -1,22 +1,21 @@
 """Accept an input file: validate and strip it in a separate process, then store it."""
 
 import hashlib
-import json
 import os
 import time
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO, Final
 from uuid import UUID
 
 from db.uploads import Upload
-from media import confined, sanitize_process
+from media import confined
 from media.limits import Limits
 from moorage import logs
-from moorage.errors import InvalidMedia, StorageUnavailable, Transient
+from moorage.errors import StorageUnavailable
 from moorage.failpoints import failpoint
 from moorage.formats import list_accepted
 from moorage.local_errors import open_temporary_file
-from moorage.model import Media
+from moorage.model import FetchedFile, Media
 from moorage.settings import Settings
 from storage import keys
 
@@ -27,9 +26,8 @@ log = logs.get_logger(__name__)
 
 USER_URL_SECONDS: Final = 300  # validity of presigned URLs for users
 CPU_SECONDS: Final = 30
-TIMEOUT_SECONDS: Final = 45.0
+CLOCK_SECONDS: Final = 45
 MAX_RECORD_DELAY_SECONDS: Final = 600.0  # far below the minimum age of an orphan
-_MAX_GROWTH: Final = 4  # when an image is re-encoded: AVIF as PNG
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,29 +82,6 @@ def require_recent(stored: StoredUpload) -> Upload:
 
 def _sanitize(file: BinaryIO, clean: BinaryIO, limits: Limits) -> Media:
     file.seek(0)
-    request = {
-        "out": clean.fileno(),
-        "bytes": os.fstat(file.fileno()).st_size,
-        "limits": asdict(limits),
-        "memory_bytes": limits.decoder_memory_bytes,
-        "seconds": CPU_SECONDS,
-        "clock_seconds": int(TIMEOUT_SECONDS) + 1,
-        "max_file_bytes": _MAX_GROWTH * limits.max_bytes,
-    }
-    done = confined.run_decoder(
-        sanitize_process.__file__, [request], file, timeout_seconds=TIMEOUT_SECONDS, alone=False,
-        pass_fds=(clean.fileno(),),
-    )  # fmt: skip
-    if done.status is None:  # below its CPU time: the machine is busy, the file may be good
-        raise Transient(f"the decoder took longer than {TIMEOUT_SECONDS:g} s: the machine is busy, retry")
-    try:
-        result: dict[str, Any] = json.loads(done.output)
-    except ValueError:
-        result = {}
-    if done.status == 0 and result:
-        return Media(**result)
-    if "problem" in result:
-        raise InvalidMedia(result["problem"])
-    if "error" in result:
-        raise Transient(f"the upload could not be validated: {result['error']}")
-    raise InvalidMedia(f"not decodable: the decoder {confined.describe_end(done.status)}")
+    fetched = FetchedFile(file, os.fstat(file.fileno()).st_size, "")
+    limits = replace(limits, decoder_cpu_seconds=CPU_SECONDS, decoder_seconds=CLOCK_SECONDS)
+    return confined.validate_in_process(fetched, limits, {}, clean)[0]

@@ -1,9 +1,13 @@
 """The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.asgi`."""
 
+import asyncio
 import contextlib
 import math
 import re
-from collections.abc import AsyncIterator
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from types import FrameType
 from typing import Any, Final, cast
 
 from fastapi import FastAPI
@@ -20,9 +24,9 @@ from moorage.asgi import LazyApp
 from moorage.errors import OwnerLimitReached, Refused
 from moorage.ids import uuid7
 from moorage.settings import Settings
-from web import openapi, reference, routes, shutdown
+from web import openapi, routes
 from web.api import assets
-from web.console import dead_letters, operations, overview, records, session
+from web.console import actions, overview, records, session
 from web.http import problems, validation
 from web.http.problems import REQUEST_ID, Problem, unavailable
 from web.page import views as page
@@ -31,22 +35,23 @@ from web.services.context import AppContext
 log = logs.get_logger(__name__)
 
 MAX_HEADER_BYTES: Final = 32 * 2**10  # of one request: bounds parsing on the event loop, which also receives webhooks
-PUBLIC_PATHS: Final = (openapi.PATH, reference.PATH)
+PUBLIC_PATHS: Final = (openapi.PATH, openapi.REFERENCE_PATH)
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class ApiApp:
-    """Bounds headers and logs unexpected errors around the FastAPI application."""
+    """Bounds headers, names each request, and logs unexpected errors around the FastAPI application."""
 
     def __init__(self, settings: Settings) -> None:
         self._api = build_api(AppContext(settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._handle(scope, receive, send)
+            await self._api(scope, receive, send)
             return
-        request_id = _read_request_id(scope)
+        sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
+        request_id = sent[0] if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]) else str(uuid7())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -54,48 +59,67 @@ class ApiApp:
             await send(message)
 
         with logs.bind_fields(**{REQUEST_ID: request_id}, **logs.read_traceparent(scope["headers"])):
-            await self._handle(scope, receive, send_with_id)
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            if sum(len(name) + len(value) for name, value in scope.get("headers", ())) > MAX_HEADER_BYTES:
-                problem = Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
-                await problem.response()(scope, receive, send)
-            else:
-                await self._api(scope, receive, send)
-        except Exception:  # `_on_unexpected_error` has sent the response already
-            if scope["type"] == "lifespan":
-                raise
-            log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
-
-
-def _read_request_id(scope: Scope) -> str:
-    """Return the X-Request-Id of a request, or a new one if it has none, several or an unusual one."""
-    sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
-    return sent[0] if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]) else str(uuid7())
+            try:
+                if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+                    problem = Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
+                    await problem.response()(scope, receive, send_with_id)
+                else:
+                    await self._api(scope, receive, send_with_id)
+            except Exception:  # `_on_unexpected_error` has sent the response already
+                log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
 
 
 def build_api(context: AppContext) -> FastAPI:
     """Return the application. It starts without PostgreSQL, broker or storage."""
-    api = FastAPI(openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run)
+    api = FastAPI(
+        openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run,
+        exception_handlers={
+            Problem: _on_problem, Refused: _on_refused, RequestValidationError: _on_invalid_request,
+            HTTPException: _on_http_exception, Exception: _on_unexpected_error,
+        },
+    )  # fmt: skip
     api.state.context = context
     api.openapi = openapi.build_document  # type: ignore[method-assign]
-    for module in (page, session, overview, dead_letters, operations, records):
+    for module in (page, session, overview, actions, records):
         api.router.routes.extend(module.router.routes)
-    api.add_api_route(reference.PATH, reference.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
+    api.add_api_route(openapi.REFERENCE_PATH, openapi.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
-    for kind, handler in _HANDLERS.items():
-        api.add_exception_handler(kind, handler)
     return api
 
 
 @contextlib.asynccontextmanager
 async def _run(api: FastAPI) -> AsyncIterator[None]:
     context: AppContext = api.state.context
-    shutdown.call_on_stop_signal(context.feed.close)
+    _call_on_stop_signal(context.feed.close)
     context.relay.start()
     yield
     await context.close()
+
+
+def _call_on_stop_signal(callback: Callable[[], None]) -> None:
+    """
+    Run `callback` in the running loop on SIGTERM or SIGINT; existing handlers run, too. Only in the main thread.
+
+    Granian (2.x) sends lifespan.shutdown only after every response has ended, and streams do not end. It watches the
+    loop's wake-up file descriptor, which the interpreter writes to regardless of the Python handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous = signal.getsignal(number)
+        if callable(previous):
+            signal.signal(number, _chain_handlers(loop, callback, previous))
+
+
+def _chain_handlers(
+    loop: asyncio.AbstractEventLoop, callback: Callable[[], None], previous: Callable[[int, FrameType | None], object]
+) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(callback)
+        previous(number, frame)
+
+    return handle
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -105,7 +129,8 @@ async def _on_problem(request: Request, error: Exception) -> Response:
     is_file = any(request.url.path.startswith(prefix + assets.PREFIX) for prefix in routes.PREFIXES)
     if is_file:
         problem.headers.update(assets.CORS_HEADERS)
-    if (is_file or page.is_page_path(request.url.path)) and page.accepts_html(request):
+    is_for_people = "text/html" in request.headers.get("accept", "")
+    if (is_file or page.is_page_path(request.url.path)) and is_for_people:
         return page.build_problem_page(request, problem)
     return problem.response()
 
@@ -148,15 +173,6 @@ async def _on_unexpected_error(request: Request | None, error: Exception) -> Res
     if local_errors.find_local_failure(error):
         problem = unavailable("the server is short of disk space or memory, retry")
     return await _on_problem(request, problem) if request else problem.response()
-
-
-_HANDLERS: Final = {
-    Problem: _on_problem,
-    Refused: _on_refused,
-    RequestValidationError: _on_invalid_request,
-    HTTPException: _on_http_exception,
-    Exception: _on_unexpected_error,
-}
 
 
 def _build_app() -> ApiApp:

@@ -1,5 +1,5 @@
 """
-GET /openapi.json: FastAPI's OpenAPI 3.1 document, with levels, credentials and bodies.
+GET /openapi.json: FastAPI's OpenAPI 3.1 document, with levels, credentials and bodies; /docs: the same as a page.
 
 `openapi_base.json` has what FastAPI cannot know: the receiver, notifications, problems, credentials, forms, examples.
 """
@@ -15,16 +15,20 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
 from moorage import VERSION
 from web import routes
 from web.api.job_schema import JobCreate
 from web.http.json_body import JsonBody
 from web.http.permissions import Level, find_scope
+from web.page import views
 from web.services import context
 from web.services.context import RequireLevel
 
 PATH: Final = "/openapi.json"
+REFERENCE_PATH: Final = "/docs"
+_POLICY: Final = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _BASE: Final = Path(__file__).with_name("openapi_base.json")
 _REF: Final = "#/components/schemas/{model}"
 _HEADERS: Final = {  # of 2xx responses, by operation
@@ -108,3 +112,20 @@ def _list_calls(dependant: Dependant) -> Iterator[Any]:
     for dependency in dependant.dependencies:
         yield dependency.call
         yield from _list_calls(dependency)
+
+
+async def get_reference() -> Response:
+    """Return the document as a page, rendered on the server, without scripts."""
+    headers = {**views.SECURITY_HEADERS, "Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"}
+    return Response(_render(), media_type="text/html", headers=headers)
+
+
+@functools.cache
+def _render() -> str:
+    document = build_document()
+    operations = [
+        {"method": method.upper(), "path": path, "tag": operation["tags"][0], **operation}
+        for path, item in [*document["paths"].items(), *document["webhooks"].items()]
+        for method, operation in item.items()
+    ]
+    return views.render_template("reference.html", document=document, operations=operations)

@@ -1,15 +1,31 @@
-"""Beat's scheduler: a tick that the broker does not accept is one line in the log."""
+"""Beat's scheduler: a tick that the broker does not accept is one line in the log, and a signal always ends it."""
 
+import signal
 from datetime import UTC, datetime
 from typing import Any
 
-from celery import beat
+from celery import beat, signals
 from celery.schedules import schedule
 
 from moorage import logs
 from worker.broker_errors import explain
+from worker.schedule import SWEEPS
 
 log = logs.get_logger(__name__)
+
+
+@signals.beat_init.connect
+def handle_signals(sender: Any, **_: object) -> None:
+    """Replace Celery's handlers, which close the connection that they interrupt: its error replaced the exit."""
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        sender._is_shutdown.set()  # the exit may be lost in a callback of the garbage collector
+        raise SystemExit
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    log.info("beat.ready", sweeps=",".join(SWEEPS))
 
 
 class Scheduler(beat.Scheduler):

@@ -57,19 +57,6 @@ def _deps(_pid: int) -> Deps:
     )
 
 
-_host_share: list[int] = []
-
-
-def set_processes(count: int) -> None:
-    """Limit the processes of this worker that may download from one host while outputs of others are due: to half."""
-    _host_share[:] = [max(1, count // 2)]
-
-
-def get_host_share() -> int | None:
-    """Return the limit; None outside a worker."""
-    return _host_share[0] if _host_share else None
-
-
 def check_dependencies(queues: Collection[str]) -> None:
     """
     Wait until PostgreSQL is available, and storage if a worker of these queues can do nothing without it; check schema,

@@ -33,15 +33,9 @@ def touch_liveness_file(path: str | None) -> None:
     A worker touches it at each heartbeat (every 10 s), from the loop that also receives messages; beat after each
     accepted tick. `celery inspect ping` as a health check costs a second of CPU and 70 MB each time.
     """
-    if path is None:
-        return
-    file = Path(path)
 
     def touch(**_: object) -> None:
-        file.touch()
+        Path(path or "").touch()
 
-    def touch_at_ticks(**_: object) -> None:
-        signals.after_task_publish.connect(touch, weak=False)
-
-    signals.heartbeat_sent.connect(touch, weak=False)
-    signals.beat_init.connect(touch_at_ticks, weak=False)
+    for signal in (signals.heartbeat_sent, signals.after_task_publish) if path else ():  # wakes send no signal
+        signal.connect(touch, weak=False)

@@ -43,11 +43,6 @@ def _log_worker_ready(sender: Any, **_: object) -> None:
     log.info("worker.ready", worker=sender.hostname, queues=",".join(sorted(sender.app.amqp.queues.consume_from)))
 
 
-@signals.beat_init.connect
-def _log_beat_ready(**_: object) -> None:
-    log.info("beat.ready", sweeps=",".join(schedule.SWEEPS))
-
-
 def create_app() -> Celery:
     """Return the application, configured from the settings; only a worker imports the steps."""
     settings = settings_module.get_settings()

@@ -14,7 +14,6 @@ from moorage import logs, time_limit
 from moorage import settings as settings_module
 from moorage.errors import ConfigError, DatabaseLocked, DatabaseUnavailable
 from moorage.model import Step, Wake
-from tasks.sweeps.reconcile import STEP_BY_TABLE
 from worker import (
     boot,
     dead_letter_queues,
@@ -38,10 +37,6 @@ REPORT_CHARS: Final = 4_000_000  # one outcome for each delivery of a second
 
 def _leased_by(task: Any) -> str:
     return f"{task.request.hostname}/{task.request.id}"
-
-
-def _queue(task: Any) -> str:
-    return str((task.request.delivery_info or {}).get("routing_key"))
 
 
 def _dead_letter(task: Any, args: Any, kwargs: Any, why: str, queue: str) -> None:
@@ -85,7 +80,8 @@ for _step in queues.TASK_BY_STEP:
 def sweep(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
     """Run a sweep if its current slot is free."""
     if kwargs or len(args) != 1 or args[0] not in schedule.SWEEPS:
-        _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", _queue(self))
+        queue = str((self.request.delivery_info or {}).get("routing_key"))
+        _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", queue)
     else:
         sweep_runner.run_sweep(args[0], _leased_by(self))
 
@@ -96,7 +92,8 @@ def _check(sender: Any, **_: object) -> None:
         boot.check_dependencies(sender.app.amqp.queues.consume_from)
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
-    boot.set_processes(sender.concurrency if isinstance(sender.concurrency, int) else os.cpu_count() or 1)
+    processes = sender.concurrency if isinstance(sender.concurrency, int) else os.cpu_count() or 1
+    step_runner.host_share = max(1, processes // 2)
     gc.collect()
     gc.freeze()  # the pool's processes share these objects: their garbage collection does not write to them
 
@@ -130,7 +127,7 @@ def _release_leases(sender: Any = None, task_id: str = "", exception: BaseExcept
     finally:
         database.close()
     log.warning("lease.released", by=leased_by, rows=len(rows), error=type(exception).__name__)
-    publish.publish_wakes([Wake(STEP_BY_TABLE[table], row_id) for table, row_id in rows])
+    publish.publish_wakes([Wake(leases.STEP_BY_TABLE[table], row_id) for table, row_id in rows])
 
 
 signals.worker_process_shutdown.connect(work_metrics.flush)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -15,7 +14,6 @@ from moorage.model import Job, Lease, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext
 from moorage.text import to_storable
 from tasks.jobs import fallback, settle
-from tasks.outputs import quarantine
 from tasks.step import Deps, LeaseGuard, commit_step
 
 log = logs.get_logger(__name__)
@@ -47,7 +45,10 @@ def _record(
     conn: Connection, deps: Deps, lease: Lease, step: Step, error: MoorageError
 ) -> tuple[Retry | DeadLetterDecision, list[Wake]]:
     now = current_time(conn)
-    ctx = _read_context(conn, deps, lease, step)
+    ctx = RetryContext(lease.errors, work="notification" if step == "notify" else "other")
+    if step == "keep":
+        life_seconds, quarantine_seconds = deps.policy.source_seconds, deps.settings.quarantine_seconds
+        ctx = outputs.read_retry_context(conn, lease, life_seconds=life_seconds, quarantine_seconds=quarantine_seconds)
     jitter = random.random()  # noqa: S311 (spreads retries; nothing secret)
     decision = retry_policy.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=deps.policy)
     if isinstance(decision, DeadLetterDecision):
@@ -57,16 +58,6 @@ def _record(
     job = deferral.defer(conn, lease, error.category) if decision.defers else None
     leases.reschedule(conn, lease, wait_seconds=wait, reason=reason, counts_as_error=counted, kind=decision.kind)
     return decision, _advance_job(conn, deps, job, step, decision, lease.leased_by)
-
-
-def _read_context(conn: Connection, deps: Deps, lease: Lease, step: Step) -> RetryContext:
-    if step == "keep":
-        ctx = outputs.read_retry_context(conn, lease, deps.policy.source_seconds)
-        output = outputs.get(conn, lease.row_id)
-        if output is None or output.quarantine_key is None:
-            return ctx
-        return replace(ctx, expires_at=quarantine.get_expiry(output, deps.settings.quarantine_seconds))
-    return RetryContext(lease.errors, work="notification" if step == "notify" else "other")
 
 
 def dead_letter_row(

@@ -8,7 +8,7 @@ from typing import Any, Final
 from celery.schedules import crontab
 
 from db.connection import Database, Row
-from db.reports.status import Overview, read_overview
+from db.reports.status import read_overview
 from moorage.errors import MoorageError
 from moorage.problems import find_problems
 from moorage.settings import Settings
@@ -33,9 +33,10 @@ def collect_status(deps: Deps, database: Database) -> dict[str, Any]:
 
     Without PostgreSQL only what the other servers say. `database`: of the caller alone; a silent server keeps it.
     """
+    names = sorted({*deps.providers, "direct"})
     calls: dict[str, Callable[[], Any]] = {
-        "overview": lambda: _read_overview(deps, database),
-        "storage": lambda: _check_storage(deps),
+        "overview": lambda: _call(lambda: database.run(lambda conn: read_overview(conn, names))),
+        "storage": lambda: _call(deps.storage.check_connection),
         "queues": inspect_cluster.read_queue_depths,
         "refusal": lambda: inspect_cluster.find_refusal(deps.settings.broker_url.get_secret_value()),
         "consumers": inspect_cluster.list_consumers,
@@ -44,26 +45,18 @@ def collect_status(deps: Deps, database: Database) -> dict[str, Any]:
     answers = inspect_cluster.call_concurrently(calls, seconds=ANSWER_SECONDS)
     overview = answers.get("overview", f"PostgreSQL: {_SILENT}")
     data = _build_server_data(answers)
-    if isinstance(overview, Overview):
+    if isinstance(overview, dict):
         data |= {"postgresql": "ok", **_build_data(deps, overview)}
     else:
         data["postgresql"] = f"unavailable: {overview}"
     return {**data, "problems": find_problems(data)}
 
 
-def _read_overview(deps: Deps, database: Database) -> Overview | str:
+def _call(read: Callable[[], Any]) -> Any:
     try:
-        return database.run(lambda conn: read_overview(conn, sorted({*deps.providers, "direct"})))
+        return read()
     except MoorageError as error:
         return str(error)
-
-
-def _check_storage(deps: Deps) -> str:
-    try:
-        deps.storage.check_connection()
-    except MoorageError as error:
-        return f"unavailable: {error}"
-    return "ok"
 
 
 def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
@@ -78,22 +71,22 @@ def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
         "worker_queues": consumers,
         "pools": answers.get("pools", {}),
         "consumers": None if consumers is None else inspect_cluster.count_consumers(consumers),
-        "storage": answers.get("storage", f"unavailable: {_SILENT}"),
+        "storage": f"unavailable: {silent}" if (silent := answers.get("storage", _SILENT)) else "ok",
     }
 
 
-def _build_data(deps: Deps, overview: Overview) -> dict[str, Any]:
-    now, lease_seconds = overview.read_at, deps.settings.lease_seconds
+def _build_data(deps: Deps, overview: Row) -> dict[str, Any]:
+    now, lease_seconds = overview["read_at"], deps.settings.lease_seconds
     return {
         "at": now,
-        **{name: getattr(overview, name) for name in COPIED},
-        "providers": [_provider_fields(deps, overview, x) for x in overview.last_webhooks if x in deps.providers],
-        **{t: None if t in overview.locked else _count_by_state(getattr(overview, t)) for t in TABLES},
+        **{name: overview[name] for name in COPIED},
+        "providers": [_provider_fields(deps, overview, x) for x in overview["last_webhooks"] if x in deps.providers],
+        **{t: None if t in overview["locked"] else _count_by_state(overview[t]) for t in TABLES},
         "leases": [
             {**row, "renewed_seconds_ago": max(lease_seconds - (row["leased_until"] - now).total_seconds(), 0.0)}
-            for row in overview.leases
+            for row in overview["leases"]
         ],
-        "sweeps": [] if "sweeps" in overview.locked else _list_sweeps(overview, deps.settings),
+        "sweeps": [] if "sweeps" in overview["locked"] else _list_sweeps(overview, deps.settings),
     }
 
 
@@ -104,10 +97,10 @@ def _count_by_state(rows: Iterable[Row]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _provider_fields(deps: Deps, overview: Overview, name: str) -> dict[str, Any]:
-    deliveries = _count_by_state(row for row in overview.deliveries if row["provider"] == name)
-    predictions = _count_by_state(row for row in overview.predictions if row["provider"] == name)
-    ended = [row for row in overview.ended if row["provider"] == name]
+def _provider_fields(deps: Deps, overview: Row, name: str) -> dict[str, Any]:
+    deliveries = _count_by_state(row for row in overview["deliveries"] if row["provider"] == name)
+    predictions = _count_by_state(row for row in overview["predictions"] if row["provider"] == name)
+    ended = [row for row in overview["ended"] if row["provider"] == name]
     provider = deps.providers[name]
     return {
         "provider": name,
@@ -115,24 +108,24 @@ def _provider_fields(deps: Deps, overview: Overview, name: str) -> dict[str, Any
         "can_poll": provider.can_poll,
         "takes_orders": provider.can_submit,
         "planned": predictions.get("planned", 0),
-        "at_work": overview.in_flight.get(name, 0),
+        "at_work": overview["in_flight"].get(name, 0),
         "at_once": provider.max_in_flight,
-        "last_webhook_at": overview.last_webhooks[name],
+        "last_webhook_at": overview["last_webhooks"][name],
         "ended_1h": {
             "total": sum(row["value"] for row in ended),
             "unsuccessful": sum(row["value"] for row in ended if row["state"] in ("failed", "lost")),
             **{by: sum(row["value"] for row in ended if row["ended_by"] == by) for by in ("webhook", "poll")},
         },
         **{
-            state: None if "deliveries" in overview.locked else deliveries.get(state, 0)
+            state: None if "deliveries" in overview["locked"] else deliveries.get(state, 0)
             for state in ("new", "unmatched")
         },
     }
 
 
-def _list_sweeps(overview: Overview, settings: Settings) -> list[dict[str, Any]]:
+def _list_sweeps(overview: Row, settings: Settings) -> list[dict[str, Any]]:
     """Return all sweeps. One with a cron expression that never ran is not late: it may not have been due yet."""
-    ticks, now = {row["sweep"]: row for row in overview.ticks}, overview.read_at
+    ticks, now = {row["sweep"]: row for row in overview["ticks"]}, overview["read_at"]
     sweeps: list[dict[str, Any]] = []
     times: dict[str, float | crontab] = {**schedule.sweep_periods(settings), **schedule.sweep_crontabs(settings)}
     for name, when in times.items():

@@ -46,6 +46,8 @@ STEPS: Final[Mapping[Step, StepSpec]] = {
 
 LEASE_LOST: Final = StepResult(text="its lease was lost: another worker has the row")
 BATCH_SECONDS: Final = 1.0  # for which a task of step ingest works
+# How many processes of this worker may download from one host while outputs of others are due; None outside a worker.
+host_share: int | None = None
 
 
 class UnexpectedError(errors.Transient):
@@ -158,7 +160,7 @@ def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[L
     spec, limit = STEPS[step], deps.settings.constants.max_crashes
     who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": deps.settings.lease_seconds, "max_crashes": limit}
     if step == "keep":
-        lease, is_poison = output_claims.claim(deps.database, row_id, **who, host_share=boot.get_host_share())
+        lease, is_poison = output_claims.claim(deps.database, row_id, **who, host_share=host_share)
         return [lease] if lease else [], is_poison
     if step == "ingest":
         leased = deliveries.claim_due(deps.database, row_id, **who, max_rows=queues.INGEST_ROWS)

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from psycopg.types.json import Jsonb
+
 from db import ticks
 from moorage import logs
 from moorage.errors import DatabaseUnavailable, MoorageError, Transient
@@ -35,7 +37,7 @@ def run_sweep(name: str, actor: str) -> None:
             result = _run(deps, name, actor, tick.due)
             result["seconds"] = round(time.monotonic() - started, 3)
             failpoint(f"{name}.before_finish")
-            deps.database.run(lambda conn: ticks.record_result(conn, name, tick.slot, result))
+            deps.database.run(lambda conn: ticks.record_result(conn, name, tick.slot, Jsonb(result)))
             failpoint(f"{name}.after_finish")
         except DatabaseUnavailable as error:
             log.warning("sweep.database_unavailable", error=str(error))
@@ -51,27 +53,21 @@ def run_sweep(name: str, actor: str) -> None:
 
 
 def _run(deps: Deps, name: str, actor: str, due: Collection[str]) -> dict[str, Any]:
+    depth, send, seconds = publish.get_queue_depth, publish.send_wakes, deps.settings.constants.dispatch_seconds
     runs: dict[str, Callable[[], dict[str, Any]]] = {
-        "dispatch": lambda: _dispatch(deps, due),
+        "dispatch": lambda: dispatch.dispatch_due(deps, depth, send, due, seconds=DRAIN_SHARE * seconds),
         "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes, due),
         "drain": lambda: {**dead_letter_queues.drain_queues(deps, actor), **_count_consumers()},
-        "discard": lambda: _discard(deps, actor),
+        "discard": lambda: {
+            **dispatch.dispatch_discards(deps, depth, send),
+            **erasure.continue_erasures(deps, actor),
+        },
         "counts": lambda: retention.count_ended_rows(deps),
         "orphans": lambda: orphans.sweep_orphans(deps),
         "retention": lambda: {**retention.delete_expired(deps, actor, seconds=retention.SECONDS)},
         "usage": lambda: retention.count_storage_use(deps),
     }
     return runs[name]()
-
-
-def _dispatch(deps: Deps, due: Collection[str]) -> dict[str, Any]:
-    seconds = DRAIN_SHARE * deps.settings.constants.dispatch_seconds
-    return dispatch.dispatch_due(deps, publish.get_queue_depth, publish.send_wakes, due, seconds=seconds)
-
-
-def _discard(deps: Deps, actor: str) -> dict[str, Any]:
-    sent = dispatch.dispatch_discards(deps, publish.get_queue_depth, publish.send_wakes)
-    return {**sent, **erasure.continue_erasures(deps, actor)}
 
 
 def _count_consumers() -> dict[str, Any]:

@@ -58,13 +58,15 @@ def audit(deep: bool, sample: int, second_look_seconds: float | None, repair: bo
                 report_progress=progress.update,
             )
         if not as_json:
-            _print_report(report)
+            console.print_parts(*_format_report(report))
         results = _repair(report, ask=not yes) if repair and report.findings else []
     if as_json:
-        console.print_json(build_document(report, results))
-    elif results:
-        _print_repair_results(results)
+        console.print_json(_build_document(report, results))
     done = sum(result.is_done for result in results)
+    if results and not as_json:
+        rows = [{**_fields(x.finding), "": "done" if x.is_done else "left", "result": x.message} for x in results]
+        tables = console.build_tables("Repair", rows, "", "rule", "subject", "id", "result")
+        console.print_parts(*tables, f"{done} of {len(results)} repaired; run the audit again to verify")
     if len(report.findings) > done or report.unlisted:
         raise SystemExit(EXIT_FINDINGS)
 
@@ -90,57 +92,55 @@ def _repair(report: AuditReport, *, ask: bool) -> list[RepairResult]:
     return list(repair_findings(boot.get_deps(), report.findings, actor="cli", send=publish.publish_wakes))
 
 
-def build_document(report: AuditReport, results: list[RepairResult]) -> dict[str, Any]:
+def _build_document(report: AuditReport, results: list[RepairResult]) -> dict[str, Any]:
     repaired = {result.finding: {"repaired": result.is_done, "repair": result.message} for result in results}
     return {
         "version": VERSION,
-        **{x: getattr(report, x) for x in ("started_at", "ended_at", "deep", "second_look_seconds", "checked")},
-        "proof": report.proof,
-        "rules": [{"rule": rule, "title": title, "checked": checked, "findings": findings}
-                  for rule, title, checked, findings in summarize_rules(report)],
+        **{
+            x: getattr(report, x) for x in ("started_at", "ended_at", "deep", "second_look_seconds", "checked", "proof")
+        },
+        "rules": _summarize_rules(report),
         "findings": [{**_fields(x), "todo": get_advice(x), **repaired.get(x, {})} for x in report.findings],
         "unlisted": {str(check): count for check, count in report.unlisted.items()},
         "notes": [_fields(note) for note in report.notes],
-    }  # fmt: skip
+    }
 
 
 def _fields(finding: Finding) -> dict[str, Any]:
     return {**dataclasses.asdict(finding), "check": str(finding.check)}
 
 
-def summarize_rules(report: AuditReport) -> list[tuple[int, str, dict[str, int], int]]:
+def _summarize_rules(report: AuditReport) -> list[dict[str, Any]]:
     findings = Counter(finding.rule for finding in report.findings)
     for check, count in report.unlisted.items():
         findings[check.rule] += count
-    return [(rule, title, _count_checked(report, rule), findings[rule]) for rule, title in RULES.items()]
+    rules = []
+    for rule, title in RULES.items():
+        scopes = dict.fromkeys(check.scope for check in CHECKS if check.rule == rule)
+        names = (*scopes, *_OTHER_SCANS.get(rule, ()))
+        checked = {name: report.checked[name] for name in names if name in report.checked}
+        rules.append({"rule": rule, "title": title, "checked": checked, "findings": findings[rule]})
+    return rules
 
 
-def _count_checked(report: AuditReport, rule: int) -> dict[str, int]:
-    scopes = dict.fromkeys(check.scope for check in CHECKS if check.rule == rule)
-    names = (*scopes, *_OTHER_SCANS.get(rule, ()))
-    return {name: report.checked[name] for name in names if name in report.checked}
-
-
-def _print_report(report: AuditReport) -> None:
-    rows = [
-        (rule, title, ", ".join(f"{count} {name}" for name, count in checked.items() if count) or "nothing", findings)
-        for rule, title, checked, findings in summarize_rules(report)
-    ]
-    console.print_parts(console.build_table("Rules of docs/design.md", ("rule", "text", "checked", "findings"), rows))
-    click.echo(
-        f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC; {describe_proof(report)}"
+def _format_report(report: AuditReport) -> Iterator[console.Part]:
+    document = _build_document(report, [])
+    yield from console.build_tables(
+        "Rules of docs/design.md",
+        document["rules"],
+        *("rule", ("text", "title")),
+        ("checked", lambda rule: ", ".join(f"{n} {name}" for name, n in rule["checked"].items() if n) or "nothing"),
+        "findings",
     )
-    click.echo(f"storage: {DESCRIPTIONS[report.proof] if report.proof else 'checksums unknown: run moorage doctor'}")
+    yield f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC; {describe_proof(report)}"
+    yield f"storage: {DESCRIPTIONS[report.proof] if report.proof else 'checksums unknown: run moorage doctor'}"
     if report.notes:
-        click.echo(f"notes: {len(report.notes)} objects that no row names; the next sweep quarantines them")
-    if not report.findings:
-        click.echo("no finding")
-        return
-    findings = [{**_fields(finding), "advice": get_advice(finding)} for finding in report.findings]
-    columns = ("rule", "subject", "id", ("problem", "what"), "advice")
-    console.print_parts(*console.build_tables("Findings", findings, *columns))
+        yield f"notes: {len(report.notes)} objects that no row names; the next sweep quarantines them"
+    columns = ("rule", "subject", "id", ("problem", "what"), ("advice", "todo"))
+    yield from console.build_tables("Findings", document["findings"], *columns)
     unlisted = sum(report.unlisted.values())
-    click.echo(f"{len(report.findings)} findings{f', and {unlisted} more of the same kinds' if unlisted else ''}")
+    more = f", and {unlisted} more of the same kinds" if unlisted else ""
+    yield f"{len(report.findings)} findings{more}" if report.findings else "no finding"
 
 
 def describe_proof(report: AuditReport) -> str:
@@ -151,9 +151,3 @@ def describe_proof(report: AuditReport) -> str:
     proofs = [f"{sample - read_back} by storage's SHA-256"] if sample > read_back else []
     proofs += [f"{read_back} read back, because storage reports no SHA-256 of them"] if read_back else []
     return f"existence and size of objects; digests of {sample}: {', '.join(proofs) or 'none'}"
-
-
-def _print_repair_results(results: list[RepairResult]) -> None:
-    rows = [{**_fields(x.finding), "": "done" if x.is_done else "left", "result": x.message} for x in results]
-    console.print_parts(*console.build_tables("Repair", rows, "", "rule", "subject", "id", "result"))
-    click.echo(f"{sum(item.is_done for item in results)} of {len(results)} repaired; run the audit again to verify")

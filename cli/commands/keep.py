@@ -1,8 +1,11 @@
 """`moorage keep`: store URLs and local files as one job, with the same workers."""
 
 import contextlib
+import hashlib
+import mimetypes
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -13,17 +16,25 @@ from rich.console import Console
 from cli.console import Progress, print_json
 from db import jobs, outputs
 from media import sniff
+from moorage import ids
 from moorage.errors import ConfigError
 from moorage.model import JobDescription
 from moorage.provider_types import OutputFile
-from tasks.jobs import create, local_files
-from tasks.jobs.local_files import FileSource
+from storage import keys
+from tasks.jobs import create
 from tasks.step import Deps
 from worker import boot, broker_errors, publish
 from worker.celery import app
 
 PING_SECONDS: Final = 2.0
 WORKER_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    name: str
+    url: str | None = None
+    path: Path | None = None
 
 
 @click.command()
@@ -49,9 +60,12 @@ def keep(what: Sequence[str], owner: str, timeout: float, as_json: bool) -> None
     with Progress("looking for a worker") as progress:
         _await_worker(min(timeout, WORKER_SECONDS), progress)
     deps = boot.get_deps()
+    named: list[OutputFile] = []
     with _report_unreadable(), Progress("copying files") as progress:
-        spooled = list(_spool_files(deps, sources, progress))
-    named = [OutputFile(f"file[{n}]", url=source.url, object_key=key) for n, (source, key) in enumerate(spooled)]
+        for number, source in enumerate(sources):
+            progress.update(f"copying file {number + 1} of {len(sources)}")
+            key = spool_file(deps, source.path) if source.path else None
+            named.append(OutputFile(f"file[{number}]", url=source.url, object_key=key))
     description = JobDescription(owner=owner, kind="mixed")
     job = create.create_keep_job(
         deps.database, deps.settings, deps.providers, description, named, actor="cli", notify=False
@@ -97,12 +111,23 @@ def _await_worker(seconds: float, progress: Progress) -> None:
         progress.update("waiting for a worker of the queue keep")
 
 
-def _spool_files(
-    deps: Deps, sources: Sequence[FileSource], progress: Progress
-) -> Iterator[tuple[FileSource, str | None]]:
-    for number, source in enumerate(sources, 1):
-        progress.update(f"copying file {number} of {len(sources)}")
-        yield source, local_files.spool_file(deps, source.path) if source.path else None
+def spool_file(deps: Deps, path: Path) -> str:
+    """Upload a local file to the private bucket, with its digest; returns its key."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.tell()
+    upload_id = ids.uuid7()
+    extension = path.suffix.lstrip(".").lower()
+    is_valid = extension.isalnum() and extension.isascii() and len(extension) <= 8
+    key = keys.build_input_key(upload_id, extension if is_valid else "bin")
+    content_type = guess_content_type(path)
+    with path.open("rb") as file:
+        deps.storage.put(deps.storage.private_bucket, key, file, size=size, sha256=sha256, content_type=content_type)
+    return key
+
+
+def guess_content_type(path: Path) -> str:
+    return mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 
 def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
@@ -124,7 +149,7 @@ def _find_media(folder: Path, console: Console) -> Iterable[FileSource]:
         if path.is_file() and not path.name.startswith("."):
             with path.open("rb") as file:
                 kind = sniff.detect_format(file.read(sniff.HEAD_BYTES))
-            named = sniff.find_named_format(path.suffix.lstrip("."), local_files.guess_content_type(path))
+            named = sniff.find_named_format(path.suffix.lstrip("."), guess_content_type(path))
             if kind is None and named is None:
                 console.print(f"skipped: {path} is of no known format", style="dim")
             else:

@@ -40,7 +40,7 @@ def migrate() -> None:
 @click.option("--share", is_flag=True, help="Share the port with other receivers; the kernel distributes connections.")
 def receiver(host: str, port: int, share: bool) -> None:
     """Serve webhooks and the API with granian, with one worker per process; scale by more processes."""
-    settings = settings_module.get_settings()  # reports an invalid setting in one line
+    settings = settings_module.get_settings()
     address = _find_free_address(host, port, share)
     os.environ |= {"GRANIAN_HOST": address, "GRANIAN_PORT": str(port)}  # for the line that web/asgi.py logs
     _exec("granian", *granian_flags(address, port, max_streams=settings.max_streams))
@@ -67,7 +67,6 @@ def _find_free_address(host: str, port: int, share: bool) -> str:
 @click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
 def worker(celery_args: tuple[str, ...]) -> None:
     """Run a Celery worker. Further arguments are passed to `celery worker`, for example -Q keep or -c 4."""
-    settings_module.get_settings()
     _exec(*worker_flags(celery_args))
 
 
@@ -75,7 +74,6 @@ def worker(celery_args: tuple[str, ...]) -> None:
 @click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
 def beat(celery_args: tuple[str, ...]) -> None:
     """Run Celery beat. Any number of beats may run: each sweep claims a time slot in PostgreSQL."""
-    settings_module.get_settings()
     _exec("worker", "beat", *celery_args)
 
 
@@ -83,12 +81,12 @@ def beat(celery_args: tuple[str, ...]) -> None:
 @click.argument("flower_args", nargs=-1, type=click.UNPROCESSED)
 def flower(flower_args: tuple[str, ...]) -> None:
     """Run Flower. Set FLOWER_BASIC_AUTH=user:password to use its API."""
-    settings_module.get_settings()
     _exec("worker", "flower", *flower_args)
 
 
 def _exec(program: str, *args: str) -> None:
     """Replace this process, so that the program receives signals and sets the exit status."""
+    settings_module.get_settings()  # reports an invalid setting in one line
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until cli/start.py handles it
     os.execv(sys.executable, [sys.executable, "-m", "cli.start", program, *args])  # noqa: S606 (no shell is wanted)

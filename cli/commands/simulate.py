@@ -4,7 +4,7 @@ import json
 import shlex
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -24,9 +24,11 @@ PIXEL: Final = (
 )
 
 
-def _replicate(prediction_id: str, status: str, outputs: Sequence[str]) -> dict[str, Any]:
+def _build_body(provider: str, prediction_id: str, status: str, outputs: Sequence[str]) -> dict[str, Any]:
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    has_ended = status not in ("starting", "processing")
+    if provider == "standard":
+        data = {"id": prediction_id, "status": status, "output": list(outputs)}
+        return {"type": f"prediction.{status}", "timestamp": now, "data": data}
     return {
         "id": prediction_id,
         "model": "moorage/simulated",
@@ -37,24 +39,12 @@ def _replicate(prediction_id: str, status: str, outputs: Sequence[str]) -> dict[
         "error": "simulated" if status == "failed" else None,
         "status": status,
         "created_at": now,
-        "completed_at": now if has_ended else None,
+        "completed_at": None if status in ("starting", "processing") else now,
     }
 
 
-def _standard(prediction_id: str, status: str, outputs: Sequence[str]) -> dict[str, Any]:
-    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    data = {"id": prediction_id, "status": status, "output": list(outputs)}
-    return {"type": f"prediction.{status}", "timestamp": now, "data": data}
-
-
-_BODIES: Final[dict[str, Callable[[str, str, Sequence[str]], dict[str, Any]]]] = {
-    "replicate": _replicate,
-    "standard": _standard,
-}
-
-
 @click.command()
-@click.argument("provider", type=click.Choice(sorted(_BODIES)))
+@click.argument("provider", type=click.Choice(("replicate", "standard")))
 @click.option("--id", "prediction_id", help="The provider's prediction id; default: random.")
 @click.option("--status", default="succeeded", show_default=True, help="Status in the provider's format.")
 @click.option("--output", "outputs", multiple=True, metavar="URL", help="URL of an output; default: a red pixel.")
@@ -66,13 +56,14 @@ def simulate(
     """Print a correctly signed webhook of PROVIDER as a curl command, or send it."""
     settings = settings_module.get_settings()
     files = outputs or ((PIXEL,) if status == "succeeded" else ())
-    text = json.dumps(_BODIES[provider](prediction_id or f"simulated-{uuid.uuid4().hex[:12]}", status, files))
+    text = json.dumps(_build_body(provider, prediction_id or f"simulated-{uuid.uuid4().hex[:12]}", status, files))
     headers = _build_headers(settings, provider, text.encode())
     url = f"{(base or settings.public_url).rstrip('/')}/webhooks/{provider}"
     if send:
         _send(url, headers, text)
     else:
-        click.echo(_format_curl(url, headers, text))
+        fields = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
+        click.echo(shlex.join(["curl", "-i", "-X", "POST", url, *fields, "--data-raw", text]))
         click.echo("# the signature is valid for 5 minutes", err=True)
 
 
@@ -90,11 +81,6 @@ def _build_headers(settings: Settings, provider: str, body: bytes) -> dict[str, 
         "webhook-timestamp": str(timestamp),
         "webhook-signature": signatures.sign_standard_v1(webhook_id, timestamp, body, secrets=secrets),
     }
-
-
-def _format_curl(url: str, headers: dict[str, str], text: str) -> str:
-    parts = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
-    return shlex.join(["curl", "-i", "-X", "POST", url, *parts, "--data-raw", text])
 
 
 def _send(url: str, headers: dict[str, str], text: str) -> None:

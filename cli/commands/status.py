@@ -36,7 +36,9 @@ def status(check: bool, watch: bool, as_json: bool) -> None:
     importlib.import_module("worker.celery")  # takes a part of the three seconds otherwise
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
-            _watch(deps)
+            while True:
+                console.print_screen(*_build_screen(deps, collect_status(deps, deps.database)))
+                time.sleep(WATCH_SECONDS)
         return
     data = collect_status(deps, deps.database)
     if as_json:
@@ -47,12 +49,6 @@ def status(check: bool, watch: bool, as_json: bool) -> None:
         raise DatabaseUnavailable(data["postgresql"].removeprefix("unavailable: "))
     if check and data["problems"]:
         raise SystemExit(1)
-
-
-def _watch(deps: Deps) -> None:
-    while True:
-        console.print_screen(*_build_screen(deps, collect_status(deps, deps.database)))
-        time.sleep(WATCH_SECONDS)
 
 
 def _format_verdict(data: dict[str, Any]) -> Iterator[Part]:

@@ -1,6 +1,11 @@
-"""The identity of one check of the audit."""
+"""The identity of one check of the audit, and statements of checks from their conditions."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+SUBJECTS: Final = {
+    "deliveries": "delivery", "jobs": "job", "predictions": "prediction", "outputs": "output", "renders": "render",
+    "notifications": "notification", "dead_letters": "dead_letter",
+}  # fmt: skip
 
 
 class Check(NamedTuple):
@@ -12,3 +17,18 @@ class Check(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.rule} {self.scope} {self.code}"
+
+
+def build_checks(*checks: tuple[int, str, str, str, str, str]) -> dict[Check, str]:
+    """
+    Return checks of rows, given as rule, table, code, what is wrong, joins and condition.
+
+    The last three are SQL, in which `t` is the table. What a CHECK, a primary key or UNIQUE guarantees needs no check;
+    a foreign key does, since a restore may disable its trigger.
+    """
+    return {
+        Check(rule, table, code): f"""
+SELECT '{SUBJECTS[table]}' AS subject, t.id::text AS id, {what} AS what
+  FROM {table} t {joins} WHERE t.id = ANY(%(ids)s::uuid[]) AND {condition}"""
+        for rule, table, code, what, joins, condition in checks
+    }

@@ -7,26 +7,23 @@ The recheck runs the same statement on the rows found by the first one.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from db.audit.check import Check
-from db.audit.history_checks import EVENTS_OF, GONE, HISTORY
+from db.audit.check import SUBJECTS, Check
+from db.audit.history_checks import EVENTS_OF, HISTORY
 from db.audit.row_checks import ROWS
-from db.audit.work_checks import WORK
 from db.connection import Connection, Row, fetch_all
 from db.projects import build_key_columns
 
 LONG_TIMEOUTS: Final = "SET LOCAL statement_timeout = '15min'; SET LOCAL idle_in_transaction_session_timeout = '1min'"
 
-CHECKS: Final[Mapping[Check, str]] = {**ROWS, **WORK, **HISTORY, **GONE}
+CHECKS: Final[Mapping[Check, str]] = {**ROWS, **HISTORY}
 
 # Only in a deep audit: reads the bodies.
 DEEP_ONLY: Final = frozenset({Check(1, "deliveries", "bytes")})
 
-TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "renders", "notifications", "dead_letters")
-
 PAGES: Final[Mapping[str, str]] = (
     {
         table: f"SELECT id::text AS key FROM {table} WHERE id > %(after)s::uuid ORDER BY id LIMIT %(limit)s"
-        for table in TABLES
+        for table in SUBJECTS
     }
     | {
         "projects": f"""

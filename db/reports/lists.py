@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all
+from db.leases import LIVE
 
 ListKind = Literal["deliveries", "jobs", "predictions", "outputs", "dead_letters", "notifications"]
 
@@ -54,16 +55,6 @@ _PARTS: Final[Mapping[ListKind, tuple[str, str, str, str, str]]] = {
 }  # fmt: skip
 
 
-# What moorage still works on; the other states are terminal. Rows of live states are read by the partial indexes of
-# due and of leased rows.
-_LIVE: Final[Mapping[ListKind, str]] = {
-    "deliveries": "'new', 'unmatched'",
-    "predictions": "'planned', 'submitting', 'running', 'abandoned'",
-    "outputs": "'waiting', 'discarding'",
-    "notifications": "'waiting'",
-}
-
-
 # Statements are never prepared, so that each is planned for the filters that are given. Ids contain the time: a time
 # limits the range of ids that is read. An owner's rows are in the order of jobs, so that only a page of them is read.
 def _build_list(kind: ListKind, *, by_owner: bool) -> str:
@@ -75,11 +66,11 @@ def _build_list(kind: ListKind, *, by_owner: bool) -> str:
         row = f"FROM {kind} t {joins} WHERE t.id = %(before)s"
         before = f"{job}.id <= (SELECT {job}.id {row}) AND ({job}.id, t.id) < (SELECT {job}.id, t.id {row})"
     work = ""
-    if kind in _LIVE:
+    if live := LIVE.get(kind):  # rows of live states are read by the partial indexes of due and of leased rows
         work = f"""
-   AND (%(state)s::text IS NULL OR %(state)s IN ({_LIVE[kind]}) OR t.ended_at IS NOT NULL)
-   AND (%(state)s::text IS NULL OR %(state)s NOT IN ({_LIVE[kind]}) OR t.lease_token IS NOT NULL
-        OR t.state IN ({_LIVE[kind]}) AND t.lease_token IS NULL)"""
+   AND (%(state)s::text IS NULL OR %(state)s IN ({live}) OR t.ended_at IS NOT NULL)
+   AND (%(state)s::text IS NULL OR %(state)s NOT IN ({live}) OR t.lease_token IS NOT NULL
+        OR t.state IN ({live}) AND t.lease_token IS NULL)"""
     return f"""
 SELECT t.id, {columns} FROM {kind} t {joins}
  WHERE (%(before)s::uuid IS NULL OR {before})

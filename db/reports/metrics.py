@@ -13,7 +13,7 @@ from psycopg.errors import QueryCanceled
 
 from db.connection import Connection
 from db.ended_counts import build_ended_select
-from db.leases import SUBJECT, UNPAUSED
+from db.leases import LIVE, SUBJECT, UNPAUSED
 from db.submission_turns import NEEDS_NO_PLACE
 from moorage import logs
 from moorage.metrics import Gauge
@@ -27,17 +27,17 @@ SNAPSHOT: Final = (
 )
 
 
-def _count_live(table: str, states: str, columns: str) -> str:
+def _count_live(table: str, columns: str) -> str:
     return f"""
 SELECT {columns}, count(*) AS value
-  FROM (SELECT {columns} FROM {table} WHERE state IN ({states}) AND lease_token IS NULL
+  FROM (SELECT {columns} FROM {table} WHERE state IN ({LIVE[table]}) AND lease_token IS NULL
         UNION ALL SELECT {columns} FROM {table} WHERE lease_token IS NOT NULL) live
  GROUP BY {columns}"""
 
 
-DELIVERIES: Final = _count_live("deliveries", "'new', 'unmatched'", "state, provider")
-PREDICTIONS: Final = _count_live("predictions", "'planned', 'submitting', 'running', 'abandoned'", "state, provider")
-NOTIFICATIONS: Final = f"""{_count_live("notifications", "'waiting'", "state")}
+DELIVERIES: Final = _count_live("deliveries", "state, provider")
+PREDICTIONS: Final = _count_live("predictions", "state, provider")
+NOTIFICATIONS: Final = f"""{_count_live("notifications", "state")}
  UNION ALL ({build_ended_select("notifications", "24 hours", "state")})"""
 
 JOBS: Final = """

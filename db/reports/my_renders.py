@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row
+from db.statements import statement
 
 # `f`: outputs of the chosen prediction; `expired` counts those that became dead when their URL had expired. `shown`:
 # the displayed status, computed here because the filter uses it. The view `variants` has a placeholder only if its
@@ -48,44 +49,34 @@ _FILTERED = f"""{_CARDS}
 """
 NO_FILTER: Final[Mapping[str, Any]] = dict.fromkeys(("kind", "states", "shown", "style", "project_id"))
 
-LIST_CARDS = f"""{_FILTERED}
+
+@statement(f"""{_FILTERED}
    AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
  ORDER BY j.owner DESC, j.id DESC LIMIT %(limit)s
-"""
-
-
+""")
 def list_cards(conn: Connection, owner: str, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[Row]:
     """Return an owner's jobs matching `filters` (keys of NO_FILTER), newest first, older than the job `before`."""
-    return fetch_all(conn, LIST_CARDS, {**filters, "owner": owner, "before": before, "limit": limit})
 
 
-COUNT_CARDS = f"SELECT count(*) AS cards FROM ({_FILTERED} LIMIT %(limit)s) c"
 MAX_COUNT: Final = 500  # an owner may have millions
 
 
+@statement(f"SELECT count(*) FROM ({_FILTERED} LIMIT {MAX_COUNT + 1}) c")
 def count_cards(conn: Connection, owner: str, filters: Mapping[str, Any]) -> int:
     """Return the number of an owner's jobs matching `filters`; MAX_COUNT + 1 stands for more than MAX_COUNT."""
-    row = fetch_one(conn, COUNT_CARDS, {**filters, "owner": owner, "limit": MAX_COUNT + 1})
-    return row["cards"] if row else 0
 
 
-GET_CARD = f"{_FILTERED} AND j.id = %(id)s"
-
-
+@statement(f"{_FILTERED} AND j.id = %(job_id)s")
 def get_card(conn: Connection, owner: str, job_id: UUID, filters: Mapping[str, Any] = NO_FILTER) -> Row | None:
     """Return one job as `list_cards` does; None if it is another owner's, does not match, or its render was deleted."""
-    return fetch_one(conn, GET_CARD, {**filters, "owner": owner, "id": job_id})
 
 
-LIST_FILTER_CHOICES = """
+@statement("""
 WITH recent AS MATERIALIZED (
     SELECT style, project_id FROM jobs WHERE owner = ANY(ARRAY[%(owner)s::text]) ORDER BY owner DESC, id DESC LIMIT 500
 )
 SELECT array(SELECT DISTINCT style FROM recent WHERE style IS NOT NULL ORDER BY style LIMIT 50) AS styles,
        array(SELECT DISTINCT project_id FROM recent WHERE project_id IS NOT NULL ORDER BY project_id LIMIT 50)
        AS projects
-"""
-
-
-def list_filter_choices(conn: Connection, owner: str) -> Row:
-    return fetch_one(conn, LIST_FILTER_CHOICES, {"owner": owner}) or {"styles": [], "projects": []}
+""")
+def list_filter_choices(conn: Connection, owner: str) -> Row: ...

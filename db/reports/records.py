@@ -21,8 +21,6 @@ _LIVE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RecordReport:
-    """The structure of --json."""
-
     subject: str
     id: UUID
     at: datetime
@@ -57,27 +55,20 @@ def _report_job(conn: Connection, job_id: UUID) -> RecordReport:
     facts = jobs.get_with_render(conn, job_id) or {}
     job_predictions = predictions.list_by_job(conn, job_id)
     job_outputs = outputs.list_by_job(conn, job_id)
-    for row in job_outputs:
-        row["url"] = row["url"] and row["url"].partition("?")[0]  # the query may be a signature
     job_notifications = notifications.list_by_job(conn, job_id)
-    webhooks = [delivery for row in job_predictions for delivery in deliveries.list_by_prediction(conn, row["id"])]
+    webhooks = deliveries.list_by_job(conn, job_id)
     ids = [row["id"] for row in (*job_predictions, *job_outputs, *webhooks, *job_notifications)]
     letters = list_dead_letters(conn, ids)
     events = list_timeline(conn, job_id, ids)
     now = current_time(conn)
     rows: list[tuple[str, Row]] = [("job", facts)]
-    rows += [("prediction", _add_lease(conn, "prediction", row)) for row in job_predictions]
-    rows += [("output", _add_lease(conn, "output", row)) for row in job_outputs]
+    rows += [("prediction", row) for row in job_predictions]
+    rows += [("output", row) for row in job_outputs]
     rows += [("notification", row) for row in job_notifications]
     return RecordReport(
         "job", job_id, now, facts, job_predictions, job_outputs, webhooks, job_notifications, letters, events,
         describe_next_actions(rows, letters, now),
     )  # fmt: skip
-
-
-def _add_lease(conn: Connection, subject: str, row: Row) -> Row:
-    """Return a row with the end of its lease, which the lists of a job's rows do not contain."""
-    return get_row(conn, RowMatch(subject, row["id"])) or row if row["leased_by"] else row
 
 
 def _report_row(conn: Connection, match: RowMatch) -> RecordReport:

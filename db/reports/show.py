@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from db import deliveries, notifications, outputs, predictions
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.leases import SUBJECT
+from db.statements import statement
 
 MIN_PREFIX: Final = 8
 MAX_MATCHES: Final = 10
@@ -59,35 +61,6 @@ def find_rows(conn: Connection, name: str, providers: Sequence[str]) -> list[Row
     return list(dict.fromkeys(RowMatch(row["subject"], row["id"]) for row in rows))
 
 
-DELIVERY: Final = """
-SELECT d.id, d.provider, d.webhook_id, d.external_id, d.prediction_id, p.job_id, d.received_at, d.state, d.reason,
-       octet_length(d.body) AS bytes, d.body_sha256, d.headers, d.unmatched_until, d.run_at, d.attempt, d.crashes,
-       d.leased_by, d.leased_until, d.ended_at
-  FROM deliveries d LEFT JOIN predictions p ON p.id = d.prediction_id WHERE d.id = %(id)s
-"""
-
-PREDICTION: Final = """
-SELECT id, job_id, seq, entry, provider, external_id, model, state, category, reason, raw_status, created_at,
-       submitted_at, deadline_at, cancel_reason, output_until, polls, ended_by, run_at, attempt, crashes, leased_by,
-       leased_until, ended_at
-  FROM predictions WHERE id = %(id)s
-"""
-
-OUTPUT: Final = """
-SELECT id, job_id, prediction_id, idx, path, source_kind,
-       CASE WHEN source_kind = 'url' THEN split_part(source, '?', 1) END AS url,
-       expires_at, refreshed_at, state, category, reason, created_at, run_at, attempt, crashes, leased_by, leased_until,
-       ended_at, media, format, bytes, sha256, width_px, height_px, frames, duration_s, key, thumb_key, thumb_missing,
-       notes
-  FROM outputs WHERE id = %(id)s
-"""
-
-NOTIFICATION: Final = """
-SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, attempt, crashes, leased_by,
-       leased_until, ended_at
-  FROM notifications WHERE id = %(id)s
-"""
-
 UPLOAD: Final = """
 SELECT id, owner, CASE WHEN deleted_at IS NULL THEN 'stored' ELSE 'deleted' END AS state, media, format, content_type,
        bytes, sha256, width_px, height_px, duration_s, key, created_at, deleted_at
@@ -95,34 +68,35 @@ SELECT id, owner, CASE WHEN deleted_at IS NULL THEN 'stored' ELSE 'deleted' END 
 """
 
 
+ROWS: Final = {
+    "delivery": f"{deliveries.DETAILS} WHERE d.id = %(id)s",
+    "prediction": f"{predictions.DETAILS} WHERE id = %(id)s",
+    "output": f"{outputs.DETAILS} WHERE id = %(id)s",
+    "notification": f"{notifications.DETAILS} WHERE id = %(id)s",
+}
+
+
 def get_row(conn: Connection, match: RowMatch) -> Row | None:
-    rows = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notification": NOTIFICATION}
-    return fetch_one(conn, rows.get(match.subject, UPLOAD), {"id": match.id})
+    return fetch_one(conn, ROWS.get(match.subject, UPLOAD), {"id": match.id})
 
 
-DEAD_LETTERS: Final = """
+@statement("""
 SELECT id, subject, subject_id, step, category, error, reason, retryable, state, created_at, closed_at, closed_by,
        acknowledged_at, acknowledged_by, note
   FROM dead_letters
  WHERE subject IN ('delivery', 'prediction', 'output', 'notification') AND subject_id = ANY(%(ids)s::uuid[])
  ORDER BY created_at, id
-"""
+""")
+def list_dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]: ...
 
 
-def list_dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    return fetch_all(conn, DEAD_LETTERS, {"ids": list(ids)})
-
-
-TIMELINE: Final = """
+@statement(f"""
 SELECT id, subject, subject_id, from_state, to_state, reason, actor, at FROM events
  WHERE id IN (SELECT id FROM events WHERE job_id = %(job_id)s
               UNION SELECT id FROM events
                      WHERE subject IN ('delivery', 'prediction', 'output', 'notification', 'dead_letter')
                        AND subject_id = ANY(%(ids)s::uuid[]))
- ORDER BY at, id LIMIT %(limit)s
-"""
-
-
+ ORDER BY at, id LIMIT {MAX_EVENTS}
+""")
 def list_timeline(conn: Connection, job_id: UUID | None, ids: Sequence[UUID]) -> list[Row]:
     """Return up to 1,000 events of a job with all its rows, and of the rows given by id, oldest first."""
-    return fetch_all(conn, TIMELINE, {"job_id": job_id, "ids": list(ids), "limit": MAX_EVENTS})

@@ -1,8 +1,6 @@
 """Queries of `moorage status`: live work, read through partial indexes of live rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from psycopg.errors import LockNotAvailable, QueryCanceled
@@ -71,90 +69,59 @@ SELECT provider, value, reason FROM webhook_refusals r
 
 LIMITS: Final = "SET LOCAL lock_timeout = '150ms'; SET LOCAL statement_timeout = '2s'"
 
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """The state of all live work. A part that another transaction has locked is empty, and named in `locked`."""
-
-    read_at: datetime
-    last_webhooks: dict[str, datetime | None]
-    deliveries: list[Row]  # state, provider, value
-    jobs: list[Row]  # state, value
-    predictions: list[Row]  # state, provider, value
-    in_flight: dict[str, int]  # submissions by provider
-    outputs: list[Row]  # state, value
-    notifications: list[Row]  # state, value: waiting, or ended in the last 24 hours
-    oldest_due_seconds: dict[str, float]  # by table
-    soonest_expiry_seconds: float | None
-    keep_stalled_seconds: float | None
-    storage_failing_seconds: float | None
-    webhooks_refused: list[Row]  # provider, value, reason
-    failing: list[Row]  # subject, provider, value, example: rows that failed at least twice
-    ended: list[Row]  # predictions of the last hour: provider, state, ended_by, value
-    leases: list[Row]
-    ticks: list[Row]
-    dead_letters: list[Row]  # provider, step, category, value, unacknowledged
-    pauses: list[Row]  # see pauses.list_pauses
-    breakers: list[Row]  # see breakers.list_open
-    storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
-    lock_holders: list[Row]  # see lock_holders.list_holders
-    locked: list[str]
+# The name of a part, and its rows.
+_ROWS: Final[Mapping[str, tuple[str, str | Callable[[Connection], list[Row]]]]] = {
+    "deliveries": ("deliveries", metrics.DELIVERIES),  # state, provider, value
+    "jobs": ("jobs", JOBS),  # state, value
+    "predictions": ("predictions", metrics.PREDICTIONS),  # state, provider, value
+    "outputs": ("outputs", OUTPUTS),  # state, value
+    "notifications": ("notifications", metrics.NOTIFICATIONS),  # state, value: waiting, or ended in the last 24 hours
+    "webhooks_refused": ("refused webhooks", REFUSED_WEBHOOKS),  # provider, value, reason
+    "failing": ("failing", FAILING),  # subject, provider, value, example: rows that failed at least twice
+    "ended": ("ended predictions", metrics.PREDICTIONS_ENDED),  # of the last hour: provider, state, ended_by, value
+    "ticks": ("sweeps", ticks.list_latest),
+    "dead_letters": ("dead letters", DEAD_LETTERS),  # provider, step, category, value, unacknowledged
+    "pauses": ("pauses", pauses.list_pauses),
+    "breakers": ("breakers", breakers.list_open),
+    "storage_use": ("storage use", usage.list_largest),  # bucket, owner, objects, bytes, computed_at
+    "lock_holders": ("lock holders", lock_holders.list_holders),
+}
+_SECONDS: Final = {
+    "soonest_expiry_seconds": ("soonest expiry", metrics.SOONEST_EXPIRY),
+    "keep_stalled_seconds": ("files kept", metrics.KEEP_STALLED),
+    "storage_failing_seconds": ("files kept", metrics.STORAGE_FAILING),
+}
 
 
-class PartReader:
-    """Reads the parts of an overview, each in a savepoint, so that a locked table hides only what it contains."""
+def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Row:
+    """
+    Return the state of all live work: what is named above (seconds may be None), `read_at`, `last_webhooks` and
+    `in_flight` by provider, `oldest_due_seconds` by table, `leases`, and `locked`.
 
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-        self.locked: list[str] = []
+    Reads in the caller's transaction and waits only briefly for locks and for each statement. A part that another
+    transaction has locked is empty, and named in `locked`.
+    """
+    conn.execute(LIMITS)
+    locked: list[str] = []
 
-    def fetch(self, part: str, sql: str, args: Mapping[str, object] | None = None) -> list[Row]:
-        return self.read(part, lambda conn: fetch_all(conn, sql, args))
-
-    def fetch_value(self, part: str, sql: str) -> float | None:
-        rows = self.fetch(part, sql)
-        return float(rows[0]["value"]) if rows else None
-
-    def read(self, part: str, query: Callable[[Connection], list[Row]]) -> list[Row]:
+    def fetch(part: str, query: str | Callable[[Connection], list[Row]], **args: object) -> list[Row]:
         try:
-            with self._conn.transaction():
-                return query(self._conn)
+            with conn.transaction():  # a savepoint, so that a locked table hides only what it contains
+                return fetch_all(conn, query, args) if isinstance(query, str) else query(conn)
         except (LockNotAvailable, QueryCanceled):
-            self.locked.append(part)
+            locked.append(part)
             return []
 
-
-def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Overview:
-    """Read everything in the caller's transaction; waits only briefly for locks and for each statement."""
-    conn.execute(LIMITS)
-    parts = PartReader(conn)
-    webhooks = parts.fetch("last webhooks", LAST_WEBHOOKS, {"providers": list(providers)})
-    due = [
-        row for table, sql in metrics.OLDEST_DUE_BY_TABLE.items() for row in parts.fetch(f"oldest due: {table}", sql)
-    ]
-    held = [row for table, sql in HELD.items() for row in parts.fetch(f"leases: {table}", sql, {"limit": held_limit})]
-    return Overview(
-        read_at=current_time(conn),
-        last_webhooks=dict.fromkeys(providers) | {row["provider"]: row["received_at"] for row in webhooks},
-        deliveries=parts.fetch("deliveries", metrics.DELIVERIES),
-        jobs=parts.fetch("jobs", JOBS),
-        predictions=parts.fetch("predictions", metrics.PREDICTIONS),
-        in_flight={row["provider"]: int(row["value"]) for row in parts.fetch("in flight", IN_FLIGHT)},
-        outputs=parts.fetch("outputs", OUTPUTS),
-        notifications=parts.fetch("notifications", metrics.NOTIFICATIONS),
-        oldest_due_seconds={row["table"]: float(row["value"]) for row in due},
-        soonest_expiry_seconds=parts.fetch_value("soonest expiry", metrics.SOONEST_EXPIRY),
-        keep_stalled_seconds=parts.fetch_value("files kept", metrics.KEEP_STALLED),
-        storage_failing_seconds=parts.fetch_value("files kept", metrics.STORAGE_FAILING),
-        webhooks_refused=parts.fetch("refused webhooks", REFUSED_WEBHOOKS),
-        failing=parts.fetch("failing", FAILING),
-        ended=parts.fetch("ended predictions", metrics.PREDICTIONS_ENDED),
-        leases=sorted(held, key=lambda row: (row["leased_by"], row["leased_until"]))[:held_limit],
-        ticks=parts.read("sweeps", ticks.list_latest),
-        dead_letters=parts.fetch("dead letters", DEAD_LETTERS),
-        pauses=parts.read("pauses", pauses.list_pauses),
-        breakers=parts.read("breakers", breakers.list_open),
-        storage_use=parts.read("storage use", usage.list_largest),
-        lock_holders=parts.read("lock holders", lock_holders.list_holders),
-        locked=parts.locked,
-    )
+    webhooks = fetch("last webhooks", LAST_WEBHOOKS, providers=list(providers))
+    due = [row for table, sql in metrics.OLDEST_DUE_BY_TABLE.items() for row in fetch(f"oldest due: {table}", sql)]
+    held = [row for table, sql in HELD.items() for row in fetch(f"leases: {table}", sql, limit=held_limit)]
+    return {
+        "read_at": current_time(conn),
+        "last_webhooks": dict.fromkeys(providers) | {row["provider"]: row["received_at"] for row in webhooks},
+        "in_flight": {row["provider"]: int(row["value"]) for row in fetch("in flight", IN_FLIGHT)},
+        "oldest_due_seconds": {row["table"]: float(row["value"]) for row in due},
+        "leases": sorted(held, key=lambda row: (row["leased_by"], row["leased_until"]))[:held_limit],
+        **{name: fetch(*part) for name, part in _ROWS.items()},
+        **{name: float(rows[0]["value"]) if (rows := fetch(*part)) else None for name, part in _SECONDS.items()},
+        "locked": locked,
+    }

@@ -125,7 +125,7 @@ def _fallback_chains() -> list[Case]:
     never_ends = _entry("replicate", 1.0, "slow", status="processing")
     fails = _entry("fal", failure="failed", status="failed")
     rejected = _entry("openai", failure="no_credit", submit="no_credit")
-    with_placeholder: Any = {"placeholder": True, "needs_placeholder": True, "project": PROJECT}
+    with_placeholder: Any = {"placeholder": True, "project": PROJECT}
     return [
         Case(
             "times out, fails, succeeds", chain=(never_ends, fails, _entry("openai", outputs=2)),
@@ -155,4 +155,5 @@ def _single_entries() -> list[Case]:
         Case("cancelled", chain=(long,), providers=("replicate",), state="cancelled", files=0, action="cancel"),
         Case("fails, then retried", chain=(no_credit,), providers=("fal", "fal"), action="retry"),
         Case("from an upload", chain=(two_files,), providers=("replicate",), files=2, source="upload"),
+        Case("edit of an upload", chain=(_entry("openai"),), providers=("openai",), source="upload"),
     ]

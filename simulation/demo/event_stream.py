@@ -1,15 +1,14 @@
 """Follows the event stream like a page in a browser, and compares it with PostgreSQL's events and jobs."""
 
 import contextlib
-import http.client
 import json
-import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
+
+import requests
 
 from db.connection import Connection, fetch_all
 from simulation.api_client import SimulationFailed
@@ -29,12 +28,8 @@ class StreamFollower:
         self.resets = 0
         self.first_id: int | None = None  # after which the stream began
         self.last_id: int | None = None
-        self._address = urlsplit(url)
-        self._token = token
-        self._socket: socket.socket | None = None
-        self._is_closed = threading.Event()
-        self._has_joined = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._url, self._headers = f"{url}/v1/events", {"Authorization": f"Bearer {token}"}
+        self._is_closed, self._has_joined = threading.Event(), threading.Event()
 
     def await_event(self, event_id: int, seconds: float) -> None:
         """Wait until an event was received, or until the timeout."""
@@ -42,47 +37,32 @@ class StreamFollower:
         while (self.last_id or 0) < event_id and time.monotonic() < until:
             time.sleep(0.05)
 
-    def close(self) -> None:
-        """Disconnect; nothing is added to `events` afterwards."""
-        self._is_closed.set()
-        if self._socket is not None:
-            with contextlib.suppress(OSError):  # the connection has ended already
-                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the reading thread
-        self._thread.join()
-
     def __enter__(self) -> Self:
-        self._thread.start()
+        threading.Thread(target=self._run, daemon=True).start()
         if not self._has_joined.wait(JOIN_SECONDS):
-            self.close()
             raise SimulationFailed(f"the event stream did not start within {JOIN_SECONDS:.0f} s")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._is_closed.set()  # nothing is added to `events` any more
 
     def _run(self) -> None:
         while not self._is_closed.is_set():
-            with contextlib.suppress(OSError, http.client.HTTPException):  # a stream may end at any time
-                host, port = self._address.hostname or "", self._address.port
-                with contextlib.closing(http.client.HTTPConnection(host, port, timeout=SILENCE_SECONDS)) as connection:
-                    self._follow(connection)
+            with contextlib.suppress(requests.RequestException):  # a stream may end at any time
+                self._follow()
             self._is_closed.wait(RECONNECT_SECONDS)
 
-    def _follow(self, connection: http.client.HTTPConnection) -> None:
-        connection.connect()
-        self._socket = connection.sock
-        if self._is_closed.is_set():
-            return
+    def _follow(self) -> None:
         last = {} if self.last_id is None else {"Last-Event-ID": str(self.last_id)}
-        connection.request("GET", "/v1/events", headers={"Authorization": f"Bearer {self._token}", **last})
-        response = connection.getresponse()
-        if response.status != http.HTTPStatus.OK:
-            return
-        self.connections.append(self.last_id)
-        for block in parse_blocks(response):
-            self._add(block)
-            if len(self.connections) == 1 and len(self.events) >= DISCONNECT_AFTER:
-                return
+        with requests.get(
+            self._url, headers={**self._headers, **last}, stream=True, timeout=SILENCE_SECONDS
+        ) as response:
+            response.raise_for_status()
+            self.connections.append(self.last_id)
+            for block in parse_blocks(response.iter_lines(chunk_size=1)):
+                if self._is_closed.is_set() or (len(self.connections) == 1 and len(self.events) >= DISCONNECT_AFTER):
+                    return
+                self._add(block)
 
     def _add(self, block: dict[str, str]) -> None:
         if block.get("event") == "reset":

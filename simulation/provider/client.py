@@ -1,30 +1,23 @@
 """Starts and controls a stand-in process."""
 
 import base64
-import contextlib
-import http.client
-import json
 import os
 import secrets
-import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from embedded.process import Process
 from simulation.provider import declared, models
-from simulation.provider.http_types import FAL_USER, fal_key, openai_key
+from simulation.provider.http_types import FAL_USER, fal_key, openai_key, send
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _OFFERED: Final = ("standin/pictures", "standin/text-to-video", "standin/image-to-video")  # the others fail on purpose
-_START_S: Final = 60.0
-_STOP_S: Final = 5.0
 
 
 class StandinError(Exception):
-    """The stand-in did not start, or rejected a request."""
+    """The stand-in rejected a request."""
 
 
 class Standin:
@@ -44,7 +37,7 @@ class Standin:
         self.secret: Final = secret or "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         self.port = port
         self._pictures = pictures
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._providers_file: Path | None = None
 
     @property
@@ -70,6 +63,7 @@ class Standin:
             "REPLICATE_MODELS": ",".join((*_OFFERED, *models.REPLICATE_MODELS)),
             "FAL_QUEUE_URL": f"{self.url}/fal",
             "MOORAGE_DEV_FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
+            "FAL_OPENAPI": f"{self.url}/fal/openapi/{{model}}",
             "FAL_KEY": fal_key(self.token),
             "FAL_USER_ID": FAL_USER,
             "FAL_OUTPUT_HOSTS": "127.0.0.1",
@@ -86,41 +80,33 @@ class Standin:
         """
         Start the process and return self when it is ready. Port, ledger and log are written into `folder`.
 
-        Raises:
-            StandinError: it exited, or was not ready in time.
+        Call it from the main thread. Raises ConfigError if it exits.
         """
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        port_file, log = folder / "standin.port", folder / "standin.log"
+        port_file = folder / "standin.port"
         port_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "simulation.provider", "--port", str(self.port), "--port-file", str(port_file)]
-        command += ["--token", self.token, "--secret", self.secret, "--ledger", str(folder / "standin.ledger.jsonl")]
+        options = {"port": self.port, "port-file": port_file, "token": self.token, "secret": self.secret}
+        options |= {"ledger": folder / "standin.ledger.jsonl"}
         if self._pictures:
-            command += ["--pictures", str(self._pictures.resolve())]
-        with log.open("ab") as sink:
-            self._process = Process.spawn(
-                command,
-                env=os.environ,
-                cwd=_ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,  # Ctrl-C reaches the caller only, which stops it
-            )
-        self.port = self._await_port(self._process, port_file, log)
+            options["pictures"] = self._pictures.resolve()
+        self._process = Process(
+            [sys.executable, "-m", "simulation.provider", *(f"--{name}={value}" for name, value in options.items())],
+            env=dict(os.environ),
+            cwd=_ROOT,
+            log_path=folder / "standin.log",
+            ready=port_file.exists,
+            name="the stand-in",
+        )
+        self._process.start()
+        self.port = int(port_file.read_text())
         self._providers_file = folder / "providers.toml"
         self._providers_file.write_text(declared.build_file(self.url), encoding="utf-8")
         return self
 
     def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_S)
-        self._process.kill()
-        self._process.wait()
-        self._process = None
+        if self._process is not None:
+            self._process.stop()
 
     def __enter__(self) -> "Standin":
         return self
@@ -164,32 +150,10 @@ class Standin:
         """Make the APIs, and optionally the outputs, return 503 for a time; 0 ends it."""
         self._request("POST", "/standin/outage", {"seconds": seconds, "outputs": outputs})
 
-    def suppress_webhooks(self, seconds: float) -> None:
-        """Drop webhooks that fall due within a time; 0 ends it."""
-        self._request("POST", "/standin/silence", {"seconds": seconds})
-
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            parsed: dict[str, Any] = json.loads(response.read())
-        finally:
-            connection.close()
-        if response.status >= 400:
-            raise StandinError(f"{method} {path}: {response.status} {parsed.get('detail', '')}")
+        headers = {"Authorization": f"Bearer {self.token}"}
+        response = send(method, self.url + path, 30, json=body, headers=headers)
+        parsed: dict[str, Any] = response.json()
+        if not response.ok:
+            raise StandinError(f"{method} {path}: {response.status_code} {parsed.get('detail', '')}")
         return parsed
-
-    def _await_port(self, process: subprocess.Popen[bytes], port_file: Path, log: Path) -> int:
-        deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline:
-            if port_file.exists():
-                return int(port_file.read_text())
-            if process.poll() is not None:
-                self._process = None
-                tail = log.read_text(errors="replace")[-2000:]
-                raise StandinError(f"the stand-in exited with status {process.returncode}: {tail}")
-            time.sleep(0.02)
-        self.stop()
-        raise StandinError(f"the stand-in was not ready within {_START_S:.0f} s; see {log}")

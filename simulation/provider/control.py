@@ -1,10 +1,9 @@
-"""Control API of the stand-in under /standin: its ledger, outages, suppressed webhooks, and ends of predictions."""
+"""Control API of the stand-in under /standin: its ledger, outages, and ends of predictions."""
 
 import threading
 import time
 
-from simulation.provider import webhooks
-from simulation.provider.http_types import Api, Refused, Request, Response, not_found, parse_object, problem
+from simulation.provider.http_types import Api, Request, Response, not_found, parse_object
 from simulation.provider.ledger import Ledger, summarise
 from simulation.provider.predictions import Predictions
 
@@ -28,19 +27,17 @@ class Outage:
 
 
 class ControlApi(Api):
-    def __init__(
-        self, predictions: Predictions, sender: webhooks.Sender, ledger: Ledger, outage: Outage, token: str
-    ) -> None:
+    def __init__(self, predictions: Predictions, ledger: Ledger, outage: Outage, token: str) -> None:
         super().__init__(f"Bearer {token}")
-        self._predictions, self._sender, self._ledger, self._outage = predictions, sender, ledger, outage
+        self._predictions, self._ledger, self._outage = predictions, ledger, outage
 
     def handle(self, request: Request) -> Response:
         match request.method, request.steps:
             case "GET", ["ledger"]:
                 lines = self._ledger.lines()
                 return Response(200, {"summary": summarise(lines), "lines": lines})
-            case "POST", ["outage" | "silence" as command]:
-                return self._interrupt(command, request.body)
+            case "POST", ["outage"]:
+                return self._begin_outage(request.body)
             case "POST", ["predictions", prediction_id, "succeed"]:
                 if not self._predictions.succeed(prediction_id):
                     raise not_found()
@@ -48,13 +45,7 @@ class ControlApi(Api):
             case _:
                 raise not_found()
 
-    def _interrupt(self, command: str, body: bytes) -> Response:
+    def _begin_outage(self, body: bytes) -> Response:
         fields = parse_object(body)
-        seconds = fields.get("seconds")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-            raise Refused(problem(422, "Input validation failed", "seconds must be a number, 0 or more"))
-        if command == "silence":
-            self._sender.suppress(seconds)
-        else:
-            self._outage.begin(seconds, outputs=fields.get("outputs") is True)
-        return Response(200, {"seconds": seconds})
+        self._outage.begin(float(fields["seconds"]), outputs=fields.get("outputs") is True)
+        return Response(200, {})

@@ -48,6 +48,8 @@ def build_file(base_url: str, path: Path = PATH) -> str:
     """Return the declarations in a file and in the catalog, with the addresses of a stand-in."""
     texts = [path.read_text(encoding="utf-8").replace(_ADDRESS, base_url)]
     for entry in sorted(_CATALOG.glob("*.toml")):
+        if f"[{entry.stem}]" in texts[0]:  # a filled-in copy
+            continue
         text = entry.read_text(encoding="utf-8") + (_GEMINI_POLL if entry.stem == "gemini" else "")
         text = re.sub('"https://[^"]*jwks.json"', f'"{base_url}/fal/.well-known/jwks.json"', text)
         text = re.sub('(?m)^url = "https://[^/]*', f'url = "{base_url}/declared/{entry.stem}', text)

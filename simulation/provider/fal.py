@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from simulation.provider import models, pictures
+from simulation.provider import models, pictures, schemas
 from simulation.provider.http_types import FAL_USER, Api, Refused, Request, Response, is_url, parse_object
 from simulation.provider.outputs import Output
 from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
@@ -119,6 +119,25 @@ def _build_key_set(signing_key: Ed25519PrivateKey) -> dict[str, Any]:
     return {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": public} for public in encoded]}
 
 
+def _build_openapi(steps: list[str]) -> dict[str, Any]:
+    """Return the OpenAPI document of a model: its input, and the payload of its results."""
+    name = "/".join(steps)
+    model = models.find_by_name(name)
+    if model is None:
+        raise _refused(404, "Model not found")
+    text, whole = {"type": "string"}, schemas.openapi(model.fields, model.required, is_list=True)
+    file = {"type": "object", "properties": {"url": text, "content_type": text}}
+    made = {"images": {"type": "array", "items": file}, "image": file, "video": file, "prompt": text}
+
+    def body(schema: dict[str, Any]) -> dict[str, Any]:
+        return {"content": {"application/json": {"schema": schema}}}
+
+    post = {"requestBody": body({"$ref": "#/components/schemas/Input"})}
+    get = {"responses": {"200": body({"type": "object", "properties": made})}}
+    result = f"/{'/'.join(steps[: _app_depth(steps)])}/requests/{{request_id}}"
+    return whole | {"paths": {f"/{name}": {"post": post}, result: {"get": get}}}
+
+
 class FalApi(Api):
     """`base_url`: of the queue, with /fal."""
 
@@ -128,7 +147,7 @@ class FalApi(Api):
         self._base_url, self._signing_key = base_url, signing_key
 
     def authenticate(self, request: Request) -> None:
-        if request.steps != _KEYS:
+        if request.steps != _KEYS and request.steps[:1] != ["openapi"]:
             super().authenticate(request)
 
     def _unauthorized(self) -> Response:
@@ -138,6 +157,8 @@ class FalApi(Api):
     def handle(self, request: Request) -> Response:
         if (request.method, request.steps) == ("GET", _KEYS):
             return Response(200, _build_key_set(self._signing_key))
+        if request.steps[:1] == ["openapi"]:
+            return Response(200, _build_openapi(request.steps[1:]))
         if request.method == "POST":
             return self._submit(request)
         depth = _app_depth(request.steps)

@@ -1,7 +1,6 @@
 """Requests and responses of the simulated APIs, and the base class of HTTP handlers."""
 
 import hmac
-import http.client
 import http.server
 import json
 from abc import ABC, abstractmethod
@@ -9,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 from urllib.parse import urlsplit
+
+import requests
 
 FAL_USER: Final = "standin-user"  # the user id in fal's webhooks
 
@@ -22,6 +23,7 @@ class Request:
     query: dict[str, list[str]]
     authorization: str | None
     body: bytes
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return parsed
 
 
-def open_connection(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
-    """Return a connection to the host of a URL, not connected yet, and the target of its requests."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return kind(parts.hostname or "", parts.port, timeout=timeout_s), target
+def send(method: str, url: str, timeout_s: float, **fields: Any) -> requests.Response:
+    """Send a request, without a proxy; a redirect is not followed. Raises requests.RequestException."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(method, url, timeout=timeout_s, allow_redirects=False, **fields)
 
 
 def is_url(value: object) -> TypeGuard[str]:

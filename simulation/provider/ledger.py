@@ -55,11 +55,11 @@ def summarise(lines: Iterable[Line]) -> dict[str, Any]:
     """
     Return totals of the lines.
 
-    Keys: predictions (count), created_by_provider and created_by_key (the same by provider, and by the `key` in the
-    query of the webhook URL), submissions (count by fault), webhook_attempts, acknowledged (webhook-id to prediction
-    and status, for those with a 2xx response), unacknowledged (the same for the rest), wrongly_signed_accepted (must be
-    empty), expected (kept, dead, preview, unseen: lists of output lines; unseen: of a prediction whose id no client
-    received), served_whole (pairs of prediction and path), traps (count, must be 0).
+    Keys: predictions (count), created_by_key (the same by the `key` in the query of the webhook URL), webhook_attempts,
+    acknowledged (webhook-id to prediction and status, for those with a 2xx response), unacknowledged (the same for the
+    rest), wrongly_signed_accepted (must be empty), expected (kept, dead, preview, unseen: lists of output lines;
+    unseen: of a prediction whose id no client received), served_whole (pairs of prediction and path), traps (count,
+    must be 0).
     """
     by_kind: dict[str, list[Line]] = {}
     for line in lines:
@@ -68,9 +68,7 @@ def summarise(lines: Iterable[Line]) -> dict[str, Any]:
     acknowledged = {a["webhook_id"]: _describe(a) for a in attempts if is_acknowledged(a) and a["signed"]}
     return {
         "predictions": len(created),
-        "created_by_provider": dict(Counter(line["provider"] for line in created)),
         "created_by_key": dict(Counter(line["key"] for line in created if line["key"])),
-        "submissions": dict(Counter(line["fault"] for line in by_kind.get("submission", []))),
         "webhook_attempts": len(attempts),
         "acknowledged": acknowledged,
         "unacknowledged": {a["webhook_id"]: _describe(a) for a in attempts if a["webhook_id"] not in acknowledged},

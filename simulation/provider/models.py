@@ -117,16 +117,6 @@ def script_defaults(model: Model | None, input_: Mapping[str, Any], files: Seque
     return defaults | _size_defaults(input_)
 
 
-def collections() -> dict[str, list[Model]]:
-    """Return the models by Replicate's names of collections."""
-    return {
-        "text-to-image": [m for m in MODELS.values() if m.kind == "image"],
-        "image-to-image": [m for m in MODELS.values() if m.kind == "image" and "image" in m.fields],
-        "text-to-video": [m for m in MODELS.values() if m.kind == "video" and m.required == ("prompt",)],
-        "image-to-video": [m for m in MODELS.values() if m.kind == "video" and "image" in m.fields],
-    }
-
-
 def _is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 

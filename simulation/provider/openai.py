@@ -1,12 +1,15 @@
 """
-OpenAI's Images API under /openai: synchronous, with the pictures in the response.
+OpenAI's Images API under /openai, generations and edits: synchronous, with the pictures in the response.
 
 The models gpt-image-* return base64; dall-e-*, and any other name, return URLs unless `response_format` is b64_json.
 The script's `duration_s` is the time until the response; its webhook keys have no effect.
 """
 
+import base64
+import email
+import json
 import secrets
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from simulation.provider import models
 from simulation.provider.http_types import Api, Refused, Request, Response, parse_object
@@ -52,6 +55,22 @@ _DIALECT: Final = Dialect(
 )  # fmt: skip
 
 
+def _parse_form(request: Request) -> dict[str, Any]:
+    """Return the fields of an edit: files as lists of `data:` URIs, numbers and objects from JSON."""
+    message = email.message_from_bytes(f"Content-Type: {request.content_type}\r\n\r\n".encode() + request.body)
+    fields: dict[str, Any] = {}
+    for part in message.walk():
+        name, data = part.get_param("name", header="content-disposition"), cast("bytes", part.get_payload(decode=True))
+        if part.get_filename():
+            uri = f"data:;base64,{base64.b64encode(data).decode()}"
+            fields.setdefault(str(name).removesuffix("[]"), []).append(uri)
+        elif name:
+            fields[str(name)] = json.loads(data) if name in ("n", "standin") else data.decode()
+    if not fields.get("image"):
+        raise Refused(_error(400, "Missing required parameter: 'image'.", "image", "missing_required_parameter"))
+    return fields
+
+
 class OpenAIApi(Api):
     def __init__(self, submissions: Submissions, *, key: str) -> None:
         super().__init__(f"Bearer {key}")
@@ -64,10 +83,8 @@ class OpenAIApi(Api):
         match request.method, request.steps:
             case "POST", ["v1", "images", "generations"]:
                 return self._generate(parse_object(request.body))
-            case "GET", ["v1", "models"]:
-                names = ("gpt-image-1", "dall-e-3", "dall-e-2")
-                listed = [{"id": name, "object": "model", "created": 0, "owned_by": "standin"} for name in names]
-                return Response(200, {"object": "list", "data": listed})
+            case "POST", ["v1", "images", "edits"]:
+                return self._generate(_parse_form(request))
             case _:
                 raise Refused(_error(404, "Unknown request URL.", code="unknown_url"))
 

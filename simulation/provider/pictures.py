@@ -1,10 +1,4 @@
-"""
-Files for outputs: pictures generated from a prompt and a seed or read from a folder, and a decompression bomb.
-
-With a prompt, each seed has a picture of its own, which shows the prompt. Without one, only four pictures per format
-are encoded, and cached; a marker in a part of the container that decoders skip makes the bytes of each seed unique. So
-sixty outputs cost sixty copies, not sixty encodings.
-"""
+"""Files for outputs: pictures generated from a prompt and a seed or read from a folder, and a decompression bomb."""
 
 import functools
 import hashlib
@@ -59,13 +53,12 @@ def generate(format_: str, seed: int, size_px: tuple[int, int] | None = None, pr
     if format_ in FILE_FORMATS:
         build = _build_wav if format_ == "wav" else _build_glb
         return File(build(noise(_CONTENT_BYTES, seed)), content_type(format_))
-    mark = _MARKERS[extension(format_)]
-    if format_ in VIDEO_FORMATS:
-        whole = _VIDEO.read_bytes()
+    if format_ in VIDEO_FORMATS:  # its last box, which players skip, makes it unique
+        box = f"seed {seed}".encode()
+        data = _VIDEO.read_bytes() + struct.pack(">I", 8 + len(box)) + b"free" + box
     else:
-        size_px, variant = size_px or _SIZES[seed % len(_SIZES)], seed if prompt else seed % len(_SIZES)
-        whole = _encode(format_, variant, size_px, prompt[:_MAX_PROMPT_CHARS])
-    return File(mark(whole, f"seed {seed}".encode()), content_type(format_))
+        data = _encode(format_, seed, size_px or _SIZES[seed % len(_SIZES)], prompt[:_MAX_PROMPT_CHARS])
+    return File(data, content_type(format_))
 
 
 def list_folder(folder: Path) -> tuple[str, ...]:
@@ -145,37 +138,6 @@ def _draw(size_px: tuple[int, int], name: str, prompt: str) -> Image.Image:
         place = (width // 2, height * 94 // 100)
         draw.multiline_text(place, text, "white", font, "md", align="center", stroke_width=2, stroke_fill="#0008")
     return image
-
-
-def _mark_png(data: bytes, text: bytes) -> bytes:
-    return data[:-12] + _chunk(b"tEXt", b"Comment\0" + text) + data[-12:]  # before IEND, which is 12 bytes
-
-
-def _mark_jpeg(data: bytes, text: bytes) -> bytes:
-    offset = 2
-    while 0xE0 <= data[offset + 1] <= 0xEF:  # JFIF and Exif stay first
-        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
-    return data[:offset] + b"\xff\xfe" + struct.pack(">H", len(text) + 2) + text + data[offset:]
-
-
-def _mark_webp(data: bytes, text: bytes) -> bytes:
-    text += b" " * (len(text) % 2)
-    body = data[8:] + b"note" + struct.pack("<I", len(text)) + text
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def _mark_iso_bmff(data: bytes, text: bytes) -> bytes:  # AVIF and MP4; they may end with a `free` box
-    return data + struct.pack(">I", 8 + len(text)) + b"free" + text
-
-
-def _mark_gif(data: bytes, text: bytes) -> bytes:
-    return data[:-1] + b"\x21\xfe" + bytes([len(text)]) + text + b"\0" + data[-1:]  # before the trailer
-
-
-_MARKERS: Final = {
-    "png": _mark_png, "jpeg": _mark_jpeg, "webp": _mark_webp, "avif": _mark_iso_bmff, "gif": _mark_gif,
-    "mp4": _mark_iso_bmff,
-}  # fmt: skip
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Predictions and their dialects: starting, processing and the end; each transition sends webhooks."""
 
+import base64
 import hashlib
-import http.client
 import json
 import secrets
 import threading
@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+import requests
+
 from simulation.provider import webhooks
-from simulation.provider.http_types import Response, is_url, open_connection
+from simulation.provider.http_types import Response, is_url, send
 from simulation.provider.ledger import Ledger
 from simulation.provider.outputs import Output, Outputs
 from simulation.provider.scheduler import Scheduler
@@ -21,7 +23,6 @@ from simulation.provider.script import Script
 _INPUT_FIELDS: Final = (
     "image", "image_url", "images", "image_urls", "input_image", "start_image", "mask", "mask_url", "video",
 )  # fmt: skip
-_MAX_INPUT_BYTES: Final = 100 * 2**20
 _INPUT_TIMEOUT_S: Final = 10.0
 
 T = TypeVar("T")
@@ -225,13 +226,14 @@ class Predictions:
 
 
 def _fetch_inputs(prediction_id: str, input_: Mapping[str, Any], ledger: Ledger) -> str | None:
-    """Download each input file that is given as a URL and record it; return the error that must fail the prediction."""
+    """Record each input file, downloaded if it is a URL; return the error that must fail the prediction."""
     values = [(name, input_.get(name)) for name in _INPUT_FIELDS]
     items = [(name, item) for name, value in values for item in (value if isinstance(value, list) else [value])]
     for name, url in items:
-        if not is_url(url):
+        is_inline = isinstance(url, str) and url.startswith("data:;base64,")
+        if not isinstance(url, str) or not (is_inline or is_url(url)):
             continue
-        status, data = _download(url)
+        status, data = (200, base64.b64decode(url[13:])) if is_inline else _download(url)
         digest = hashlib.sha256(data).hexdigest()
         ledger.add("input", prediction=prediction_id, name=name, status=status, sha256=digest, bytes=len(data))
         if status != 200 or not data:
@@ -241,12 +243,8 @@ def _fetch_inputs(prediction_id: str, input_: Mapping[str, Any], ledger: Ledger)
 
 def _download(url: str) -> tuple[int | None, bytes]:
     """Return status and body; (None, b"") without a response."""
-    connection, target = open_connection(url, _INPUT_TIMEOUT_S)
     try:
-        connection.request("GET", target)
-        response = connection.getresponse()
-        return response.status, response.read(_MAX_INPUT_BYTES)
-    except (OSError, http.client.HTTPException):
+        response = send("GET", url, _INPUT_TIMEOUT_S)
+    except requests.RequestException:
         return None, b""
-    finally:
-        connection.close()
+    return response.status_code, response.content

@@ -1,4 +1,4 @@
-"""Replicate's API under /v1: predictions, their list and cancellation, models and collections."""
+"""Replicate's API under /v1: predictions, their list and cancellation, models."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,11 +17,10 @@ _DEFAULT_MODEL: Final = "standin/pictures"  # name of a prediction with an unkno
 
 
 class ReplicateApi(Api):
-    def __init__(self, submissions: Submissions, *, token: str, secret: str, base_url: str) -> None:
+    def __init__(self, submissions: Submissions, *, token: str, base_url: str) -> None:
         super().__init__(f"Bearer {token}")
         self._submissions, self._predictions = submissions, submissions.predictions
-        self._secret, self._base_url = secret, base_url
-        self._dialect = build_dialect(base_url)
+        self._base_url, self._dialect = base_url, build_dialect(base_url)
 
     def handle(self, request: Request) -> Response:
         if request.method == "POST":
@@ -33,10 +32,12 @@ class ReplicateApi(Api):
                 prediction = self._find(prediction_id)
                 self._predictions.renew_urls(prediction)
                 return Response(200, self._build_body(prediction))
-            case "GET", ["webhooks", "default", "secret"]:
-                return Response(200, {"key": self._secret})
-            case "GET", ["models" | "collections", *rest]:
-                return _describe_models(request.steps[0], rest)
+            case "GET", ["models", owner, name] if model := models.MODELS.get(f"{owner}/{name}"):
+                return Response(200, build_model(model))
+            case "GET", ["models", owner, name, "versions", version] if (
+                model := models.MODELS.get(f"{owner}/{name}")
+            ) and version == model.version:
+                return Response(200, build_version(model))
             case _:
                 raise not_found()
 
@@ -87,36 +88,10 @@ class ReplicateApi(Api):
         after, before = _parse_time(times, "created_after"), _parse_time(times, "created_before")
         listed = self._predictions.list_newest_first("replicate", after, before)
         start = _find_cursor(query, listed)
-        older, newer = listed[start + _PAGE_SIZE :], listed[max(0, start - _PAGE_SIZE) : start]
-        return Response(
-            200,
-            {
-                "previous": self._page_url(times, newer[0].number) if newer else None,
-                "next": self._page_url(times, older[0].number) if older else None,
-                "results": [self._build_body(prediction) for prediction in listed[start : start + _PAGE_SIZE]],
-            },
-        )
-
-    def _page_url(self, times: dict[str, str], cursor: int) -> str:
-        return f"{self._base_url}/v1/predictions?{urlencode({**times, 'cursor': cursor})}"
-
-
-def _describe_models(kind: str, rest: list[str]) -> Response:
-    """Return the response under /v1/models or /v1/collections."""
-    collections, model = models.collections(), models.MODELS.get("/".join(rest[:2]))
-    match kind, rest:
-        case "models", []:
-            results = [build_model(one) for one in models.MODELS.values()]
-            return Response(200, {"previous": None, "next": None, "results": results})
-        case "models", [_, _] if model:
-            return Response(200, build_model(model))
-        case "models", [_, _, "versions", version] if model and version == model.version:
-            return Response(200, build_version(model))
-        case "collections", [slug] if slug in collections:
-            results = [build_model(one) for one in collections[slug]]
-            return Response(200, {"name": slug, "slug": slug, "description": "", "models": results})
-        case _:
-            raise not_found()
+        older = listed[start + _PAGE_SIZE :]
+        results = [self._build_body(prediction) for prediction in listed[start : start + _PAGE_SIZE]]
+        url = f"{self._base_url}/v1/predictions?{urlencode({**times, 'cursor': older[0].number})}" if older else None
+        return Response(200, {"previous": None, "next": url, "results": results})
 
 
 def _check(input_: object, webhook: object, events: object) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Input schemas of the models in the format that Replicate publishes, and their validation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+import jsonschema
 
 Fields = Mapping[str, dict[str, Any]]  # name to JSON Schema
 
 _REFS: Final = "#/components/schemas/"
-_JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
 def _enum(title: str, *values: str) -> dict[str, Any]:
@@ -53,10 +54,11 @@ VIDEO_INPUT: Final[dict[str, dict[str, Any]]] = {
 
 
 def find_violations(fields: Fields, required: Sequence[str], input_: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (field, message) for each violation of the schema."""
-    missing = [("", f"{name} is required") for name in required if name not in input_]
-    known = ((name, value) for name, value in input_.items() if name in fields)
-    return missing + [(name, message) for name, value in known for message in _check(_resolve(fields[name]), value)]
+    """Return (field, message) for each violation of the schema; the field is "" if one is missing."""
+    known = {name: _resolve(schema) for name, schema in fields.items()}
+    schema = {"type": "object", "required": list(required), "properties": known}
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(input_)
+    return [("".join(map(str, error.path)), error.message) for error in errors]
 
 
 def openapi(fields: Fields, required: Sequence[str], *, is_list: bool) -> dict[str, Any]:
@@ -75,23 +77,8 @@ def openapi(fields: Fields, required: Sequence[str], *, is_list: bool) -> dict[s
 
 
 def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
-    return _ENUMS[schema["allOf"][0]["$ref"].removeprefix(_REFS)] if "allOf" in schema else schema
-
-
-def _check(schema: Mapping[str, Any], value: Any) -> Iterator[str]:
-    if value is None and schema.get("nullable"):
-        return
-    types: dict[str, type[Any]] = {"string": str, "integer": int, "object": dict}
-    if not isinstance(value, types[schema["type"]]) or isinstance(value, bool):
-        yield f"Invalid type. Expected: {schema['type']}, given: {_JSON_TYPES.get(type(value), 'null')}"
-        return
-    if value not in schema.get("enum", [value]):
-        yield f"must be one of the following: {', '.join(map(repr, schema['enum']))}"
-    if isinstance(value, int) and value < schema.get("minimum", value):
-        yield f"Must be greater than or equal to {schema['minimum']}"
-    if isinstance(value, int) and value > schema.get("maximum", value):
-        yield f"Must be less than or equal to {schema['maximum']}"
-    if isinstance(value, str) and not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
-        yield f"String length must be from {schema.get('minLength', 0)} to {schema['maxLength']}"
-    if schema.get("format") == "uri" and not value.startswith(("http://", "https://", "data:")):
-        yield "Does not match format 'uri'"
+    """Return a schema of OpenAPI 3.0 as one of JSON Schema."""
+    if "allOf" in schema:
+        return _ENUMS[schema["allOf"][0]["$ref"].removeprefix(_REFS)]
+    nullable = {"type": [schema["type"], "null"]} if schema.get("nullable") else {}
+    return {**schema, **nullable, **({"pattern": "^(https?://|data:)"} if schema.get("format") == "uri" else {})}

@@ -27,9 +27,11 @@ An unknown key, an unknown name or a value of the wrong type is rejected with 42
 half of its files as previews; they are served and must not be kept.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from simulation.provider import pictures
 
@@ -55,8 +57,7 @@ SUBMITS: Final[Mapping[str, str]] = {
     "invalid": "not created; the provider's error for an invalid input",
 }
 STATUSES: Final = ("succeeded", "failed", "canceled", "aborted", "processing")
-SHAPES: Final = ("list", "string", "nested", "data", "text", "null")
-_LIMITS: Final = {"outputs": 100, "submit_times": 1000, "width_px": 4096, "height_px": 4096}
+SHAPES: Final = ("list", "string", "nested", "data", "text", "null", "video")  # video: of fal's video models
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,104 +128,81 @@ class ScriptError(ValueError):
     """The script has an unknown key or an invalid value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+def _one_of(names: Iterable[str]) -> AfterValidator:
+    known = tuple(names)
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"{value!r} is not known; known are {', '.join(known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_format(name: str, info: ValidationInfo) -> str:
+    """`info.context`: names of the files in the folder of pictures."""
+    known = (*pictures.FORMATS, *pictures.VIDEO_FORMATS, *pictures.FILE_FORMATS, *(info.context or ()))
+    if name not in known:
+        raise ValueError(f"{name!r} is not known; known are {', '.join(known)}")
+    return name
+
+
+_Seconds = Annotated[float, Field(ge=0, le=10**7)]
+_Pixels = Annotated[int, Field(ge=0, le=4096)]
+_Format = Annotated[str, AfterValidator(_check_format)]
+_Index = Annotated[int, Field(ge=0, strict=False)]  # JSON has no keys but strings
+
+
+class Script(BaseModel):
     """A validated script; the module's docstring explains the fields."""
 
-    duration_s: float = 0.2
-    status: str = "succeeded"
-    outputs: int = 1
-    formats: tuple[str, ...] = pictures.FORMATS
-    seed: int | None = None
-    shape: str = "list"
-    webhook: str = "ok"
-    late_s: float = 5.0
-    webhook_life_s: float = 60.0
-    output_life_s: float = 3600.0
-    width_px: int | None = None
-    height_px: int | None = None
-    submit: str = "ok"
-    submit_times: int = 0
-    submit_s: float = 0.0
-    retry_after_s: float = 1.0
-    faults: Mapping[int, str] = field(default_factory=dict)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    duration_s: _Seconds = 0.2
+    status: Annotated[str, _one_of(STATUSES)] = "succeeded"
+    outputs: Annotated[int, Field(ge=0, le=100)] = 1
+    formats: Annotated[tuple[_Format, ...], Field(min_length=1, strict=False)] = pictures.FORMATS
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    shape: Annotated[str, _one_of(SHAPES)] = "list"
+    webhook: Annotated[str, _one_of(WEBHOOKS)] = "ok"
+    late_s: _Seconds = 5.0
+    webhook_life_s: _Seconds = 60.0
+    output_life_s: _Seconds = 3600.0
+    width_px: _Pixels | None = None
+    height_px: _Pixels | None = None
+    submit: Annotated[str, _one_of(SUBMITS)] = "ok"
+    submit_times: Annotated[int, Field(ge=0)] = 0
+    submit_s: _Seconds = 0.0
+    retry_after_s: _Seconds = 1.0
+    faults: Mapping[_Index, Annotated[str, _one_of(FAULTS)]] = {}
 
     def output_fault(self, index: int) -> OutputFault:
-        name = self.faults.get(index)
-        return FAULTS[name] if name else NO_FAULT
+        return FAULTS.get(self.faults.get(index, ""), NO_FAULT)
+
+    @model_validator(mode="after")
+    def _check_faults(self) -> Self:
+        for index, name in self.faults.items():
+            if index >= self.outputs:
+                raise ValueError(f"faults names output {index}, but there are {self.outputs}")
+            if self.shape == "data" and FAULTS[name].content == "whole":
+                raise ValueError(f"{name} does not apply to a data: URI")
+        return self
 
 
 def parse_script(script: object, files: tuple[str, ...] = (), defaults: Mapping[str, Any] | None = None) -> Script:
     """
-    Validate a script.
+    Validate a script. Raises ScriptError.
 
     Args:
         script: `input["standin"]`, None for all defaults.
         files: names of the files in the folder of pictures.
         defaults: values of missing keys, in place of the general defaults.
-
-    Raises:
-        ScriptError: an unknown key or an invalid value.
     """
-    fields = _require_object(script if script is not None else {}, "standin")
-    unknown = sorted(set(fields) - set(Script.__dataclass_fields__))
-    if unknown:
-        raise ScriptError(f"standin.{unknown[0]} is not known; known are {', '.join(Script.__dataclass_fields__)}")
-    values: dict[str, Any] = {"formats": files or pictures.FORMATS, **(defaults or {})}
-    values |= {name: _parse_value(name, value, files) for name, value in fields.items()}
-    parsed = Script(**values)
-    for index, name in parsed.faults.items():
-        if index >= parsed.outputs:
-            raise ScriptError(f"standin.faults names output {index}, but there are {parsed.outputs}")
-        if parsed.shape == "data" and FAULTS[name].content == "whole":
-            raise ScriptError(f"standin.faults[{index}]: {name} does not apply to a data: URI")
-    return parsed
-
-
-def _parse_value(name: str, value: object, files: tuple[str, ...]) -> Any:
-    choices = {"status": STATUSES, "shape": SHAPES, "webhook": tuple(WEBHOOKS), "submit": tuple(SUBMITS)}
-    if name in choices:
-        return _parse_choice(value, choices[name], name)
-    if name.endswith("_s"):
-        return _parse_seconds(value, name)
-    if name in _LIMITS:
-        return _parse_integer(value, name, _LIMITS[name])
-    if name == "seed":
-        return None if value is None else _parse_integer(value, name, 2**63)
-    if name == "formats":
-        if not isinstance(value, list) or not value:
-            raise ScriptError("standin.formats must be a list of at least one name")
-        known = (*pictures.FORMATS, *pictures.VIDEO_FORMATS, *pictures.FILE_FORMATS, *files)
-        return tuple(_parse_choice(item, known, "formats") for item in value)
-    faults = _require_object(value, name).items()
-    return {_parse_index(key): _parse_choice(item, tuple(FAULTS), f"faults[{key}]") for key, item in faults}
-
-
-def _require_object(value: object, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ScriptError(f"{name} must be an object")
-    return value
-
-
-def _parse_choice(value: object, known: tuple[str, ...], name: str) -> str:
-    if not isinstance(value, str) or value not in known:
-        raise ScriptError(f"standin.{name}: {value!r} is not known; known are {', '.join(known)}")
-    return value
-
-
-def _parse_seconds(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10**7:
-        raise ScriptError(f"standin.{name} must be a number of seconds, 0 or more")
-    return float(value)
-
-
-def _parse_integer(value: object, name: str, limit: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
-        raise ScriptError(f"standin.{name} must be a whole number from 0 to {limit}")
-    return value
-
-
-def _parse_index(key: str) -> int:
-    if not (key.isascii() and key.isdigit()):
-        raise ScriptError(f"standin.faults: {key!r} is not the number of an output")
-    return int(key)
+    if not isinstance(script, dict | None):
+        raise ScriptError("standin must be an object")
+    values = {"formats": files or pictures.FORMATS, **(defaults or {}), **(script or {})}
+    try:
+        return Script.model_validate(values, context=files)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ScriptError(f"{'.'.join(map(str, ('standin', *first['loc'])))}: {first['msg']}") from error

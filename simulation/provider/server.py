@@ -55,8 +55,8 @@ def start_server(options: argparse.Namespace) -> Server:
     submissions = Submissions(predictions, ledger, outputs.files)
     token, fal_key = options.token, http_types.fal_key(options.token)
     apis: dict[str, Api] = {
-        "standin": ControlApi(predictions, sender, ledger, outage, token=token),
-        "v1": ReplicateApi(submissions, token=token, secret=options.secret, base_url=base_url),
+        "standin": ControlApi(predictions, ledger, outage, token=token),
+        "v1": ReplicateApi(submissions, token=token, base_url=base_url),
         "fal": FalApi(submissions, key=fal_key, base_url=f"{base_url}/fal", signing_key=fal_signing_key),
         "declared": declared.DeclaredApi(submissions, declarations, token=token, base_url=f"{base_url}/declared"),
         "openai": OpenAIApi(submissions, key=http_types.openai_key(token)),
@@ -91,7 +91,8 @@ def _dispatch(apis: Mapping[str, Api], outage: Outage, handler: Handler, body: b
     name, *steps = [step for step in parts.path.split("/") if step] or [""]
     method = "GET" if handler.command == "HEAD" else handler.command
     authorization = handler.headers.get("Authorization") or f"Bearer {handler.headers.get('x-key')}"
-    request = Request(method, steps, parse_qs(parts.query), authorization, body)
+    content_type = handler.headers.get("Content-Type", "")
+    request = Request(method, steps, parse_qs(parts.query), authorization, body, content_type)
     try:
         if name not in apis:
             raise not_found()

@@ -3,14 +3,14 @@
 import base64
 import hashlib
 import hmac
-import http.client
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from simulation.provider.http_types import open_connection
+import requests
+
+from simulation.provider.http_types import send
 from simulation.provider.ledger import Ledger
 from simulation.provider.scheduler import Scheduler
 
@@ -73,21 +73,11 @@ class Sender:
 
     def __init__(self, signers: Mapping[str, Signer], scheduler: Scheduler, ledger: Ledger) -> None:
         self._signers, self._scheduler, self._ledger = signers, scheduler, ledger
-        self._suppressed_until = 0.0
-        self._lock = threading.Lock()
 
     def send(self, message: Message, delay_s: float = 0.0) -> None:
         self._scheduler.run_after(delay_s, self._attempt, message, 1, time.monotonic() + delay_s)
 
-    def suppress(self, seconds: float) -> None:
-        """Drop every attempt that falls due within `seconds`, as if no webhook had ever been sent."""
-        with self._lock:
-            self._suppressed_until = time.monotonic() + seconds
-
     def _attempt(self, message: Message, attempt: int, first: float) -> None:
-        with self._lock:
-            if time.monotonic() < self._suppressed_until:
-                return
         is_valid = message.signature == "right" or (message.signature == "wrong_first" and attempt > 1)
         http_status, error = self._post(message, is_valid)
         self._ledger.add(
@@ -102,11 +92,7 @@ class Sender:
 
     def _post(self, message: Message, is_valid: bool) -> tuple[int | None, str | None]:
         headers = {"Content-Type": "application/json", **self._signers[message.provider](message, is_valid)}
-        connection, target = open_connection(message.url, _TIMEOUT_S)
         try:
-            connection.request("POST", target, message.body, headers)
-            return connection.getresponse().status, None  # a redirect is not followed
-        except (OSError, http.client.HTTPException) as error:
+            return send("POST", message.url, _TIMEOUT_S, data=message.body, headers=headers).status_code, None
+        except requests.RequestException as error:
             return None, f"{type(error).__name__}: {error}"
-        finally:
-            connection.close()

@@ -15,7 +15,6 @@ from db.audit.check import Check
 from db.connection import Row
 from storage import keys
 from storage.errors import ObjectMissing
-from storage.keys import RenderKey, UploadKey
 from storage.s3 import ListedObject
 from tasks.audit.findings import Finding, Tally
 from tasks.step import Deps
@@ -33,13 +32,13 @@ class ObjectPrefix(NamedTuple):
 
 
 def _is_quarantined(key: str) -> bool:
-    return keys.parse_key(key.removeprefix(keys.QUARANTINE_PREFIX)) is not None  # the sweep leaves others
+    return keys.is_known_key(key.removeprefix(keys.QUARANTINE_PREFIX))  # the sweep leaves others
 
 
 LISTINGS: Final[Mapping[str, ObjectPrefix]] = {
     "objects": ObjectPrefix("output", keys.RENDER_PREFIX),
     "inputs": ObjectPrefix("", keys.INPUT_PREFIX),
-    "uploads": ObjectPrefix("upload", "", lambda key: isinstance(keys.parse_key(key), UploadKey)),
+    "uploads": ObjectPrefix("upload", "", keys.is_upload_key),
     "quarantine": ObjectPrefix("output", keys.QUARANTINE_PREFIX, _is_quarantined),
 }
 
@@ -107,8 +106,8 @@ class ListingScan:
         named = self._find_referenced([listed.key for listed in objects])
         leased = self.deps.database.run(object_rows.list_lease_prefixes) if objects else set()
         for listed in objects:
-            key = keys.parse_key(listed.key)
-            is_young = listed.modified_at > limit or (isinstance(key, RenderKey) and key.token_start in leased)
+            key = keys.parse_render_key(listed.key)
+            is_young = listed.modified_at > limit or (key is not None and key.token_start in leased)
             if listed.key in named or (is_young and is_quarantine):
                 continue
             what = f"no row names it; {listed.size_bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,6 +1,6 @@
 """Create a job: from a job request, a prediction that the application started itself, or files that exist."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -58,30 +58,26 @@ def create_job(
 
     `limits`: of the owner. Raises IdempotencyConflict, OwnerLimitReached.
     """
-    created = database.run(lambda conn: insert_job(conn, settings, providers, request, limits))
+
+    def insert(conn: Connection) -> CreatedJob:
+        if existing := find_or_require(conn, request, limits):
+            return existing
+        job_id = ids.uuid7()
+        ensure_project(conn, request)
+        jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
+        first = request.fallback_chain[0]
+        try:
+            prediction_id = submissions.plan(
+                conn, ids.uuid7(), job_id, 0, first, reason=None, actor="api", is_woken=False
+            )
+        except LookupError:  # an equal request was committed meanwhile: this job was not inserted
+            return insert(conn)
+        wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity
+        return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
+
+    created = database.run(insert)
     failpoint("order.after_commit")
     return created
-
-
-def insert_job(
-    conn: Connection,
-    settings: Settings,
-    providers: Mapping[str, Provider],
-    request: JobRequest,
-    limits: Mapping[str, int],
-) -> CreatedJob:
-    if existing := find_or_require(conn, request, limits):
-        return existing
-    job_id = ids.uuid7()
-    ensure_project(conn, request)
-    jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
-    first = request.fallback_chain[0]
-    try:
-        prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api", is_woken=False)
-    except LookupError:  # an equal request was committed meanwhile: this job was not inserted
-        return insert_job(conn, settings, providers, request, limits)
-    wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity
-    return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
 
 
 def find_or_require(conn: Connection, request: JobDescription, limits: Mapping[str, int]) -> CreatedJob | None:
@@ -146,7 +142,7 @@ def _queue_registration(
     row = {"job_id": ids.uuid7(), "prediction_id": ids.uuid7(), "state": "running", "actor": actor}
     row["notify"] = bool(settings.notify_urls)
     added = registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=first, **row)
-    return added, registrations.queue_find(conn, registration)
+    return added, registrations.queue_find(conn, registration.provider, registration.external_id)
 
 
 def ensure_project(conn: Connection, description: JobDescription) -> None:
@@ -176,8 +172,18 @@ def create_keep_job(
     """
 
     def insert(conn: Connection) -> CreatedJob:
-        existing = find_or_require(conn, description, limits)
-        return existing or _insert_keep_job(conn, settings, providers, description, files, actor=actor, notify=notify)
+        if existing := find_or_require(conn, description, limits):
+            return existing
+        job_id, prediction_id, deadline = ids.uuid7(), ids.uuid7(), settings.job_deadline_seconds
+        ensure_project(conn, description)
+        registration = Registration(provider=DIRECT, external_id=str(job_id), **asdict(description))
+        row = {"job_id": job_id, "prediction_id": prediction_id, "state": "succeeded", "notify": notify, "actor": actor}
+        registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=deadline, **row)
+        jobs.change_state(conn, jobs.lock(conn, job_id), "keeping", actor=actor, chosen_id=prediction_id)
+        new = [NewOutput(ids.uuid7(), job_id, prediction_id, file, _find_expiry(file, providers)) for file in files]
+        conn.execute(outputs.ADD, outputs.build_add(new, actor))
+        wakes = [Wake("keep", output.id) for output in new]
+        return CreatedJob(job_id, prediction_id, "keeping", is_new=True, wakes=wakes)
 
     try:
         created = database.run(insert)
@@ -185,28 +191,6 @@ def create_keep_job(
         created = database.run(insert)
     failpoint("keep_job.after_commit")
     return created
-
-
-def _insert_keep_job(
-    conn: Connection,
-    settings: Settings,
-    providers: Mapping[str, Provider],
-    description: JobDescription,
-    files: Iterable[OutputFile],
-    *,
-    actor: str,
-    notify: bool,
-) -> CreatedJob:
-    job_id, prediction_id, deadline = ids.uuid7(), ids.uuid7(), settings.job_deadline_seconds
-    ensure_project(conn, description)
-    registration = Registration(provider=DIRECT, external_id=str(job_id), **asdict(description))
-    row = {"job_id": job_id, "prediction_id": prediction_id, "state": "succeeded", "notify": notify, "actor": actor}
-    registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=deadline, **row)
-    jobs.change_state(conn, jobs.lock(conn, job_id), "keeping", actor=actor, chosen_id=prediction_id)
-    new = [NewOutput(ids.uuid7(), job_id, prediction_id, file, _find_expiry(file, providers)) for file in files]
-    conn.execute(outputs.ADD, outputs.build_add(new, actor))
-    wakes = [Wake("keep", output.id) for output in new]
-    return CreatedJob(job_id, prediction_id, "keeping", is_new=True, wakes=wakes)
 
 
 def _find_expiry(file: OutputFile, providers: Mapping[str, Provider]) -> datetime | None:

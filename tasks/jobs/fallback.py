@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from db import jobs, placeholders, predictions, submissions
 from db.connection import Connection, current_time
-from moorage import lifecycle
+from moorage import ids, lifecycle
 from moorage.lifecycle import FallbackState
 from moorage.model import FallbackEntry, Job, Wake
 from moorage.retry_policy import DeadLetterDecision
@@ -53,4 +53,4 @@ def advance_after_files(conn: Connection, job: Job, decision: DeadLetterDecision
     if entry is None or action == "await":
         return []
     # `submit` passes predictions of synchronous providers to `generate`.
-    return [Wake("submit", submissions.plan(conn, job.id, *entry, reason=decision.reason, actor=actor))]
+    return [Wake("submit", submissions.plan(conn, ids.uuid7(), job.id, *entry, reason=decision.reason, actor=actor))]

@@ -14,7 +14,7 @@ from db.connection import Connection
 from egress import download
 from media import validate
 from media.limits import Limits
-from moorage import logs
+from moorage import ids, logs
 from moorage.errors import ConfigError, InvalidMedia, ResourceExhausted
 from moorage.local_errors import find_local_failure
 from moorage.model import Job, Output, Wake
@@ -34,6 +34,8 @@ _NAMED: Final[Mapping[str, tuple[int, int]]] = {  # image_size of fal.ai, docs o
     "landscape_4_3": (1024, 768),
     "landscape_16_9": (1024, 576),
 }
+_SIZE: Final = re.compile(r"([1-9]\d{1,4})\s*[x*]\s*([1-9]\d{1,4})")
+_RATIO: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*[:/]\s*(\d{1,3}(?:\.\d+)?)")
 
 log = logs.get_logger(__name__)
 
@@ -51,9 +53,9 @@ def placeholder_reason(reason: str) -> str:
 def choose_placeholder(conn: Connection, job: Job, decision: DeadLetterDecision, *, actor: str) -> list[Wake]:
     """Choose the placeholder for a locked open job; its output is kept like any other. Returns its wake."""
     reason = placeholder_reason(decision.reason)
-    prediction_id = placeholders.add_prediction(conn, job.id, to_storable(decision.reason), actor)
+    prediction_id = placeholders.add_prediction(conn, ids.uuid7(), job.id, to_storable(decision.reason), actor)
     jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=prediction_id, reason=reason)
-    return [Wake("keep", placeholders.add_output(conn, job.id, prediction_id, actor))]
+    return [Wake("keep", placeholders.add_output(conn, ids.uuid7(), job.id, prediction_id, actor))]
 
 
 def load_image(deps: Deps, output: Output) -> bytes:
@@ -87,33 +89,22 @@ def check_placeholder_file(settings: Settings, limits: Limits) -> None:
 
 def requested_size(model_input: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the width and height in px that a model's input requests, within SIDE_LIMITS; None if it has no size."""
-    values = (model_input, *(model_input.get(key) for key in ("size", "image_size", "resolution")))
-    sizes = (_parse_sides(value) if isinstance(value, Mapping) else _parse_name(value) for value in values)
-    return next((size for size in sizes if size), None) or _parse_ratio(model_input.get("aspect_ratio"))
-
-
-def _parse_sides(value: Mapping[str, Any]) -> tuple[int, int] | None:
-    width, height = value.get("width"), value.get("height")
-    for side in (width, height):
-        if not isinstance(side, int | float) or isinstance(side, bool) or not 0 < side < 100_000:
-            return None
-    return _limit(float(width or 0), float(height or 0))
-
-
-def _parse_name(name: object) -> tuple[int, int] | None:
-    if not isinstance(name, str):
-        return None
-    match = re.fullmatch(r"([1-9]\d{1,4})\s*[x*]\s*([1-9]\d{1,4})", name)
-    return _limit(int(match[1]), int(match[2])) if match else _NAMED.get(name)
-
-
-def _parse_ratio(ratio: object) -> tuple[int, int] | None:
-    """Return a size of about one megapixel."""
-    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*[:/]\s*(\d{1,3}(?:\.\d+)?)", ratio) if isinstance(ratio, str) else None
+    for value in (model_input, *(model_input.get(key) for key in ("size", "image_size", "resolution"))):
+        sides: tuple[object, ...] = ()
+        if isinstance(value, Mapping):
+            sides = (value.get("width"), value.get("height"))
+        elif isinstance(value, str):
+            match = _SIZE.fullmatch(value)
+            sides = (int(match[1]), int(match[2])) if match else _NAMED.get(value, ())
+        numbers = [side for side in sides if isinstance(side, int | float) and not isinstance(side, bool)]
+        if len(numbers) == 2 and all(0 < number < 100_000 for number in numbers):
+            return _limit(*numbers)
+    ratio = model_input.get("aspect_ratio")
+    match = _RATIO.fullmatch(ratio) if isinstance(ratio, str) else None
     across, down = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
     if not across or not down:
         return None
-    height = math.sqrt(DEFAULT_SIZE[0] * DEFAULT_SIZE[1] * down / across)
+    height = math.sqrt(DEFAULT_SIZE[0] * DEFAULT_SIZE[1] * down / across)  # about one megapixel
     return _limit(round(height * across / down / 8) * 8, round(height / 8) * 8)
 
 

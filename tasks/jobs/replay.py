@@ -21,6 +21,7 @@ from db import (
 )
 from db.connection import Connection, Database
 from db.dead_letters import DeadLetterFilter
+from moorage import ids
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
 from moorage.model import DeadLetter, Job, Wake
@@ -147,7 +148,8 @@ def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str, limi
         due = tuple(Wake("keep", output_id) for output_id in deferral.make_due(conn, job.id))
         return ActionOutcome(job.state, job.state, due, refused=None if due else why_not)
     jobs.change_state(conn, job, "open", actor=actor, reason=RETRIED, check_after=deadline)
-    first = submissions.plan(conn, job.id, 0, submissions.parse_fallback_chain(job)[0], reason=RETRIED, actor=actor)
+    entry = submissions.parse_fallback_chain(job)[0]
+    first = submissions.plan(conn, ids.uuid7(), job.id, 0, entry, reason=RETRIED, actor=actor)
     return ActionOutcome(job.state, "open", (Wake("submit", first),))
 
 

@@ -1,4 +1,4 @@
-"""Settle a job: end of its last output, and publication of its render in the same transaction."""
+"""Settle a job: end of its last output, and publication of its render in the same transaction; reopen it."""
 
 from uuid import UUID
 
@@ -7,9 +7,9 @@ from db.connection import Connection
 from moorage import lifecycle
 from moorage.failpoints import failpoint
 from moorage.lifecycle import OutputCounts, Settlement
-from moorage.model import Job, Wake
+from moorage.model import Job, Output, Wake
 from moorage.retry_policy import DeadLetterDecision
-from tasks.jobs import fallback, placeholder
+from tasks.jobs import cancel, fallback, placeholder
 
 NOT_NEEDED = "files of another prediction were published"
 DISCARD_REASON = "partial results are discarded by policy"
@@ -89,3 +89,21 @@ def _explain_no_files(conn: Connection, job_id: UUID, counts: OutputCounts) -> D
         reason = placeholders.get_reason(conn, job_id) or "the fallback chain yielded no files"
         reason = reason if counts.placeholders else f"{reason}; the placeholder could not be kept"
     return DeadLetterDecision("DOWNLOAD_FAILED", "NothingKept", reason, retryable=True)
+
+
+def reopen(conn: Connection, job: Job, output: Output, *, asset_base: str, actor: str) -> list[Wake]:
+    """
+    Add a kept output to a locked job that no longer waited for it: choose its prediction and settle again; returns
+    wakes.
+
+    With policy `discard` the job waits once more for the other deferred files: published are all or none.
+    """
+    reason = f"{output.path} could be stored after all"
+    jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=output.prediction_id, reason=reason)
+    wakes = cancel.cancel_predictions(conn, job.id, reason="files of an earlier prediction were stored", actor=actor)
+    if job.partial == "discard":
+        due = deferral.resume(conn, job.id, output.prediction_id, actor)
+    else:
+        due = deferral.make_due(conn, job.id)
+    wakes += [Wake("keep", output_id) for output_id in due]
+    return wakes + settle_if_last(conn, jobs.lock(conn, job.id), asset_base=asset_base, actor=actor)

@@ -22,7 +22,7 @@ from moorage.model import FetchedFile, Job, Lease, Media, Output, StoredOutput, 
 from moorage.provider_types import PredictionReport
 from storage import keys
 from tasks import breakers
-from tasks.jobs import placeholder, reopen, settle
+from tasks.jobs import placeholder, settle
 from tasks.outputs import quarantine
 from tasks.predictions import reports
 from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
@@ -92,7 +92,8 @@ def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: Lease
         raise refusal from error
 
 
-OpenFile = Callable[[Deps, Output, Callable[[], None]], contextlib.AbstractContextManager[FetchedFile]]
+OpenedFile = contextlib.AbstractContextManager[FetchedFile]
+OpenFile = Callable[[Deps, Output, Callable[[], None]], OpenedFile]
 
 
 def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file: OpenFile) -> list[Wake] | None:
@@ -126,30 +127,24 @@ def _observe_validation(examined: ValidatedFile, seconds: float) -> None:
         metrics.PHASE_SECONDS.labels("thumbnail").observe(thumb_seconds)
 
 
-@contextlib.contextmanager
-def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
+def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> OpenedFile:
     if output.is_placeholder:
-        with download.spool_bytes(placeholder.load_image(deps, output), deps.limits) as fetched:
-            yield fetched
-    elif output.source_kind == "inline" and output.source_data is not None:
-        with download.spool_bytes(output.source_data, deps.limits) as fetched:
-            yield fetched
-    elif output.source is None:
+        return download.spool_bytes(placeholder.load_image(deps, output), deps.limits)
+    if output.source_kind == "inline" and output.source_data is not None:
+        return download.spool_bytes(output.source_data, deps.limits)
+    if output.source is None:
         raise errors.DownloadRefused("the source of this file was removed: submit it again")
-    elif output.source_kind == "object":
-        with spool_object(deps, deps.storage.private_bucket, output.source, on_progress) as fetched:
-            yield fetched
-    else:
-        provider = deps.providers.get(output.provider)  # None for URLs of `moorage keep`: any public host, no token
-        with download.download_url(
-            deps.session,
-            output.source,
-            limits=deps.limits,
-            headers_for=provider.download_headers if provider else lambda _url: {},
-            check_url=provider.refusal_reason if provider else lambda _url: None,
-            on_progress=on_progress,
-        ) as fetched:
-            yield fetched
+    if output.source_kind == "object":
+        return spool_object(deps, deps.storage.private_bucket, output.source, on_progress)
+    provider = deps.providers.get(output.provider)  # None for URLs of `moorage keep`: any public host, no token
+    return download.download_url(
+        deps.session,
+        output.source,
+        limits=deps.limits,
+        headers_for=provider.download_headers if provider else lambda _url: {},
+        check_url=provider.refusal_reason if provider else lambda _url: None,
+        on_progress=on_progress,
+    )
 
 
 @contextlib.contextmanager
@@ -164,7 +159,7 @@ def spool_object(deps: Deps, bucket: str, key: str, on_progress: Callable[[], No
 
 def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: StoredOutput) -> list[Wake]:
     """Three statements in one round trip: lock the job, end the output if its job waits for it, count the others."""
-    lock = conn.queue(jobs.LOCK, {"id": output.job_id})  # lock order: job first
+    lock = conn.queue(jobs.LOCK, {"job_id": output.job_id})  # lock order: job first
     breakers.note_success(conn, deps, breakers.name_host(output))
     end = outputs.queue_end_kept(conn, lease, stored)
     counts = jobs.count_outputs(conn, output.job_id)
@@ -175,7 +170,7 @@ def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: 
     if decision == "wait":
         return _postpone(conn, lease)
     outputs.end_kept(conn, lease, stored)  # LeaseLost if another worker owns it, always if the job waits for it
-    return reopen.choose_again(conn, job, output, asset_base=base, actor=actor)
+    return settle.reopen(conn, job, output, asset_base=base, actor=actor)
 
 
 def _is_awaited(job: Job, output: Output) -> bool:

@@ -9,7 +9,6 @@ ended; if it dies later, the next attempt reads the object.
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 
@@ -81,8 +80,8 @@ class QuarantineGuard:
                 content_type="application/octet-stream", disposition="attachment",
             )  # fmt: skip
             failpoint("quarantine.after_put")
-            record = partial(quarantine.record, lease=lease, key=key, file=fetched)
-            commit_step(self._deps, lease, self._guard, record)
+            facts = (key, fetched.size_bytes, fetched.sha256, to_storable(fetched.declared_type or "", 200) or None)
+            commit_step(self._deps, lease, self._guard, lambda conn: quarantine.record(conn, lease, *facts))
             self._output = replace(output, quarantine_key=key, quarantine_sha256=fetched.sha256)
             log.warning("output.quarantined", output_id=output.id, key=key, bytes=fetched.size_bytes)
         elif extends:
@@ -122,13 +121,6 @@ def forget_missing(deps: Deps, lease: Lease, output: Output) -> Output:
     log.error("quarantine.missing", output_id=output.id, key=key)
     deps.database.run(partial(quarantine.forget, lease=lease))
     return replace(output, quarantine_key=None, quarantine_sha256=None)
-
-
-def get_expiry(output: Output, quarantine_seconds: float) -> datetime | None:
-    """Return the end of the bytes that the next attempt would read; None: never."""
-    if output.quarantine_key is None or output.quarantined_at is None:
-        return output.expires_at
-    return output.quarantined_at + timedelta(seconds=quarantine_seconds)
 
 
 def explain_too_large(output: Output, error: errors.FileTooLarge) -> errors.FileTooLarge:

@@ -25,6 +25,7 @@ from tasks.step import Deps, LeaseGuard
 T = TypeVar("T")
 Key = tuple[str, str]  # provider and external id
 MAX_MATCH_DELAY_SECONDS = 300.0
+SHARED_SECONDS = 600.0  # for a registration, where most webhooks are about predictions of others
 LOCK_MS = 500  # sweeps wait behind it in the same queue
 
 
@@ -60,7 +61,10 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         reason = to_storable(str(error))
         deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))
         return []
-    report = item.provider.refine_report(item.report, item.delivery.body or b"")
+    report = item.report
+    if output_files.is_unclear(report):
+        known = deps.database.run(lambda conn: predictions.find_by_external_id(conn, *item.key))
+        report = item.provider.refine_report(report, item.delivery.body or b"", known.model if known else None)
     item = replace(item, report=inline_files.spool_files(deps, report))
     guard.check()
     return _commit(deps, lambda conn: apply_one(conn, deps, item))
@@ -106,8 +110,10 @@ def _lock_rows(
 ) -> tuple[set[UUID], dict[UUID, Job], dict[Key, Prediction]]:
     """Lock deliveries, then jobs, but none that is locked; return both, and the predictions, locked by their jobs."""
     keys = [item.key for item in items]
-    held, locked = deliveries.queue_lock(conn, [item.lease for item in items]), jobs.queue_lock(conn, keys)
-    found = {(row.provider, str(row.external_id)): row for row in predictions.find(conn, keys)}
+    names, external_ids = [provider for provider, _ in keys], [external_id for _, external_id in keys]
+    rows, tokens = [item.lease.row_id for item in items], [item.lease.token for item in items]
+    held, locked = deliveries.queue_lock(conn, rows, tokens), jobs.queue_lock(conn, names, external_ids)
+    found = {(row.provider, str(row.external_id)): row for row in predictions.find(conn, names, external_ids)}
     return {row["id"] for row in held.rows}, {row["id"]: Job(**row) for row in locked.rows}, found
 
 
@@ -212,9 +218,15 @@ def _end_if_erased(conn: Connection, item: DeliveredReport) -> bool:
 
 def _wait_for_registration(conn: Connection, deps: Deps, item: DeliveredReport) -> None:
     now, until, external_id = item.lease.claimed_at, item.delivery.unmatched_until, item.report.external_id
+    is_shared = item.provider.name in deps.settings.ignore_unregistered
     if until is not None and now >= until:
-        raise UnknownPrediction(f"{item.provider.name} prediction {external_id} was not registered in time")
+        reason = f"{item.provider.name} prediction {external_id} was not registered in time"
+        if not is_shared:
+            raise UnknownPrediction(reason)
+        deliveries.end(conn, item.lease, "ignored", f"{reason}, as MOORAGE_IGNORE_UNREGISTERED expects")
+        return
     limit = min(deps.settings.unmatched_seconds, item.provider.output_lifetime_seconds or 86400.0)
+    limit = min(limit, SHARED_SECONDS) if is_shared else limit
     wait = next_match_delay(item.delivery, now)
     deliveries.mark_unmatched(conn, item.lease, external_id, wait_seconds=wait, unmatched_seconds=limit)
 

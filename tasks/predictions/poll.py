@@ -48,16 +48,15 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     _cancel(provider, prediction)
     result = _poll(provider, prediction)
     failpoint("poll.after_answer")
-    api = breakers.name_api(prediction.provider)
-    guard.provider_error = result.error
     if result.error is not None:
-        breakers.note_failure(deps, api, prediction.job_id, result.error)
+        breakers.note_api_error(deps, guard, prediction.provider, prediction.job_id, result.error)
     if result.report is not None:
         result = replace(result, report=inline_files.spool_files(deps, result.report))
 
     def apply_locked(conn: Connection) -> list[Wake]:
         job, current = jobs.lock(conn, prediction.job_id), predictions.lock(conn, prediction.id)
-        breakers.note_success(conn, deps, api if result.report is not None else None)
+        if result.report is not None:
+            breakers.note_success(conn, deps, breakers.name_api(prediction.provider))
         wakes = _apply_result(LeasedPrediction(conn, lease, job, current), deps.asset_base, result)
         if prediction.entry is None:
             return wakes
@@ -149,7 +148,12 @@ def _time_out(leased: LeasedPrediction, result: PollResult) -> list[Wake]:
 def _end_without_answer(leased: LeasedPrediction, decision: DeadLetterDecision) -> list[Wake]:
     """End as lost with a dead letter, unless it was cancelled or its provider may never have created it."""
     conn, job, prediction, actor = leased.conn, leased.job, leased.prediction, leased.lease.leased_by
-    state, reason = _choose_end_state(prediction, decision)
+    state: PredictionState = "lost"
+    reason = decision.reason
+    if prediction.cancel_reason is not None:
+        state, reason = "cancelled", to_storable(f"{prediction.cancel_reason}; final state unknown: {reason}")
+    elif prediction.external_id is None:  # no output is expected of it
+        state, reason = "failed", f"{submit_outcome.UNCERTAIN}: no webhook received"
     ended_by, provider = "deadline" if decision.category == "TIMED_OUT" else "poll", prediction.provider
     leased.end(state, replace(decision, reason=reason), ended_by=ended_by)
     if state == "lost":
@@ -157,11 +161,3 @@ def _end_without_answer(leased: LeasedPrediction, decision: DeadLetterDecision) 
             conn, "prediction", prediction.id, decision, step="poll", job_id=job.id, provider=provider, actor=actor
         )
     return leased.advance_chain(decision)
-
-
-def _choose_end_state(prediction: Prediction, decision: DeadLetterDecision) -> tuple[PredictionState, str]:
-    if prediction.cancel_reason is not None:
-        return "cancelled", to_storable(f"{prediction.cancel_reason}; final state unknown: {decision.reason}")
-    if prediction.external_id is None:
-        return "failed", f"{submit_outcome.UNCERTAIN}: no webhook received"  # no output is expected of it
-    return "lost", decision.reason

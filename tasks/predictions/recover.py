@@ -61,8 +61,9 @@ def scan(deps: Deps, provider: Provider, since: datetime, *, include_foreign: bo
     """
     public_url = None if include_foreign else deps.settings.public_url
     for page in provider.list_predictions(since):
-        keys = [(provider.name, listed.external_id) for listed in page]
-        found = {row.external_id: row for row in deps.database.run(partial(predictions.find, keys=keys))}
+        ids = [listed.external_id for listed in page]
+        find = partial(predictions.find, providers=[provider.name] * len(page), external_ids=ids)
+        found = {row.external_id: row for row in deps.database.run(find)}
         yield [_match(listed, found.get(listed.external_id), public_url) for listed in page]
 
 

@@ -1,11 +1,11 @@
 """
 File references in a job's input: `{"upload": id}` and `{"variant": "render_id/idx"}`, at any depth.
 
-They are replaced by presigned URLs when the prediction is submitted, so that no URL expires while the job waits.
+They are replaced by presigned URLs, or by the files, when the prediction is submitted: no URL expires while it waits.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
@@ -13,11 +13,13 @@ from uuid import UUID
 from db import uploads
 from db.connection import Connection, Row
 from moorage.errors import Category, Permanent
+from moorage.provider_types import InputFile
 
 if TYPE_CHECKING:
     from tasks.step import Deps  # not loaded at run time: the API uses this module and must not load boto3
 
 PROVIDER_URL_SECONDS: Final = 600  # validity of presigned URLs for providers
+MAX_FILE_BYTES: Final = 64 * 2**20  # of the files in one submission, which are in memory
 _KINDS: Final = ("upload", "variant")
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _UPLOAD: Final = re.compile(f"({_UUID})", re.IGNORECASE)
@@ -56,8 +58,12 @@ def find_missing(conn: Connection, owner: str, references: Sequence[Reference]) 
     return [reference for reference in references if reference.label not in rows]
 
 
-def resolve_references(deps: "Deps", owner: str, value: Any) -> Any:
-    """Replace every reference by a URL that is valid for ten minutes. Raises ReferenceGone, naming missing files."""
+def resolve_references(deps: "Deps", owner: str, value: Any, file_fields: Collection[str] = ()) -> Any:
+    """
+    Replace every reference by a URL that is valid for ten minutes, in the `file_fields` of an input by an InputFile.
+
+    Raises ReferenceGone for missing files, which it names, and for files that are too large; StorageUnavailable.
+    """
     references = find_references(value)
     if not references:
         return value
@@ -66,10 +72,17 @@ def resolve_references(deps: "Deps", owner: str, value: Any) -> Any:
     if gone:
         raise ReferenceGone(f"the input refers to missing files: {', '.join(gone)}"[:1000])
     urls = {reference.label: _presign(deps, reference, rows[reference.label]) for reference in references}
-    return substitute_urls(value, urls)
+    sent = [reference for reference in references if re.split(r"[.\[]", reference.path)[0] in file_fields]
+    if not sent:
+        return substitute_urls(value, urls)
+    size = sum(rows[reference.label]["bytes"] for reference in sent)
+    if size > MAX_FILE_BYTES:
+        raise ReferenceGone(f"the input files have {size} bytes together, more than {MAX_FILE_BYTES}")
+    files = {reference.label: _read_file(deps, reference, rows[reference.label]) for reference in sent}
+    return {name: substitute_urls(item, files if name in file_fields else urls) for name, item in value.items()}
 
 
-def substitute_urls(value: Any, urls: Mapping[str, str]) -> Any:
+def substitute_urls(value: Any, urls: Mapping[str, Any]) -> Any:
     """Return the value with each reference replaced by its URL; `urls` is keyed by `Reference.label`."""
     if _is_reference(value):
         return urls[_parse("", value).label]
@@ -80,17 +93,25 @@ def substitute_urls(value: Any, urls: Mapping[str, str]) -> Any:
 
 def _load_rows(conn: Connection, owner: str, references: Sequence[Reference]) -> dict[str, Row]:
     files = [reference.file_id for reference in references if reference.idx is None]
-    variants = {(reference.file_id, reference.idx) for reference in references if reference.idx is not None}
+    variants = sorted({(reference.file_id, reference.idx) for reference in references if reference.idx is not None})
     rows = {f"upload {row['id']}": row for row in (uploads.list_by_owner(conn, owner, files) if files else ())}
-    for row in uploads.list_variants_by_owner(conn, owner, sorted(variants)) if variants else ():
+    renders, idxs = [render_id for render_id, _ in variants], [idx for _, idx in variants]
+    for row in uploads.list_variants_by_owner(conn, owner, renders, idxs) if variants else ():
         rows[f"variant {row['render_id']}/{row['idx']}"] = row
     return rows
 
 
 def _presign(deps: "Deps", reference: Reference, row: Row) -> str:
-    storage = deps.storage
-    bucket = storage.private_bucket if reference.kind == "upload" else storage.public_bucket
-    return storage.presign_get(bucket, row["key"], PROVIDER_URL_SECONDS)
+    return deps.storage.presign_get(_find_bucket(deps, reference), row["key"], PROVIDER_URL_SECONDS)
+
+
+def _read_file(deps: "Deps", reference: Reference, row: Row) -> InputFile:
+    with deps.storage.open_object(_find_bucket(deps, reference), row["key"]) as reader:
+        return InputFile(f"{row['media']}.{row['format']}", f"{row['media']}/{row['format']}", reader.read())
+
+
+def _find_bucket(deps: "Deps", reference: Reference) -> str:
+    return deps.storage.private_bucket if reference.kind == "upload" else deps.storage.public_bucket
 
 
 def _is_reference(value: Any) -> bool:

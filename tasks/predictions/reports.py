@@ -260,7 +260,7 @@ def _refresh_urls(received: ReceivedReport) -> ReportOutcome:
     """Replace the URLs of waiting outputs by those of a later report; new paths in it are not new outputs."""
     conn, expires_at, prediction_id = received.conn, received.expires_at, received.prediction.id
     files = [file for file in received.report.outputs if file.url and not file.problem]
-    count = sum(outputs.update_source_url(conn, prediction_id, file, expires_at) for file in files)
+    count = sum(outputs.update_source_url(conn, prediction_id, file.path, file.url, expires_at) for file in files)
     if not count:
         return ReportOutcome(False, True, "duplicate: the prediction had succeeded")
     return ReportOutcome(True, True, f"renewed {count} URLs")

@@ -9,6 +9,7 @@ import contextlib
 import random
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -75,30 +76,22 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     if provider is None or entry is None:
         return _fail(deps, lease, guard, errors.Permanent(f"provider {prediction.provider} is not configured"))
     try:
-        model_input = references.resolve_references(deps, job.owner, dict(entry.input))
+        model_input = references.resolve_references(deps, job.owner, dict(entry.input), provider.file_fields)
     except errors.Permanent as error:
         return _fail(deps, lease, guard, error)
     submission = Submission(provider, replace(entry, input=model_input), webhook_keys.create_key())
-    has_begun, wakes = commit_step(deps, lease, guard, lambda conn: _begin_if_allowed(conn, lease, submission)) or (
-        False,
-        [],
-    )
+    begun = commit_step(deps, lease, guard, partial(_begin_if_allowed, lease=lease, submission=submission))
+    has_begun, wakes = begun or (False, [])
     if not has_begun:
         return wakes
     failpoint("submit.after_begin")
     result = _send(deps, guard, prediction, submission)
     failpoint("submit.after_answer")
-    recorded = commit_step(
-        deps,
-        lease,
-        guard,
-        lambda conn: record_submission(conn, deps, lease, provider, result),
-        is_repeatable=provider.can_list,  # the list has the result, too
-    )
+    record = partial(record_submission, deps=deps, lease=lease, provider=provider, result=result)
+    recorded = commit_step(deps, lease, guard, record, is_repeatable=provider.can_list)  # the list has the result, too
     failpoint("submit.after_commit")
     if isinstance(result, errors.MoorageError):
-        guard.provider_error = result
-        breakers.note_failure(deps, breakers.name_api(provider.name), job.id, result)
+        breakers.note_api_error(deps, guard, provider.name, job.id, result)
     wakes = recorded or []
     if isinstance(result, SubmitResult):
         wakes = wakes + create.wake_unmatched(deps.database, provider.name, result.external_id)

@@ -5,6 +5,7 @@ from typing import Final
 
 from db import jobs, leases, predictions, submissions
 from db.connection import Connection
+from moorage import ids
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease, Prediction, PredictionState, Wake
 from moorage.retry_policy import DeadLetterDecision
@@ -78,7 +79,9 @@ def abandon_submission(
     if may_resubmit and submissions.was_resubmitted(conn, prediction.id):
         may_resubmit = False
     if may_resubmit and entry is not None and prediction.entry is not None:
-        return [Wake("submit", submissions.plan(conn, job.id, prediction.entry, entry, reason=reason, actor=actor))]
+        index, prediction_id = prediction.entry, ids.uuid7()
+        submissions.plan(conn, prediction_id, job.id, index, entry, reason=reason, actor=actor)
+        return [Wake("submit", prediction_id)]
     return leased.advance_chain(DeadLetterDecision("PROVIDER_FAILED", "SubmitUncertain", reason, retryable=True))
 
 
@@ -95,6 +98,6 @@ def bind_external_id(
         first_poll = provider.first_poll_seconds()
         reason = to_storable(f"identified as {provider.name} {external_id} by the key in its webhook URL", 200)
         submissions.assign_external_id(
-            conn, prediction, external_id, first_poll_seconds=first_poll, reason=reason, actor=actor
+            conn, prediction.id, external_id, first_poll_seconds=first_poll, reason=reason, actor=actor
         )
     return predictions.find_by_external_id(conn, provider.name, external_id)

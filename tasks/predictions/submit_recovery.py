@@ -49,8 +49,7 @@ def recover_submission(
     result = _search_list(provider, prediction, min(submitted_at, lease.claimed_at) - CLOCK_SKEW, guard)
     failpoint("lookup.after_answer")
     if isinstance(result, MoorageError):
-        guard.provider_error = result
-        breakers.note_failure(deps, breakers.name_api(provider.name), prediction.job_id, result)
+        breakers.note_api_error(deps, guard, provider.name, prediction.job_id, result)
     wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, lease, provider, result)) or []
     failpoint("lookup.after_commit")
     return wakes + create.wake_unmatched(deps.database, provider.name, result) if isinstance(result, str) else wakes

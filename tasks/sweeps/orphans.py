@@ -23,7 +23,6 @@ from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.failpoints import failpoint
 from storage import keys
 from storage.errors import ObjectMissing
-from storage.keys import RenderKey, UploadKey
 from storage.s3 import ListedObject
 from tasks.step import Deps, run_unless_locked
 
@@ -137,7 +136,7 @@ class _OrphanScan:
         limit = self._deps.database.run(current_time) - timedelta(seconds=age_seconds)
         named = self._deps.database.run(partial(objects.find_referenced_keys, keys=[listed.key for listed in page]))
         for listed in page:
-            if not prefix and not isinstance(keys.parse_key(listed.key), UploadKey):
+            if not prefix and not keys.is_upload_key(listed.key):
                 continue  # below another prefix, or not created by moorage
             self.report.looked_at += 1
             is_old = listed.key not in named and listed.modified_at < limit
@@ -150,11 +149,12 @@ class _OrphanScan:
 
     def _classify(self, name: str, *, is_quarantine: bool) -> Reason | None:
         """Classify an old object that no row named when the page was read; None if a row names it now."""
-        key = keys.parse_key(name.removeprefix(keys.QUARANTINE_PREFIX) if is_quarantine else name)
-        if key is None:
+        original = name.removeprefix(keys.QUARANTINE_PREFIX) if is_quarantine else name
+        if not keys.is_known_key(original):
             return "unreadable"
         unnamed: Reason = "quarantined" if is_quarantine else "orphan"
-        if not isinstance(key, RenderKey):
+        key = keys.parse_render_key(original)
+        if key is None:
             return unnamed
         # Locked only before a deletion. A token is used once, so that an unreferenced key stays unreferenced.
         find = partial(orphans.find_reference, lock=self._delete)

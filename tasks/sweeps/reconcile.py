@@ -1,7 +1,7 @@
 """The reconcile sweep: five repairs, each safe at any time and by any number of workers at once."""
 
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -14,18 +14,11 @@ from db.connection import Connection
 from moorage import logs
 from moorage.errors import DatabaseLocked
 from moorage.failpoints import failpoint
-from moorage.model import ProjectKey, Step, Wake, WorkTable
+from moorage.model import ProjectKey, Wake
 from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import fallback, settle
 from tasks.step import Deps, SendWakes
 
-# A released prediction that is still to be submitted is not taken by a poll: dispatch wakes it within a second.
-STEP_BY_TABLE: Final[Mapping[WorkTable, Step]] = {
-    "deliveries": "ingest",
-    "predictions": "poll",
-    "outputs": "keep",
-    "notifications": "notify",
-}
 RECHECK_INTERVAL: Final = timedelta(seconds=60)
 REPAIRS: Final = ("clock", "leases", "jobs", "documents", "statuses")
 MAX_LOCKED: Final = 2  # each is waited for, and its holder looked up, for a third of a second: dispatch waits meanwhile
@@ -64,7 +57,7 @@ def release_leases(deps: Deps, actor: str) -> list[Wake]:
     wakes: list[Wake] = []
     seconds, period = deps.settings.lease_seconds, deps.settings.constants.reconcile_seconds
     min_ticks = max(1, int(RENEWED_BY * seconds / period))
-    for table, step in STEP_BY_TABLE.items():
+    for table, step in leases.STEP_BY_TABLE.items():
         release = partial(leases.release_expired, table=table, actor=actor, lease_seconds=seconds, min_ticks=min_ticks)
         row_ids = deps.database.run(release)
         failpoint("reconcile.after_release")

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from db import ended_counts, retention, uploads, usage
+from db import ended_counts, retention, uploads, usage, work_totals
 from db.connection import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
@@ -117,6 +117,7 @@ def _delete_render(conn: Connection, asset_base: str, limit: float, actor: str, 
 
 def count_storage_use(deps: Deps) -> dict[str, Any]:
     """Count the storage in use, page by page; after SECONDS the next run goes on."""
+    deps.database.run(work_totals.forget_unused)  # any host may have been downloaded from
     until = time.monotonic() + SECONDS
     while deps.database.run(usage.count_next_page) and time.monotonic() < until:
         failpoint("usage.after_page")

@@ -119,7 +119,7 @@ RETURNING id
         return (self._job(conn), *rows)
 
     def _as_row(self, row: dict[str, Any]) -> Row:
-        told = keys.parse_key(row["key"]) if row["key"] else None
+        told = keys.parse_render_key(row["key"]) if row["key"] else None
         start = told.token_start if isinstance(told, keys.RenderKey) else None
         key = next((name for token, name in self.tokens.items() if token.hex[:8] == start), 0)
         lease = row["lease_token"]
@@ -146,7 +146,7 @@ RETURNING id
     def is_orphan(self, conn: Connection, token: int) -> bool:
         """Return whether the orphan sweep would take the object that a lease stored for an output."""
         key, lease = self._key(self.leases[token]), self.leases[token]
-        told = keys.parse_key(key)
+        told = keys.parse_render_key(key)
         assert isinstance(told, keys.RenderKey)
         start = lease.token.hex[:8]
         return orphans.find_reference(conn, key, told.render_id, told.idx, start, lock=False) == "unreferenced"
@@ -200,7 +200,7 @@ RETURNING id
         row_id = self.ids[slot]
         if name == "replay":
             return lambda conn: replay.replay_dead_letter(conn, self._letter(conn, row_id), "person")
-        step = reconcile.STEP_BY_TABLE[TABLE[slot]]
+        step = leases.STEP_BY_TABLE[TABLE[slot]]
         return lambda conn: failures._dead_letter_poison(conn, deps, step, row_id, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:

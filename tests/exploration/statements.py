@@ -75,7 +75,7 @@ def cleared(row: Row) -> Row:
 
 
 def end_kept(view: View, me: Actor, rules: "Rules") -> None:
-    """outputs.end_kept; keep._postpone; reopen.choose_again up to its settlement"""
+    """outputs.end_kept; keep._postpone; settle.reopen up to its settlement"""
     row, job = _owned(view, me, ("waiting",)), view.get(JOB)
     decision = decide_stored(job, me.slot)
     if decision == "wait":
@@ -93,7 +93,7 @@ def decide_stored(job: Job, o: int) -> str:
 
 
 def choose_again(view: View, p: int) -> None:
-    """reopen.choose_again"""
+    """settle.reopen"""
     job = view.lock(JOB)
     view.put(JOB, job._replace(state="keeping", chosen=p))
     stop_others(view)

@@ -28,7 +28,9 @@ def started(at: World, entries: int = 3, **columns: Any) -> UUID:
         (job_id, job_id),
     )
     at.deps.database.run(
-        lambda conn: submissions.plan(conn, job_id, 0, FallbackEntry(**chain[0]), reason=None, actor="test")
+        lambda conn: submissions.plan(
+            conn, ids.uuid7(), job_id, 0, FallbackEntry(**chain[0]), reason=None, actor="test"
+        )
     )
     return job_id
 

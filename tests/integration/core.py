@@ -30,7 +30,7 @@ from tasks.step import Deps, build_retry_policy
 from worker import step_runner
 
 LEASED_BY = "node@test/1"
-_ensured: set[str | None] = set()  # endpoints whose buckets were made: once a session is enough
+_ensured: set[tuple[str | None, str]] = set()  # endpoint and public bucket that exist: once a session is enough
 _EMPTY = """
 SET session_replication_role = replica;
 DELETE FROM ticks; DELETE FROM events; DELETE FROM dead_letters; DELETE FROM placements; DELETE FROM render_variants;
@@ -280,9 +280,10 @@ def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
             limits=limits,
             policy=build_retry_policy(settings),
         )
-        if settings.s3_endpoint_url not in _ensured:
+        buckets_of = (settings.s3_endpoint_url, settings.s3_public_bucket)
+        if buckets_of not in _ensured:
             buckets.ensure_buckets(deps.storage, settings)
-            _ensured.add(settings.s3_endpoint_url)
+            _ensured.add(buckets_of)
         conn = connect(database_url)
         try:
             made = World(deps, conn, source, database_url)

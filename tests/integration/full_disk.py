@@ -20,12 +20,9 @@ from uuid import UUID
 
 from db.connection import connect
 from egress import download, spool
-from media import video
 from media.limits import Limits
-from media.sniff import FileFormat
 from moorage.errors import MoorageError
 from moorage.local_errors import open_temporary_file
-from web.http.problems import Problem
 from web.services.upload_spool import SpooledFile
 from worker import boot, step_runner
 
@@ -62,8 +59,6 @@ def outcome(work: Callable[[], object]) -> dict[str, Any]:
         work()
     except MoorageError as error:
         return {"error": type(error).__name__, "is_internal": error.is_internal, "errno": error.facts.get("errno")}
-    except Problem as problem:
-        return {"error": "Problem", "status": problem.status}
     except Exception as error:  # noqa: BLE001 (reported to the test)
         return {"error": type(error).__name__, "is_internal": False, "text": str(error)}
     return {"error": None}
@@ -73,7 +68,8 @@ def spool_chunks(_folder: Path, *sizes: str) -> list[dict[str, Any]]:
     """Write twice what the disk holds in chunks of each size; the chunk that fails is left in the buffer."""
 
     def write(size: int) -> None:
-        with spool.open_spool(Limits()) as file:
+        with open_temporary_file() as disk_file:
+            file = spool.Spool(disk_file, Limits())
             for _ in range(0, 2 * DISK_BYTES, size):
                 file.write(bytes(size))
             file.finish()
@@ -97,13 +93,6 @@ def receive_uploads(_folder: Path, *sizes: str) -> list[dict[str, Any]]:
 
     with ThreadPoolExecutor(1) as executor:
         return [outcome(lambda size=int(size): asyncio.run(receive(size, executor))) for size in sizes]
-
-
-def extract_poster(folder: Path, path: str) -> dict[str, Any]:
-    """Extract the poster of a video that is elsewhere; the decoder's process finds the disk full."""
-    fill(folder, 0)
-    with open(path, "rb") as file:
-        return outcome(lambda: video.extract_poster(file, FileFormat("video", "mp4", "video/mp4", "mp4"), Limits()))
 
 
 def keep(output_id: str) -> dict[str, Any]:
@@ -146,7 +135,6 @@ def keep_without_descriptors(_folder: Path, first: str, *others: str) -> list[di
 COMMANDS: dict[str, Callable[..., Any]] = {
     "spool": spool_chunks,
     "uploads": receive_uploads,
-    "poster": extract_poster,
     "keep": keep_on_full_disk,
     "descriptors": keep_without_descriptors,
 }

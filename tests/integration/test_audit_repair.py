@@ -161,8 +161,8 @@ def test_a_lease_that_nobody_freed_is_freed_and_its_row_woken(at: World, monkeyp
     job_id, outputs = waiting(at, [at.source.picture()])
     at.claimed_output(outputs[0])
     at.conn.execute("UPDATE outputs SET leased_until = moment() - interval '1 h'")
-    always = {k: s.replace("interval '30 s'", "interval '0 s'") for k, s in repair.leases.RELEASE_EXPIRED.items()}
-    monkeypatch.setattr(repair.leases, "RELEASE_EXPIRED", always)  # PostgreSQL may have started just now
+    always = {k: s.replace("interval '30 s'", "interval '0 s'") for k, s in repair.leases.release_expired.sql.items()}
+    monkeypatch.setattr(repair.leases.release_expired, "sql", always)  # PostgreSQL may have started just now
 
     done, sent = repaired(at, findings(at))
 

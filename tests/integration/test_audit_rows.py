@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from db.audit import checks as rules
-from db.audit.check import Check
+from db.audit.check import SUBJECTS, Check
 from db.connection import Connection
 from embedded.stack import Stack
 from moorage.model import Wake
@@ -23,7 +23,7 @@ from tests.integration import kept_world as world
 from tests.integration.audit_damage import ALSO, DAMAGE, UNAUDITED
 from worker import failures
 
-AUDITED = sorted({*rules.TABLES, "projects", "render_variants", "placements", "events"})
+AUDITED = sorted({*SUBJECTS, "projects", "render_variants", "placements", "events"})
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_any_row_that_is_lost_is_missed(loose: Deps, table: str) -> None:
     assert unseen == []
 
 
-@pytest.mark.parametrize("table", sorted(set(rules.TABLES) - {"projects", "renders"}))
+@pytest.mark.parametrize("table", sorted(set(SUBJECTS) - {"projects", "renders"}))
 def test_any_state_that_is_faked_is_named(loose: Deps, table: str) -> None:
     """Events tell how a row came to its state; a state without its event did not come about."""
     conn = loose.database.connection()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
 import providers
 from embedded.stack import Stack
-from moorage.asgi import Message
 from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.model import Registration
 from moorage.settings import Settings

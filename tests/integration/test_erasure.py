@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db import api_tokens, erasures, owner_token_revocations, ticks
+from db import api_tokens, owner_token_revocations, ticks
 from db.connection import Connection
 from embedded.stack import Stack
 from moorage.ids import uuid7
@@ -36,6 +36,7 @@ POINTS: Final = (
 )
 SHORT: Final = ("erase.after_rows",)  # of `make test`
 X_SHA256: Final = hashlib.sha256(b"x").hexdigest()
+WAITED: Final = "UPDATE erasures SET requested_at = requested_at - interval '11 min'"  # longer than WAIT_SECONDS
 
 
 def deliver(deps: Deps, external_id: str, **more: Any) -> Any:
@@ -162,9 +163,7 @@ def test_nothing_of_an_erased_owner_remains(deps: Deps, conn: Connection, jobs: 
     assert findings(deps) == []
 
 
-def test_an_erasure_waits_for_its_predictions_and_then_no_longer(
-    deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_erasure_waits_for_its_predictions_and_then_no_longer(deps: Deps, conn: Connection) -> None:
     """A run at the provider is cancelled, as it costs money; but a provider that is away does not keep the data."""
     register(deps, "runs")
     requested = erasure_request.request_erasure(deps.database, OWNER)
@@ -176,20 +175,18 @@ def test_an_erasure_waits_for_its_predictions_and_then_no_longer(
     assert values(conn, "SELECT state FROM jobs") == ["cancelled"]
     assert values(conn, "SELECT cancel_reason IS NOT NULL FROM predictions") == [True]
     assert erasure_request.request_erasure(deps.database, OWNER)["id"] == requested["id"]
-    monkeypatch.setattr(erasures, "WAIT_SECONDS", 0.0)
+    conn.execute(WAITED)
     assert erasure.continue_erasures(deps, "tests") == {"erased": 1}
     assert erasure.continue_erasures(deps, "tests") == {}
     assert find_traces(deps, conn) == []
 
 
 @pytest.mark.parametrize("in_batch", [True, False])
-def test_a_webhook_about_an_erased_prediction_leaves_no_trace(
-    deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch, in_batch: bool
-) -> None:
+def test_a_webhook_about_an_erased_prediction_leaves_no_trace(deps: Deps, conn: Connection, in_batch: bool) -> None:
     """The provider reports the cancellation afterwards, with the prompt."""
-    monkeypatch.setattr(erasures, "WAIT_SECONDS", 0.0)
     register(deps, "runs")
     erasure_request.request_erasure(deps.database, OWNER)
+    conn.execute(WAITED)
     erasure.continue_erasures(deps, "tests")
     lease = world.claim(deps, deliver(deps, "runs", output=[world.picture()]))
 

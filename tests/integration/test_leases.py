@@ -7,11 +7,11 @@ from uuid import uuid4
 import pytest
 
 from db import discarding, leases, outputs, poison
+from db.leases import STEP_BY_TABLE
 from embedded.stack import Stack
 from moorage import ids
 from moorage.errors import LeaseLost
 from moorage.model import Lease
-from tasks.sweeps.reconcile import STEP_BY_TABLE
 from tests.integration.core import World, database_of, kept, prediction, together, wait_until, world
 from worker.heartbeat import Heartbeat
 

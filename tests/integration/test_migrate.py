@@ -87,3 +87,13 @@ def test_a_migration_that_fails_leaves_nothing(bare: Connection, tmp_path, monke
     found = bare.execute("SELECT to_regclass('half') AS half").fetchone()
     assert found == {"half": None}
     assert migrate.get_schema_version(bare) == migrate.SCHEMA_VERSION
+
+
+def test_a_migration_that_refuses_says_why(bare: Connection, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that renames refuses while a worker of the previous version holds a lease."""
+    migrate.migrate(bare)
+    (tmp_path / "9000_names.sql").write_text("DO $$ BEGIN RAISE EXCEPTION 'rows are leased by keep1@host'; END $$;")
+    monkeypatch.setattr(migrate, "MIGRATIONS", tmp_path)
+
+    with pytest.raises(ConfigError, match="9000_names is not applied: rows are leased by keep1@host"):
+        migrate.migrate(bare)

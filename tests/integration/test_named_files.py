@@ -62,7 +62,8 @@ def notes(at: World, job_id: UUID) -> list[str]:
 
 def audited(at: World, *row_ids: UUID) -> list[Any]:
     """Return what the audit finds in these rows."""
-    return [row for sql in row_checks.ROWS.values() for row in at.conn.execute(sql, {"ids": list(row_ids)}).fetchall()]
+    args = {"ids": list(row_ids), "lease_seconds": 30.0, "overdue_seconds": 900.0}
+    return [row for sql in row_checks.ROWS.values() for row in at.conn.execute(sql, args).fetchall()]
 
 
 def test_the_files_of_all_shapes_are_kept(at_fal: World) -> None:

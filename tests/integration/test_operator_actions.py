@@ -111,7 +111,7 @@ def test_an_acknowledged_dead_letter_is_open_and_no_problem(deps: Deps, conn: Co
 def letters_problem(conn: Connection) -> Problem | None:
     facts = {"postgresql": "ok", "broker": "ok", "storage": "ok", "workers": None, "queues": None, "consumers": None}
     with conn.transaction():
-        letters = read_overview(conn, []).dead_letters
+        letters = read_overview(conn, [])["dead_letters"]
     return next(iter(find_problems({**facts, "dead_letters": letters})), None)
 
 

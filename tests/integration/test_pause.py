@@ -47,7 +47,7 @@ def due(conn: Connection, step: str) -> list[Any]:
 
 
 def pause(conn: Connection, target: str) -> None:
-    pauses.add(conn, target, paused_by="ann", reason="they are down")
+    pauses.add(conn, target, actor="ann", reason="they are down")
 
 
 @pytest.mark.parametrize("target", ["replicate", "keep"])
@@ -213,8 +213,8 @@ def test_reading_pauses_costs_what_is_live(conn: Connection) -> None:
     """Status is asked when there is trouble, and a big table must not make it worse."""
     conn.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
 
-    plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {pauses.LIST_PAUSES}".encode()))
+    plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {pauses.list_pauses.sql}".encode()))
 
     assert re.search("using outputs_(due|urgent|by_host)", plan)
     assert "using predictions_due" in plan
-    assert status.read_overview(conn, ["replicate"]).pauses == []
+    assert status.read_overview(conn, ["replicate"])["pauses"] == []

@@ -137,7 +137,8 @@ def test_openais_models_make_pictures(server):
 
     assert [one["name"] for one in provider.list_models("image")] == ["gpt-image-1", "dall-e-3"]
     assert provider.list_models("video") == []
-    assert provider.get_input_schema("gpt-image-1") is None
+    assert [one["accepts"] for one in provider.list_models("image")] == [["image"], []]
+    assert provider.get_input_schema("dall-e-3") is None
 
 
 @pytest.mark.parametrize("name", ["replicate", "fal", "openai"])
@@ -149,3 +150,21 @@ def test_a_model_in_a_list_has_the_same_facts_everywhere(server, name):
     (told,) = provider_at(name, server.server_port, **given).list_models("image")
 
     assert set(told) == {"name", "description", "kind", "accepts", "picture_field"}
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, None), (403, ProviderRefused), (503, ProviderUnavailable)])
+def test_a_document_of_fal_that_is_not_served_is_none_or_an_outage(server, status, error):
+    """A model without a document can be used; the key is not sent to where documents are."""
+    base = f"http://127.0.0.1:{server.server_port}"
+    fal = provider_at("fal", server.server_port, fal_openapi=f"{base}/openapi.json?id={{model}}")
+    server.answer = answer(status)
+
+    if error:
+        with pytest.raises(error):
+            fal.get_input_schema("fal-ai/flux/dev")
+    else:
+        assert fal.get_input_schema("fal-ai/flux/dev") is None
+
+    assert [(one.path, "Authorization" in one.headers) for one in server.asked] == [
+        ("/openapi.json?id=fal-ai/flux/dev", False)
+    ]

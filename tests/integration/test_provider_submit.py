@@ -5,6 +5,7 @@ A new provider adds its wire to WIRES; `test_every_provider_that_accepts_submiss
 """
 
 import base64
+import email
 import json
 import socket
 import ssl
@@ -19,10 +20,11 @@ from urllib.parse import quote, unquote
 from uuid import UUID
 
 import pytest
+from jsonschema import Draft202012Validator
 
 import providers
 from moorage.errors import BillingRefused, NotSubmitted, ProviderBusy, ProviderRefused, SubmitUncertain
-from moorage.provider_types import SubmitRequest
+from moorage.provider_types import InputFile, SubmitRequest
 from moorage.settings import Settings
 from providers import Provider, submit_client
 from providers.submit_client import SubmitClient
@@ -539,6 +541,76 @@ def test_a_success_of_openais_without_pictures_is_a_success_without_files(server
     assert (report.status, report.outputs, report.completed_at) == ("succeeded", (), None)
 
 
+def parse_form(asked: Any) -> list[tuple[str, str | None, str, bytes]]:
+    """Return name, file name, content type and bytes of each part, read with the standard library."""
+    message = email.message_from_bytes(f"Content-Type: {asked.headers['Content-Type']}\r\n\r\n".encode() + asked.body)
+    return [
+        (str(part.get_param("name", header="content-disposition")), part.get_filename(), part.get_content_type(),
+         bytes(part.get_payload(decode=True)))
+        for part in message.walk() if not part.is_multipart()
+    ]  # fmt: skip
+
+
+FILE = InputFile("image.png", "image/png", PNG)
+
+
+@pytest.mark.parametrize("image", [FILE, [FILE, FILE]])
+def test_an_order_with_input_files_is_an_edit(server, image):
+    """A form with the bytes: OpenAI reads no URLs. Options keep their values."""
+    server.answer = answer(200, WIRES["openai"].good)
+    options = {"output_format": "webp", "background": "transparent", "n": 2, "user": "é"}
+
+    submitted = provider_at("openai", server.server_port).submit(
+        order("gpt-image-1", image=image, mask=FILE, **options)
+    )
+
+    (asked,) = server.asked
+    assert asked.path == "/v1/images/edits"
+    assert submitted.report is not None
+    assert len(submitted.report.outputs) == 1
+    parts = parse_form(asked)
+    name = "image[]" if isinstance(image, list) else "image"
+    assert [part for part in parts if part[1]] == [
+        *[(name, "image.png", "image/png", PNG)] * (2 if isinstance(image, list) else 1),
+        ("mask", "image.png", "image/png", PNG),
+    ]
+    assert {part[0]: part[3].decode() for part in parts if not part[1]} == {
+        "model": "gpt-image-1", "output_format": "webp", "background": "transparent", "n": "2", "user": "é"
+    }  # fmt: skip
+
+
+def test_options_of_gpt_image_are_passed_on(server):
+    """Format and transparency are OpenAI's to judge; an unknown format is refused with the job request."""
+    server.answer = answer(200, WIRES["openai"].good)
+    options = {"prompt": "a boat", "output_format": "webp", "background": "transparent", "quality": "high"}
+    openai = provider_at("openai", server.server_port)
+
+    openai.submit(order("gpt-image-1", **options))
+
+    assert server.asked[0].fields == {**options, "model": "gpt-image-1"}
+    schema = openai.get_input_schema("gpt-image-1") or {}
+    assert not list(Draft202012Validator(schema).iter_errors({**options, "more": 1}))
+    for wrong in ({"output_format": "gif"}, {"prompt": ""}, {"background": 1}):
+        assert list(Draft202012Validator(schema).iter_errors({**options, **wrong})), wrong
+    assert openai.get_input_schema("dall-e-3") is None
+
+
+@pytest.mark.parametrize(
+    "image", ["https://us.example/a.png", "data:image/png;base64,AAAA", [FILE, "https://us.example"]]
+)
+def test_an_image_that_is_no_file_is_refused_by_us(server, image):
+    """OpenAI would say that the parameter is unknown; other models behind the same API may take a URL."""
+    openai = provider_at("openai", server.server_port)
+    with pytest.raises(ProviderRefused, match="sent as files: write"):
+        openai.submit(order("gpt-image-1", image=image))
+    assert server.asked == []
+    server.answer = answer(200, WIRES["openai"].good)
+
+    openai.submit(order("flux-kontext", image_url="https://us.example/a.png"))
+
+    assert server.asked[0].fields["image_url"] == "https://us.example/a.png"
+
+
 # --- Black Forest Labs ------------------------------------------------------------------------------------------
 
 
@@ -555,6 +627,18 @@ def test_a_submission_to_bfl_names_webhook_and_secret(server, caplog):
     assert first == {"prompt": "x", "seed": 7, **expected}
     assert not expected.keys() & second.keys()
     assert "submit.polled_elsewhere" in caplog.text
+
+
+def test_a_task_that_bfl_does_not_find_is_left_open(server):
+    """It may be of another region: its webhook would come too late for a prediction that has failed."""
+    bfl = provider_at("bfl", server.server_port)
+    statuses = []
+    for word in ("Task not found", "Request Moderated", "Pending"):
+        server.answer = answer(200, json.dumps({"id": "b1", "status": word}).encode())
+        statuses.append(bfl.poll("b1").status)
+
+    assert statuses == ["unknown", "failed", "running"]
+    assert {one.path for one in server.asked} == {"/v1/get_result?id=b1"}
 
 
 def test_no_secret_of_bfl_comes_back_in_a_message(server):

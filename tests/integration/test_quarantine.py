@@ -21,7 +21,7 @@ from moorage.model import JobDescription
 from moorage.provider_types import OutputFile
 from storage import keys, s3
 from tasks.audit import run as audit
-from tasks.jobs import create, local_files, replay
+from tasks.jobs import create, replay
 from tasks.outputs import discard, keep
 from tasks.step import Deps
 from tasks.sweeps import orphans, retention
@@ -85,9 +85,10 @@ def test_a_refused_file_is_stored_byte_for_byte_with_its_facts(at: World) -> Non
     (letter,) = at.letters(row["id"])
     assert stored(at.deps, row["quarantine_key"]) == data
     assert (row["quarantine_bytes"], row["quarantine_sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
-    parsed = keys.parse_key(row["quarantine_key"].removeprefix(keys.QUARANTINE_PREFIX))
+    parsed = keys.parse_render_key(row["quarantine_key"].removeprefix(keys.QUARANTINE_PREFIX))
     assert isinstance(parsed, keys.RenderKey)
-    assert (parsed.render_id, parsed.idx, parsed.extension) == (made.job_id, 0, "bin")
+    assert (parsed.render_id, parsed.idx) == (made.job_id, 0)
+    assert row["quarantine_key"].endswith(".bin")
     assert (letter["category"], letter["error"]) == ("VALIDATION_FAILED", "InvalidMedia")
     assert letter["facts"]["quarantine_key"] == row["quarantine_key"]
     assert letter["facts"]["sha256"] == row["quarantine_sha256"]
@@ -114,8 +115,7 @@ def test_a_raised_limit_and_a_replay_bring_the_file_back(at: World) -> None:
 def inject(monkeypatch: pytest.MonkeyPatch, on_failpoint: Callable[[str], None]) -> None:
     """Call a function at every failpoint that is passed."""
     monkeypatch.setattr(failpoints, "_SPEC", "@")
-    monkeypatch.setattr(failpoints, "_FOLDER", "")
-    monkeypatch.setattr(failpoints, "_crash_if_armed", lambda file: on_failpoint(file.name))
+    monkeypatch.setattr(failpoints, "_disarm", lambda file: on_failpoint(file.name))
 
 
 def raise_once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, nth: int = 1) -> None:
@@ -400,6 +400,14 @@ def test_an_error_page_in_quarantine_gives_way_to_a_refused_file(at: World) -> N
     assert is_in_quarantine(at, row["id"], png(17))
 
 
+def spool(at: World, data: bytes) -> str:
+    """Store a file as `moorage keep FILE` does; return its key."""
+    key, sha256 = keys.build_input_key(uuid7(), "png"), hashlib.sha256(data).hexdigest()
+    bucket = at.deps.storage.private_bucket
+    at.deps.storage.put(bucket, key, data, size=len(data), sha256=sha256, content_type="image/png")
+    return key
+
+
 @pytest.mark.parametrize("source", ["inline", "object"])
 def test_bytes_that_were_never_downloaded_are_in_quarantine_too(at: World, source: str) -> None:
     """Whatever the source is: there is one place to look."""
@@ -408,11 +416,7 @@ def test_bytes_that_were_never_downloaded_are_in_quarantine_too(at: World, sourc
     if source == "inline":
         at.conn.execute("UPDATE outputs SET source_kind = 'inline', source = NULL, source_data = %s", (data,))
     else:
-        key, sha256 = keys.build_input_key(uuid7(), "png"), hashlib.sha256(data).hexdigest()
-        at.deps.storage.put(
-            at.deps.storage.private_bucket, key, data, size=len(data), sha256=sha256, content_type="image/png"
-        )
-        at.conn.execute("UPDATE outputs SET source_kind = 'object', source = %s", (key,))
+        at.conn.execute("UPDATE outputs SET source_kind = 'object', source = %s", (spool(at, data),))
 
     small(at).step("keep", output_id)
 
@@ -429,9 +433,9 @@ def test_an_empty_file_is_refused_without_an_object(at: World) -> None:
     assert (at.state("outputs", output_id), at.row("outputs", output_id)["quarantine_key"]) == ("dead", None)
 
 
-def kept_file(at: World, path: Path) -> Any:
-    """Return the output of `moorage keep FILE`, refused, and its job."""
-    key = local_files.spool_file(at.deps, path)
+def kept_file(at: World, data: bytes) -> Any:
+    """Return the output of `moorage keep FILE`, refused, and the key of the file."""
+    key = spool(at, data)
     description, files = JobDescription(owner="ann", kind="mixed"), [OutputFile("file[0]", object_key=key)]
     job_id = create.create_keep_job(
         at.deps.database, at.deps.settings, at.deps.providers, description, files, actor="cli", notify=False
@@ -441,11 +445,9 @@ def kept_file(at: World, path: Path) -> Any:
     return at.outputs(job_id)[0], key
 
 
-def test_the_copy_of_a_local_file_stays_while_its_dead_letter_is_open(at: World, tmp_path: Path) -> None:
+def test_the_copy_of_a_local_file_stays_while_its_dead_letter_is_open(at: World) -> None:
     """It is the source: without it no replay is possible when the quarantine has ended."""
-    path = tmp_path / "lent.png"
-    path.write_bytes(png(19))
-    output_id, key = kept_file(at, path)
+    output_id, key = kept_file(at, png(19))
 
     assert discard.delete_spooled_inputs(at.deps) == 0
     retention.delete_expired(at.changed(quarantine_seconds=0.001).deps, "cli")
@@ -456,11 +458,9 @@ def test_the_copy_of_a_local_file_stays_while_its_dead_letter_is_open(at: World,
     assert at.deps.storage.head(at.deps.storage.private_bucket, key) is None
 
 
-def test_the_copy_of_a_local_file_goes_when_its_dead_letter_is_discarded(at: World, tmp_path: Path) -> None:
+def test_the_copy_of_a_local_file_goes_when_its_dead_letter_is_discarded(at: World) -> None:
     """A local file is lent to us."""
-    path = tmp_path / "lent.png"
-    path.write_bytes(png(20))
-    output_id, key = kept_file(at, path)
+    output_id, key = kept_file(at, png(20))
     (letter,) = at.letters(output_id)
     at.deps.database.run(lambda conn: replay.discard_dead_letter(conn, letter["id"], "cli"))
 

@@ -216,7 +216,7 @@ def test_a_provider_that_is_away_or_refuses_is_told_in_one_line(env: dict[str, s
     none = cli.run(env, "recover", "standard")
     misspelt = cli.run(env, "recover", "replicat")
 
-    for done, told in ((away, "503"), (refusing, "401"), (none, "has no list"), (misspelt, "replicate or standard")):
+    for done, told in ((away, "503"), (refusing, "401"), (none, "has no list"), (misspelt, "or replicate or")):
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1, done.stderr
         assert told in done.stderr

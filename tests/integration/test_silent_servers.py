@@ -115,10 +115,10 @@ def test_an_overview_names_what_is_locked(conn: Connection, database_url: str, t
         with conn.transaction():
             overview = read_overview(conn, ["replicate"])
 
-    assert free.locked == []
-    assert overview.locked
-    assert len(overview.locked) < 10
-    assert [name for name in overview.oldest_due_seconds if name == table] == []
+    assert free["locked"] == []
+    assert overview["locked"]
+    assert len(overview["locked"]) < 10
+    assert [name for name in overview["oldest_due_seconds"] if name == table] == []
 
 
 def test_a_check_that_breaks_off_is_a_failure_in_one_line(stack: Stack) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
+from moorage.errors import ConfigError
 from simulation.provider.client import Standin, StandinError
 from tests.integration.standin_receiver import wait_for
 
@@ -128,18 +129,15 @@ def test_lists_are_paged_newest_first(standin: Standin) -> None:
     while url:
         pages.append(requests.get(url, headers={"Authorization": f"Bearer {standin.token}"}, timeout=60).json())
         url = pages[-1]["next"]
-    back = request(standin, "GET", pages[2]["previous"].removeprefix(standin.url)).json()
 
     assert [len(page["results"]) for page in pages] == [100, 100, 4]
     ids = [prediction["id"] for page in pages for prediction in page["results"]]
     assert ids == [prediction["id"] for prediction in reversed(created[:-1])]
-    assert pages[0]["previous"] is None
-    assert back["results"] == pages[1]["results"]
 
 
 def test_a_wrong_token_is_rejected_everywhere(standin: Standin) -> None:
     """A client that omits its token must fail here, not in production."""
-    for path in ("/v1/predictions", "/v1/predictions/x", "/v1/webhooks/default/secret", "/standin/ledger"):
+    for path in ("/v1/predictions", "/v1/predictions/x", "/standin/ledger"):
         for header in ("", "Bearer wrong", f"Token {standin.token}"):
             response = request(standin, "GET", path, Authorization=header)
 
@@ -178,7 +176,6 @@ def test_official_models_need_no_version_and_unknown_paths_are_404(standin: Stan
     assert request(standin, "GET", "/v1/predictions/unknown").status_code == 404
     assert request(standin, "POST", "/v1/predictions/unknown/cancel").status_code == 404
     assert request(standin, "GET", "/v1/nothing").status_code == 404
-    assert request(standin, "GET", "/v1/webhooks/default/secret").json() == {"key": standin.secret}
 
 
 def test_data_is_removed_at_its_expiry(standin: Standin) -> None:
@@ -253,6 +250,7 @@ def test_it_stops_on_sigterm_and_logs_no_requests(tmp_path: Path) -> None:
     run(standin)
     process, port = standin._process, standin.port
     assert process is not None
+    assert process.pid is not None
 
     os.kill(process.pid, signal.SIGTERM)
 
@@ -280,7 +278,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("secret", ["whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_not base64"])
 def test_an_invalid_secret_prevents_the_start(tmp_path: Path, secret: str) -> None:
     """A secret that no verifier accepts would only show as rejected webhooks."""
-    with pytest.raises(StandinError, match="is not whsec_ and base64"):
+    with pytest.raises(ConfigError, match="is not whsec_ and base64"):
         Standin(secret=secret).start(tmp_path)
 
 

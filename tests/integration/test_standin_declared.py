@@ -12,6 +12,7 @@ from moorage.errors import BadSignature, KeysStale
 from moorage.provider_types import SubmitRequest
 from moorage.settings import Settings
 from providers import Provider
+from simulation.provider import declared as standin_declared
 from simulation.provider.client import Standin
 from tests.integration.standin_receiver import Receiver, run_receiver, wait_for
 from tests.support import declared
@@ -74,6 +75,17 @@ WORDS = {
 def test_the_stand_in_serves_the_whole_catalog():
     """A new entry adds its word of success."""
     assert set(WORDS) == {path.stem for path in declared.CATALOG}
+
+
+def test_a_copy_of_an_entry_replaces_it(tmp_path):
+    """Who tries a declaration of their own with the stand-in names it as they will."""
+    path = tmp_path / "own.toml"
+    path.write_text(declared.read_entry(declared.CATALOG[0]).replace('Black Forest Labs"', 'Ours"'), encoding="utf-8")
+
+    tables = standin_declared.read_declarations(path)
+
+    assert tables["bfl"]["label"] == "Ours"
+    assert set(tables) == set(WORDS)
 
 
 @pytest.mark.parametrize("name", list(WORDS))

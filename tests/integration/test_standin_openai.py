@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from moorage.errors import ProviderRefused, SubmitUncertain
+from moorage.provider_types import InputFile
 from providers import Provider
 from simulation.provider.client import Standin
 from tests.integration.standin_clients import build_clients, build_submit_request
@@ -50,6 +51,22 @@ def test_the_response_has_the_files_of_the_ledger(standin: Standin, openai: Prov
     assert [line["path"] for line in lines] == [output.path for output in outputs]
     assert [line["sha256"] for line in lines] == [hashlib.sha256(output.data or b"").hexdigest() for output in outputs]
     assert {(output.data or b"")[16:24] for output in outputs} == {(256).to_bytes(4, "big") + (128).to_bytes(4, "big")}
+
+
+def test_an_edit_takes_files_in_a_form(standin: Standin, openai: Provider) -> None:
+    """The ledger has their digests; the format is the one that was asked for."""
+    data = b"\x89PNG\r\n\x1a\n\r\n--and so on"
+    files = [InputFile("image.png", "image/png", data), InputFile("image.jpeg", "image/jpeg", data + b"2")]
+    request = build_submit_request("openai", n=2, image=files, output_format="webp", standin={"duration_s": 0})
+
+    submitted = openai.submit(request)
+
+    assert submitted.report is not None
+    assert [(output.data or b"")[8:12] for output in submitted.report.outputs] == [b"WEBP"] * 2
+    lines = [line for line in standin.get_ledger()["lines"] if line["kind"] == "input"]
+    assert [(line["prediction"], line["name"], line["sha256"]) for line in lines] == [
+        (submitted.external_id, "image", hashlib.sha256(file.data).hexdigest()) for file in files
+    ]
 
 
 @pytest.mark.parametrize(

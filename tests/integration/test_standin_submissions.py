@@ -239,17 +239,21 @@ def test_an_input_that_cannot_be_downloaded_fails_the_prediction(
 @pytest.mark.parametrize(
     ("model", "input_", "message"),
     [
-        ("standin/pictures", {}, "input: prompt is required"),
-        ("standin/image-to-video", {"prompt": "x"}, "input: image is required"),
-        ("standin/pictures", {"prompt": ""}, "input.prompt: String length must be from 1"),
-        ("standin/pictures", {"prompt": "x", "num_outputs": 11}, "input.num_outputs: Must be less than or equal to 10"),
+        ("standin/pictures", {}, "input: 'prompt' is a required property"),
+        ("standin/image-to-video", {"prompt": "x"}, "input: 'image' is a required property"),
+        ("standin/pictures", {"prompt": ""}, "input.prompt: '' should be non-empty"),
+        (
+            "standin/pictures",
+            {"prompt": "x", "num_outputs": 11},
+            "input.num_outputs: 11 is greater than the maximum of 10",
+        ),
         (
             "standin/pictures",
             {"prompt": "x", "width": "1"},
-            "input.width: Invalid type. Expected: integer",
+            "input.width: '1' is not of type 'integer'",
         ),
-        ("standin/pictures", {"prompt": "x", "output_format": "bmp"}, "input.output_format: must be one of"),
-        ("standin/pictures", {"prompt": "x", "image": "a.png"}, "input.image: Does not match format 'uri'"),
+        ("standin/pictures", {"prompt": "x", "output_format": "bmp"}, "input.output_format: 'bmp' is not one of"),
+        ("standin/pictures", {"prompt": "x", "image": "a.png"}, "input.image: 'a.png' does not match"),
     ],
 )
 def test_an_input_that_violates_the_schema_is_rejected_by_field(

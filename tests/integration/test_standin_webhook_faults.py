@@ -127,7 +127,7 @@ def test_an_unreachable_receiver_is_retried(standin: Standin, receiver: Receiver
         lines = attempts(standin, created, 2)
 
     assert [line["http_status"] for line in lines] == [None, None]
-    assert all("ConnectionRefused" in line["error"] for line in lines)
+    assert all("Connection refused" in line["error"] for line in lines)
 
 
 def test_progress_is_never_retried(standin: Standin, receiver: Receiver) -> None:
@@ -182,16 +182,12 @@ def test_out_of_order_ends_with_processing(standin: Standin, receiver: Receiver)
     assert json.loads(receiver.deliveries[1].body)["output"] is None
 
 
-def test_missing_and_silence_send_nothing(standin: Standin, receiver: Receiver) -> None:
+def test_a_missing_webhook_is_not_sent(standin: Standin, receiver: Receiver) -> None:
     """Without a webhook only the API shows the end."""
     lost = standin.create_prediction({"standin": {"duration_s": 0, "webhook": "missing"}}, receiver.url())
     wait_for(lambda: standin.get_prediction(lost["id"])["completed_at"])
-    standin.suppress_webhooks(60)
-    silenced = standin.create_prediction({"standin": {"duration_s": 0}}, receiver.url())
-    wait_for(lambda: standin.get_prediction(silenced["id"])["completed_at"])
     held = standin.create_prediction({"standin": {"duration_s": 0, "webhook": "late", "late_s": 3}}, receiver.url())
     wait_for(lambda: standin.get_prediction(held["id"])["completed_at"])
-    standin.suppress_webhooks(0)
 
     attempts(standin, held, 1)
 

@@ -211,7 +211,7 @@ def test_a_missing_permission_is_no_missing_feature(stack):
         with pytest.raises(StorageRefused, match="403 InvalidAccessKeyId"):
             put(wrong, "renders/1", b"some bytes")
         with pytest.raises(StorageRefused):
-            proofs.find_proof(wrong.clients.authenticated(), settings.s3_private_bucket)
+            wrong.probe()
 
 
 @pytest.mark.parametrize("limits", [s3_stores.R2, s3_stores.SUPABASE, s3_stores.B2], ids=["r2", "supabase", "b2"])

@@ -201,7 +201,7 @@ def test_doctor_names_a_queue_without_a_worker(at: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(inspect_cluster, "read_pool_sizes", dict)
     monkeypatch.setattr(boot, "get_deps", lambda: at.deps)
 
-    failed = [result.what for result in doctor._check_processes(at.deps.settings) if result.level == "fail"]
+    failed = [result.what for result in doctor._check_processes() if result.level == "fail"]
 
     assert "queue sweeps has 0 wakes and no worker that answers" in failed
     assert inspect_cluster.count_consumers(consumers) == {"quick": 1, "keep": 1, "sweeps": 0}

@@ -20,11 +20,10 @@ from db import usage
 from db.connection import Connection
 from db.uploads import Upload
 from embedded.stack import Stack
-from media import sanitize_process
+from media import confined, decoder_process
 from moorage import ids
-from moorage.errors import InvalidMedia, StorageUnavailable, Transient
+from moorage.errors import InvalidMedia, MoorageError, StorageUnavailable, Transient
 from storage import keys
-from storage.keys import UploadKey
 from tasks import uploads
 from tasks.audit import advice, run
 from tasks.predictions import references
@@ -94,12 +93,12 @@ def test_a_crash_leaves_a_whole_upload_or_an_orphan_that_the_sweep_takes(
         pytest.fail("it did not crash")
 
     recorded = {row["key"] for row in conn.execute("SELECT key FROM uploads").fetchall()}
-    left = {key for key in private(deps) if isinstance(keys.parse_key(key), UploadKey)}
+    left = {key for key in private(deps) if keys.is_upload_key(key)}
     assert (len(left), len(recorded)) == {
         "uploads.before_put": (0, 0), "uploads.after_put": (1, 0), "uploads.after_record": (1, 1),
     }[point]  # fmt: skip
     orphans.scan_orphans(deps, delete=True)
-    assert {key for key in private(deps) if isinstance(keys.parse_key(key), UploadKey)} == recorded
+    assert {key for key in private(deps) if keys.is_upload_key(key)} == recorded
 
 
 def test_a_crash_while_an_upload_is_deleted_leaves_its_object_to_the_sweep(
@@ -215,6 +214,25 @@ def test_references_become_addresses_that_can_be_read(deps: Deps) -> None:
     assert references.resolve_references(deps, "tests", {"prompt": 1}) == {"prompt": 1}
 
 
+def test_files_of_some_fields_are_read_instead(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a provider that takes bytes; the other fields are URLs, also of the same file."""
+    reference = {"upload": str(taken(deps, "tests").id)}
+    variant = {"variant": f"{world.kept(deps)}/0"}
+    value = {"image": [reference, variant], "mask": reference, "image_url": reference, "prompt": "image"}
+
+    made = references.resolve_references(deps, "tests", value, {"image", "mask", "prompt"})
+
+    files = [*made["image"], made["mask"]]
+    assert {(file.name, file.content_type) for file in files} == {("image.png", "image/png")}
+    assert all(file.data.startswith(b"\x89PNG") for file in files)
+    assert files[0].data == files[2].data
+    assert made["image_url"].startswith("http")
+    assert made["prompt"] == "image"
+    monkeypatch.setattr(references, "MAX_FILE_BYTES", 10)
+    with pytest.raises(ReferenceGone, match="bytes together, more than 10"):
+        references.resolve_references(deps, "tests", value, {"image"})
+
+
 def test_a_reference_to_what_is_gone_or_anothers_says_which(deps: Deps) -> None:
     """The job fails with the name of the file, not with an address that a provider could not read."""
     mine, deleted, render_id, nobody = taken(deps, "tests"), taken(deps, "tests"), world.kept(deps), ids.uuid7()
@@ -253,22 +271,22 @@ def test_an_upload_stored_long_ago_is_not_recorded(deps: Deps) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "seconds", "says"),
+    ("program", "kind", "says"),
     [
-        ("import os; os.kill(os.getpid(), 9)", uploads.TIMEOUT_SECONDS, "was killed by signal 9"),
-        ("print('no facts')", uploads.TIMEOUT_SECONDS, "exited with status 0"),
-        ("import sys; sys.exit(7)", uploads.TIMEOUT_SECONDS, "exited with status 7"),
+        ("import os; os.kill(os.getpid(), 9)", Transient, "ended by the system"),
+        ("import os; os.kill(os.getpid(), 11)", InvalidMedia, "MOORAGE_DECODER_MEMORY_BYTES"),
+        ("print('no facts')", InvalidMedia, "MOORAGE_DECODER_MEMORY_BYTES"),
+        ("import sys; sys.exit(7)", InvalidMedia, "MOORAGE_DECODER_MEMORY_BYTES"),
     ],
 )
 def test_a_decoder_that_dies_or_hangs_costs_the_upload_alone(
-    deps: Deps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, seconds: float, says: str
+    deps: Deps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, kind: type[MoorageError], says: str
 ) -> None:
     """A hostile file must not take down or hold what answers webhooks."""
     (tmp_path / "child.py").write_text(program)
-    monkeypatch.setattr(sanitize_process, "__file__", str(tmp_path / "child.py"))
-    monkeypatch.setattr(uploads, "TIMEOUT_SECONDS", seconds)
+    monkeypatch.setattr(decoder_process, "__file__", str(tmp_path / "child.py"))
 
-    with pytest.raises(InvalidMedia, match=says):
+    with pytest.raises(kind, match=says):
         put(deps)
 
     assert private(deps) == set()
@@ -279,10 +297,10 @@ def test_a_decoder_without_cpu_time_does_not_condemn_the_upload(
 ) -> None:
     """On a busy machine a good file is late; it is refused for now, not for good."""
     (tmp_path / "child.py").write_text("import time; time.sleep(60)")
-    monkeypatch.setattr(sanitize_process, "__file__", str(tmp_path / "child.py"))
-    monkeypatch.setattr(uploads, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(decoder_process, "__file__", str(tmp_path / "child.py"))
+    monkeypatch.setattr(uploads, "CLOCK_SECONDS", -4)
 
-    with pytest.raises(Transient, match="took longer than"):
+    with pytest.raises(Transient, match="too long"):
         put(deps)
 
     assert private(deps) == set()
@@ -302,9 +320,9 @@ def test_an_upload_that_grows_beyond_the_limit_of_its_process_is_refused(
     deps: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit of the size is the file's fault, unlike a full disk: sending it again does not help."""
-    monkeypatch.setattr(uploads, "_MAX_GROWTH", 0)
+    monkeypatch.setattr(confined, "_MAX_GROWTH", 0)
 
-    with pytest.raises(InvalidMedia, match="too much memory or disk space"):
+    with pytest.raises(InvalidMedia, match="too much disk space"):
         put(deps)
 
 
@@ -321,4 +339,4 @@ def test_an_upload_that_nobody_finishes_leaves_nothing(
 
     recorded = {row["key"] for row in conn.execute("SELECT key FROM uploads").fetchall()}
     assert len(recorded) == 1
-    assert {key for key in private(deps) if isinstance(keys.parse_key(key), UploadKey)} == recorded
+    assert {key for key in private(deps) if keys.is_upload_key(key)} == recorded

@@ -56,13 +56,39 @@ def test_a_schema_is_returned_and_a_missing_one_is_404(front: wp.Front) -> None:
     """It is the provider's own, with all references resolved."""
     shown = front.get("/v1/models/standin/pictures/schema")
     unknown = front.get("/v1/models/standin/nothing/schema")
-    without = front.get("/v1/models/standin/pictures/schema?provider=fal")
+    without = front.get("/v1/models/dall-e-3/schema?provider=openai")
     elsewhere = front.get("/v1/models/standin/pictures/schema?provider=nobody")
 
     assert shown.status == 200
     assert shown.fields["schema"]["required"] == ["prompt"]
     assert "$ref" not in json.dumps(shown.fields["schema"])
     assert (unknown.status, without.status, elsewhere.status) == (404, 404, 422)
+
+
+def test_the_list_merges_all_providers_that_take_submissions(front: wp.Front) -> None:
+    """Built-in and declared, each model with its kind and inputs; one that only receives has none."""
+    listed = front.get("/v1/models").fields["models"]
+    facts = {(one["provider"], one["name"]): (one["kind"], one["accepts"], one["picture_field"]) for one in listed}
+
+    assert {provider for provider, _ in facts} == {"replicate", "fal", "openai", "bfl"}
+    assert facts["openai", "gpt-image-1"] == ("image", ["image"], "image")
+    assert facts["bfl", "flux-2-pro"] == ("image", [], None)
+    assert facts["replicate", "standin/image-to-video"] == ("video", ["image"], "image")
+    assert facts["fal", "fal-ai/flux/dev/image-to-image"] == ("image", ["image"], "image_url")
+    assert len(facts) == len(listed)
+
+
+@pytest.mark.parametrize(("name", "provider"), [("fal-ai/flux/dev", "fal"), ("gpt-image-1", "openai")])
+def test_a_schema_is_returned_of_models_with_any_number_of_segments(front: wp.Front, name: str, provider: str) -> None:
+    """fal's have three and more, OpenAI's one; the input of a job is checked with it."""
+    shown = front.get(f"/v1/models/{name}/schema?provider={provider}")
+    refused = order(front, {"prompt": 7}, chain=[{"provider": provider, "model": name}])
+    accepted = order(front, {"prompt": "x", "more": 1}, chain=[{"provider": provider, "model": name}])
+
+    assert (shown.status, shown.fields["model"]) == (200, name)
+    assert shown.fields["schema"]["required"] == ["prompt"]
+    assert (refused.status, refused.fields["errors"][0]["field"]) == (422, "chain[0].input.prompt")
+    assert (accepted.status, accepted.fields["checked"]) == (202, True)
 
 
 def test_a_valid_input_is_reported_as_checked(front: wp.Front) -> None:
@@ -107,7 +133,7 @@ def test_an_unknown_model_is_rejected(front: wp.Front) -> None:
 
 def test_an_input_without_a_schema_is_accepted_unchecked(front: wp.Front) -> None:
     """The response states it."""
-    chain = [{"provider": "replicate", "model": "standin/pictures"}, {"provider": "fal", "model": "standin/pictures"}]
+    chain = [{"provider": "replicate", "model": "standin/pictures"}, {"provider": "openai", "model": "dall-e-3"}]
 
     made = order(front, {"prompt": "p"}, chain=chain)
 

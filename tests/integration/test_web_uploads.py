@@ -18,7 +18,6 @@ from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
 from storage import keys
-from storage.keys import UploadKey
 from tasks import erasure, erasure_request
 from tasks.step import Deps
 from tests.integration import command_line as cli
@@ -72,7 +71,9 @@ def test_an_image_is_stored_upright_and_without_its_location(
     assert row["key"] == f"ada/inputs/{facts['upload_id']}.{'jpg' if kind == 'JPEG' else kind.lower()}"
     stat = deps.storage.head(deps.storage.private_bucket, row["key"])
     assert stat is not None
-    assert (stat.sha256, stat.size_bytes, stat.content_type) == (row["sha256"], row["bytes"], row["content_type"])
+    assert (stat.sha256, stat.size_bytes) == (row["sha256"], row["bytes"])
+    with deps.storage.open_object(deps.storage.private_bucket, row["key"]) as opened:
+        assert opened.content_type == row["content_type"]
 
 
 def test_the_signed_url_is_valid_for_five_minutes_and_required(front: wp.Front) -> None:
@@ -221,9 +222,8 @@ def test_every_owner_name_maps_to_its_own_folder(front: wp.Front, mine: Connecti
     row = mine.execute("SELECT key, owner FROM uploads WHERE id = %s", [answer.fields["upload_id"]]).fetchone()
     assert row is not None
     assert row["owner"] == owner
-    told = keys.parse_key(row["key"])
-    assert isinstance(told, UploadKey)
-    assert told.upload_id == UUID(answer.fields["upload_id"])
+    assert keys.is_upload_key(row["key"])
+    assert answer.fields["upload_id"] in row["key"]
     assert read(answer.fields["url"])[0] == 200
     assert row["key"] in stored(deps)
 

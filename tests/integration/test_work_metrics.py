@@ -13,6 +13,7 @@ from db.reports.status import read_overview
 from embedded.stack import Stack
 from moorage import metrics
 from moorage import settings as settings_module
+from tasks.sweeps import retention
 from tests.integration.core import LEASED_BY, World, database_of, prediction, world
 from tests.support.exposition import render_metrics
 from worker import boot, publish, step_runner, work_metrics
@@ -84,7 +85,7 @@ def test_a_failed_poll_is_a_retry(at: World) -> None:
             at.source.predictions[name] = answer if answer == 503 else {**answer, "id": name}
             at.conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s", (one,))
             shown += step_runner.run_step("poll", one, LEASED_BY)
-        failing = at.deps.database.run(lambda conn: read_overview(conn, []).failing)
+        failing = at.deps.database.run(lambda conn: read_overview(conn, [])["failing"])
         assert [row["value"] for row in failing] == ([2] if answer == 503 else [])
         assert all("503" in row["example"] for row in failing)
 
@@ -153,3 +154,15 @@ def test_a_gauge_that_fails_does_not_remove_the_others(at: World, url: str) -> N
     names = {name for name, *_ in metrics_report.GAUGE_QUERIES}
     assert dict(gauges["moorage_gauge_failed"]) == {(name,): float(name in storage) for name in names}
     assert set(gauges) == {"moorage_gauge_failed", *(names - storage)}
+
+
+def test_the_totals_of_an_unused_host_are_forgotten(at: World) -> None:
+    """`moorage keep` downloads from any host: /metrics would grow with each that was ever used."""
+    name, old, new = "moorage_downloads_total", {"host": "old.example"}, {"host": "new.example"}
+    work_totals.add(at.conn, [(name, old, 1.0), (name, new, 1.0)])
+    at.conn.execute("UPDATE work_totals SET changed_at = moment() - interval '31 days'")
+    work_totals.add(at.conn, [(name, new, 1.0)])
+
+    retention.count_storage_use(at.deps)
+
+    assert work_totals.read_totals(at.conn) == [(name, new, 2.0)]

@@ -1,4 +1,4 @@
-"""A providers file with every entry of the catalog, and one declared sender for each family that they lack."""
+"""A providers file: every entry of the catalog, a sender for each family that they lack, and compatible services."""
 
 import re
 import tomllib
@@ -41,6 +41,36 @@ outputs = "data.object.images[].url"
 queued = ["PENDING"]
 succeeded = ["COMPLETE"]
 failed = ["FAILED"]
+
+[together]
+api = "openai"
+base_url = "https://api.together.example"
+token = "TOGETHER_API_KEY"
+models = ["flux-schnell"]
+output_hosts = ["files.example"]
+[together.webhook]
+signature = "standard"
+secrets = ["OLD_WHSEC", "NEW_WHSEC"]
+
+[cog]
+api = "replicate"
+base_url = "https://cog.example"
+token = "COG_API_KEY"
+output_hosts = ["files.example"]
+[cog.webhook]
+signature = "standard"
+secrets = ["OLD_WHSEC", "NEW_WHSEC"]
+
+[queue]
+api = "fal"
+base_url = "https://queue.example"
+token = "QUEUE_API_KEY"
+output_hosts = ["files.example"]
+[queue.webhook]
+signature = "digest"
+headers = ["x-fal-webhook-request-id", "x-fal-webhook-user-id", "x-fal-webhook-timestamp", "x-fal-webhook-signature"]
+jwks = ["https://queue.example/jwks.json"]
+users = ["user_1"]
 """
 
 
@@ -60,4 +90,5 @@ def find_variables(path: Path) -> dict[str, set[str]]:
     """Return the names of the environment variables in a file of declarations: tokens and secrets."""
     tables = tomllib.loads(path.read_text(encoding="utf-8")).values()
     secrets = {name for table in tables for name in table.get("webhook", {}).get("secrets", ())}
-    return {"secrets": secrets, "tokens": {table["poll"]["token"] for table in tables if "poll" in table}}
+    polled = (table if "api" in table else table.get("poll", {}) for table in tables)
+    return {"secrets": secrets, "tokens": {table["token"] for table in polled if table}}

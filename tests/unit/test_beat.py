@@ -1,6 +1,14 @@
-"""Beat's first ticks."""
+"""Beat's first ticks, and its end."""
 
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 from celery import Celery
+from celery.apps.beat import Beat
+from celery.beat import Service
 
 from moorage.settings import Settings
 from worker import schedule
@@ -17,3 +25,37 @@ def test_periodic_sweeps_are_due_when_beat_starts() -> None:
     due = {entry.args[0] for entry in Scheduler(app).schedule.values() if entry.args and entry.is_due().is_due}
 
     assert due == {*schedule.sweep_periods(ANY)}
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Restore the handlers of signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_beat_even_if_another_error_replaces_the_exit(
+    handlers: None, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client of the broker that it interrupted failed while it cleaned up: beat ticked on, and had to be killed."""
+    app, sent = Celery("tests", broker="memory://"), []
+    app.conf.update(beat_schedule=schedule.build_beat_schedule(ANY), beat_scheduler="worker.beat:Scheduler")
+
+    def send_task(*_: object, **__: Any) -> None:
+        sent.append(1)
+        if len(sent) > 1:
+            pytest.fail("it ticks on")
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            raise ConnectionError("the connection was closed")
+
+    monkeypatch.setattr(Scheduler, "send_task", send_task)
+    service = Service(app, scheduler_cls=Scheduler, remote_control=False)
+    Beat(app=app).install_sync_handler(service)  # as `celery beat` does before it starts
+    service.start()
+
+    assert len(sent) == 1

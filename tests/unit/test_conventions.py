@@ -33,12 +33,12 @@ SHARED_NAMES = {
         "list_by_job": "SELECT the rows of a job",
         "list_page": "SELECT one page, newest first",
         "lock": "SELECT one row by id FOR UPDATE",
+        "make_due": "set run_at of waiting rows to now",
         "postpone": "move run_at of a waiting row",
         "queue_add": "INSERT rows together with the next statement",
         "queue_lock": "lock several rows, but none that is locked, together with the next statement",
         "replay": "make a dead row live again",
     },
-    "media": {"main": "the entry of a decoder process"},
     "tasks": {"run": "carry out one step under its lease"},
 }
 

@@ -13,7 +13,6 @@ import requests
 import urllib3
 
 import web.app
-from media import poster_process
 from moorage.errors import DatabaseUnavailable, DownloadInterrupted, InvalidMedia, NotSubmitted, StorageUnavailable
 from moorage.local_errors import LOCAL_ERRNOS, find_local_failure
 from moorage.settings import Settings
@@ -119,8 +118,3 @@ def test_the_documented_errno_values_are_those_of_the_code():
     rows = re.findall(r"^\| `(E[A-Z]+)` \| .*? \| `(\w+)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
     assert dict(rows) == {errno.errorcode[code]: failure.__name__ for code, failure in LOCAL_ERRNOS.items()}
-
-
-def test_the_decoder_reports_the_errno_values_that_are_not_its_own_limits():
-    """It imports nothing of ours, so it has its own list."""
-    assert set(poster_process.LOCAL_ERRNOS) == set(LOCAL_ERRNOS) - {errno.EFBIG, errno.ENOMEM, errno.ENOBUFS}

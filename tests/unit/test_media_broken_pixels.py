@@ -10,7 +10,7 @@ from PIL import Image
 
 from egress import download
 from media import jpeg, validate
-from media.image_scan import open_pieces
+from media.containers import open_pieces
 from media.limits import Limits
 from moorage.errors import InvalidMedia
 

@@ -1,6 +1,7 @@
 """Large images are decoded in a process with limits; one at a time, and the worker survives whatever it does."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -17,9 +18,10 @@ import pytest
 from PIL import Image
 
 from egress import download
-from media import confined, image_process, images, validate
+from media import confined, decoder_process, images, validate
 from media.limits import Limits
-from moorage.errors import InvalidMedia, MoorageError, ResourceExhausted, Transient
+from moorage.errors import DiskFull, InvalidMedia, MoorageError, ResourceExhausted, Transient
+from moorage.local_errors import LOCAL_ERRNOS
 
 LIMITS = Limits()
 
@@ -53,7 +55,7 @@ def program(monkeypatch, tmp_path, isolated):
 
     def replace_by(text):
         (tmp_path / "program.py").write_text(text)
-        monkeypatch.setattr(image_process, "__file__", str(tmp_path / "program.py"))
+        monkeypatch.setattr(decoder_process, "__file__", str(tmp_path / "program.py"))
 
     return replace_by
 
@@ -185,11 +187,12 @@ def test_no_decoder_reports_a_lack_of_memory_as_a_damaged_file(format_name, limi
 @pytest.mark.parametrize(
     ("text", "kind", "reason"),
     [
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", InvalidMedia, "MOORAGE_DECODER_MEMORY_BYTES"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", InvalidMedia, "crashed, or needs more memory than"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGXCPU)", InvalidMedia, "60 s of CPU time"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", Transient, "ended by the system"),
         ("raise SystemExit(1)", InvalidMedia, "MOORAGE_DECODER_MEMORY_BYTES"),
         ('print(\'{"error": "ValueError: bug"}\')\nraise SystemExit(3)', Transient, "could not be validated"),
+        ("print('{\"errno\": 28}')\nraise SystemExit(3)", DiskFull, "ENOSPC"),
     ],
 )
 def test_a_process_that_ends_by_itself_costs_the_file_alone(program, text, kind, reason):
@@ -197,6 +200,15 @@ def test_a_process_that_ends_by_itself_costs_the_file_alone(program, text, kind,
     program(text)
 
     assert reason in str(refusal(encoded(Image.new("RGB", (8, 8)), "PNG"), kind=kind))
+
+
+def test_the_process_reports_an_error_of_this_machine_that_is_not_its_own_limit():
+    """Of a limit that it exceeds the file is to blame; for anything else the file is decoded again."""
+    described = {code: decoder_process._describe_error(OSError(code, "failed"), 2**30) for code in LOCAL_ERRNOS}
+
+    reported = {code for code, result in described.items() if result == {"errno": code}}
+    assert LOCAL_ERRNOS.keys() - reported == {errno.EFBIG, errno.ENOMEM}
+    assert all("problem" in described[code] for code in (errno.EFBIG, errno.ENOMEM))
 
 
 def test_a_process_that_hangs_is_ended(program):
@@ -210,7 +222,7 @@ def test_a_process_that_hangs_is_ended(program):
 def test_the_limit_of_cpu_time_ends_the_process(program):
     """A file may be small in memory and endless in work."""
     program(
-        "from media.poster_process import limit_resources\nlimit_resources(2**31, 1, 2**20, 100)\nwhile True:\n    pass"
+        "from media.decoder_process import limit_resources\nlimit_resources(2**31, 1, 100, 9)\nwhile True:\n    pass"
     )
 
     assert "1 s of CPU time" in str(
@@ -268,8 +280,8 @@ def test_a_lock_ends_with_the_process_that_holds_it():
 def test_a_decoder_process_ends_with_its_parent():
     """Otherwise the next worker would decode beside it, with the memory of two."""
     decoder = (
-        "import os, time\nfrom media.poster_process import limit_resources\n"
-        "limit_resources(2**32, 60, 2**20, 500)\nos.write(1, b'ready')\ntime.sleep(500)"
+        "import os, time\nfrom media.decoder_process import limit_resources\n"
+        "limit_resources(2**32, 60, 500, 2**20)\nos.write(1, b'ready')\ntime.sleep(500)"
     )
     parent = (
         "import subprocess, sys, time\n"

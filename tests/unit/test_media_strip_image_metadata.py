@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageCms, PngImagePlugin
 
-from media import reencode, strip_image_metadata
+from media import strip_image_metadata
 from moorage.errors import InvalidMedia
 from moorage.model import Media
 
@@ -177,4 +177,4 @@ def test_an_image_with_unreadable_metadata_is_examined_for_reencoding() -> None:
         file.write(data)
         file.flush()
 
-        assert reencode.reencode_if_needed(file, media) is None
+        assert strip_image_metadata.reencode_if_needed(file, media) is None

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from egress import download
-from media import poster_process, sniff, validate, video
+from media import decoder_process, poster, sniff, validate
 from media.limits import Limits
-from moorage.errors import InvalidMedia
+from moorage.errors import DiskFull, InvalidMedia
 
 LIMITS = Limits(thumbnail_px=100)
 av = pytest.importorskip("av", reason="the `video` extra is not installed")
@@ -75,9 +75,9 @@ def no_poster(monkeypatch):
     """Leave the decoder out: these tests are about containers, and a process costs 200 ms."""
 
     def refuse(*_):
-        raise video.PosterError("left out")
+        raise poster.PosterError("left out")
 
-    monkeypatch.setattr(video, "extract_poster", refuse)
+    monkeypatch.setattr(poster, "extract_poster", refuse)
 
 
 @pytest.mark.parametrize("format_name", ["mp4", "webm"])
@@ -268,27 +268,39 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
     """The decoder's process gets a clock as well."""
     script = tmp_path / "sleeper.py"
     script.write_text("import time\ntime.sleep(60)\n")
-    monkeypatch.setattr(poster_process, "__file__", str(script))
-    monkeypatch.setattr(video, "_EXTRA_SECONDS", 0.0)
+    monkeypatch.setattr(decoder_process, "__file__", str(script))
 
-    with download.spool_bytes(made("mp4"), LIMITS) as fetched, pytest.raises(video.PosterError, match="longer than"):
-        video.extract_poster(fetched.file, sniff.MP4, Limits(poster_seconds=0.3))
+    with download.spool_bytes(made("mp4"), LIMITS) as fetched, pytest.raises(poster.PosterError, match="too long"):
+        poster.extract_poster(fetched.file, sniff.MP4, Limits(poster_seconds=-4))
 
 
-def test_a_killed_decoder_is_reported_by_its_signal(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "reason"), [(11, "crashed, or needs more memory"), (9, "ended by the system")])
+def test_a_killed_decoder_costs_the_poster_only(tmp_path, monkeypatch, number, reason):
     """Memory corruption ends in a signal; the reason is recorded on the output."""
     script = tmp_path / "suicide.py"
-    script.write_text("import os\nos.kill(os.getpid(), 11)\n")
-    monkeypatch.setattr(poster_process, "__file__", str(script))
+    script.write_text(f"import os\nos.kill(os.getpid(), {number})\n")
+    monkeypatch.setattr(decoder_process, "__file__", str(script))
 
-    assert examine(made("mp4")).thumb_missing == "the decoder was killed by signal 11"
+    assert reason in examine(made("mp4")).thumb_missing
+
+
+def test_a_poster_that_this_machine_prevents_is_rendered_later(tmp_path, monkeypatch):
+    """The video would be kept without it for ever, as if the video were to blame."""
+    script = tmp_path / "full.py"
+    script.write_text("print('{\"errno\": 28}')\nraise SystemExit(3)\n")
+    monkeypatch.setattr(decoder_process, "__file__", str(script))
+
+    with pytest.raises(DiskFull):
+        examine(made("mp4"))
 
 
 def test_the_decoder_sees_no_credentials(tmp_path, monkeypatch):
     """Code that a hostile file executes must find no secret in its environment."""
     script = tmp_path / "env.py"
-    script.write_text("import os\nos.write(1, repr(sorted(os.environ)).encode())\nraise SystemExit(3)\n")
-    monkeypatch.setattr(poster_process, "__file__", str(script))
+    script.write_text(
+        "import json, os\nprint(json.dumps({'problem': repr(sorted(os.environ))}))\nraise SystemExit(3)\n"
+    )
+    monkeypatch.setattr(decoder_process, "__file__", str(script))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
 
     assert "AWS" not in examine(made("mp4")).thumb_missing
@@ -298,13 +310,8 @@ def test_the_decoder_does_not_follow_names_inside_a_file():
     """A playlist or reference movie could make it read files and hosts; the format is forced."""
     playlist = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
 
-    done = subprocess.run(
-        [sys.executable, "-P", poster_process.__file__, "mov", "100", "1000000", str(2**30), "10"],
-        input=playlist, capture_output=True, check=False,
-    )  # fmt: skip
-
-    assert done.returncode == poster_process.FAILED
-    assert not done.stdout.startswith(b"\x89PNG")
+    with download.spool_bytes(playlist, LIMITS) as fetched, pytest.raises(poster.PosterError, match="InvalidData"):
+        poster.render_poster(fetched.file, "mov", LIMITS)
 
 
 def test_the_decoder_leaves_the_file_as_it_was():
@@ -313,7 +320,7 @@ def test_the_decoder_leaves_the_file_as_it_was():
 
     with download.spool_bytes(data, LIMITS) as fetched:
         first = fetched.file.read(10)
-        video.extract_poster(fetched.file, sniff.MP4, LIMITS)
+        poster.extract_poster(fetched.file, sniff.MP4, LIMITS)
 
         assert hashlib.sha256(first + fetched.file.read()).digest() == hashlib.sha256(data).digest()
 
@@ -344,7 +351,7 @@ def test_a_large_video_is_examined_with_little_memory():
 def test_a_decoder_is_the_first_to_wait_and_the_first_to_end():
     """It may be the child of the process that takes webhooks, which must outlive what a hostile file asks for."""
     code = (
-        "import os; from media import poster_process; poster_process.limit_resources(2**30, 5);"
+        "import os; from media import decoder_process; decoder_process.limit_resources(2**30, 5, 6, 2**20);"
         "print(os.nice(0), open('/proc/self/oom_score_adj').read())"
     )
 

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from cli import main
 from tests.support.operations import OPERATIONS
-from web import openapi, reference, routes
+from web import openapi, routes
 from web.api.job_schema import JobCreate
 from web.api.projects import ProjectBody
 from web.api.registrations import PredictionCreate
@@ -186,7 +186,7 @@ def test_the_reference_shows_every_operation_and_schema_without_scripts() -> Non
     """The page is rendered from the document; its policy forbids scripts, and it contains none."""
     document = openapi.build_document()
 
-    response = asyncio.run(reference.get_reference())
+    response = asyncio.run(openapi.get_reference())
 
     page = bytes(response.body).decode()
     ids = set(re.findall(r'<section id="(\w+)"', page))

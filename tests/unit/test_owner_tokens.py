@@ -1,6 +1,7 @@
 """Owner tokens: what was signed is read, and nothing else."""
 
 import base64
+import hmac
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -47,6 +48,19 @@ def test_what_is_no_token_is_refused_as_such(text: str) -> None:
     """Whatever a header holds, the answer is a refusal and no error of ours."""
     with pytest.raises(InvalidToken):
         owner_tokens.decode(KEY, text, NOW)
+
+
+def test_a_token_of_version_1_reads_and_creates_jobs() -> None:
+    """Browsers hold such tokens for up to a day after the upgrade."""
+    payload = b"\x01" + (int(NOW) + 9).to_bytes(8, "big") + b"ada"
+    signed = payload + hmac.digest(KEY, payload, "sha256")
+    text = "mro_" + base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
+
+    token = owner_tokens.decode(KEY, text, NOW)
+
+    assert (token.owner, token.until, token.scopes) == ("ada", int(NOW) + 9, {"read", "jobs"})
+    assert not token.is_revoked({})
+    assert token.is_revoked({owner_tokens.owner_subject("ada"): datetime.fromtimestamp(0, UTC)})
 
 
 def test_a_revocation_refuses_what_was_issued_until_then() -> None:

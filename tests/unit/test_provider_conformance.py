@@ -92,17 +92,20 @@ def jwks(*keys: bytes) -> bytes:
 SIGNERS = {
     "bearer": show_token,
     "bfl": sign_bfl,
+    "cog": sign_standard,
     "fal": partial(sign_digest, FAL_HEADERS),
     "gemini": sign_v1a,
     "ideogram": partial(sign_digest, IDEOGRAM_HEADERS),
     "openai": sign_standard,
+    "queue": partial(sign_digest, FAL_HEADERS),
     "replicate": sign_standard,
     "standard": sign_standard,
     "timed": sign_timed,
+    "together": sign_standard,
 }
 UNSIGNED = {"luma", "runpod"}  # a body is only a reason to poll
 POLLED = {"runway"}
-WITH_PUBLIC_KEYS = {"gemini", "ideogram"}  # always verified: the keys are fetched
+WITH_PUBLIC_KEYS = {"gemini", "ideogram", "queue"}  # always verified: the keys are fetched
 TIMELESS = {"bearer", "bfl"}  # nothing signed is a time
 ALLOWED = {
     "fal": "https://v3.fal.media/files/b/a.png",
@@ -136,7 +139,7 @@ def load(*, without=(), **changes):
         for kind, names in VARIABLES.items():
             for name in () if kind in without else names:
                 key = OLD if name.startswith("OLD") else NEW
-                secret = whsec(key) if "GEMINI" in name else key.decode()
+                secret = whsec(key) if "GEMINI" in name or "WHSEC" in name else key.decode()
                 patch.setenv(name, TOKEN if kind == "tokens" else secret)
         constants = {name: changes.pop(name) for name in ("poll_first_seconds",) if name in changes}
         values = {"providers_file": DECLARED, **given, **changes}

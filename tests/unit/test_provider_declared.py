@@ -300,6 +300,7 @@ WRONG = [
     ("[acme]\n", "write the tables fields"),
     (ACME.replace("output_hosts", 'submit = "bfl"\noutput_hosts'), "nothing confirms what it reports: write a table"),
     (ACME.replace("output_hosts", 'models = ["m"]\noutput_hosts'), "belong to a compatible service"),
+    (ACME.replace("output_hosts", 'submit = "x"\noutput_hosts') + POLL, "acme.submit in line 3|not known: write bfl"),
     (COMPATIBLE.replace('users = ["me"]\n', ""), "one set of keys signs for all users: write"),
     (COMPATIBLE.partition("[queue.webhook]")[0], 'write a table webhook with signature = "digest"'),
     ("acme = 1\n", "line 1: acme: is not a table"),

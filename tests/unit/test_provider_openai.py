@@ -112,11 +112,55 @@ def test_a_url_in_place_of_the_bytes_must_be_on_an_allowed_host():
         ({"status": "incomplete", "incomplete_details": {"reason": "content_filter"}}, "failed", "content_filter"),
     ],
 )
-def test_only_a_completed_response_names_files(fields, status, error):
-    """The images of an incomplete response are not the requested ones."""
-    report = response(output=[{"type": "image_generation_call", "result": PICTURE}], **fields)
+def test_only_what_is_finished_is_named(fields, status, error):
+    """The images of a call that was cut off are not the requested ones."""
+    call = {"type": "image_generation_call", "status": "generating", "result": PICTURE}
+    report = response(output=[call], **fields)
 
     assert (report.status, report.error, report.outputs) == (status, error, ())
+
+
+@pytest.mark.parametrize("cut", ["in_progress", "generating", "failed", None])
+def test_the_finished_pictures_of_an_incomplete_response_are_kept(cut):
+    """They are paid for. The others are not, and a response without any has failed."""
+    calls = [
+        {"type": "image_generation_call", "status": cut, "result": PICTURE},
+        {"type": "image_generation_call", "status": "completed", "result": PICTURE},
+        {"type": "message", "status": "completed", "content": []},
+        "x",
+    ]
+    details = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+
+    report, none = response(output=calls, **details), response(output=calls[:1] + calls[2:], **details)
+
+    assert (report.status, report.raw_status, report.error) == ("succeeded", "incomplete", "max_output_tokens")
+    assert [(file.path, file.data) for file in report.outputs] == [("output[1].result", b"a picture")]
+    assert (none.status, none.outputs) == ("failed", ())
+    assert response(output=None, **details).status == "failed"
+
+
+def test_pictures_of_other_tools_are_outputs():
+    """Code draws, too. What it prints, and the code itself, are none; the token goes to the API's files alone."""
+    provider = openai(openai_api_key="sk-x", openai_output_hosts="api.openai.com,files.example")
+    own, other = "https://api.openai.com/v1/containers/c_1/files/f_1/content", "https://files.example/plot.png"
+    tool = {
+        "type": "code_interpreter_call", "status": "completed", "code": f"save('{other}')",
+        "outputs": [
+            {"type": "logs", "logs": "https://files.example/log.png"},
+            {"type": "image", "url": own}, {"type": "image", "url": other}, {"type": "image"}, 7,
+        ],
+    }  # fmt: skip
+    body = {"id": "resp_1", "status": "completed", "output": [{"type": "message", "outputs": "x"}, tool]}
+
+    report = provider._parse_response(json.dumps(body).encode())
+
+    assert [(file.path, file.url, file.problem) for file in report.outputs] == [
+        ("output[1].outputs[1].url", own, None), ("output[1].outputs[2].url", other, None)
+    ]  # fmt: skip
+    assert {file.problem for file in report.mentions} == {"is no image of a tool", "is part of a text"}
+    assert provider.download_headers(own) == {"Authorization": "Bearer sk-x"}
+    for url in (other, own.replace("https:", "http:"), own + "/../x", "https://api.openai.com/v1/models", own + "x"):
+        assert provider.download_headers(url) == {}
 
 
 @pytest.mark.parametrize("secret", ["a-plain-secret-of-some-length", "bWFueSBieXRlcyBvZiBiYXNlNjQ="])

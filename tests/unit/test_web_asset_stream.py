@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
+from web.services import asset_stream
 from web.services.asset_stream import AssetResponse
+
+
+@pytest.fixture(autouse=True)
+def stall_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asset_stream, "STALL_SECONDS", 0.05)
 
 
 async def chunks() -> AsyncIterator[bytes]:
@@ -23,7 +29,7 @@ def stream(send: Any) -> list[str]:
         return {"type": "http.disconnect"}
 
     async def respond() -> None:
-        response = AssetResponse(chunks(), 200, {}, lambda: released.append("all"), stall_seconds=0.05)
+        response = AssetResponse(chunks(), 200, {}, lambda: released.append("all"))
         await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     try:

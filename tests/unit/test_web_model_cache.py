@@ -11,6 +11,7 @@ import pytest
 from moorage.errors import ProviderUnavailable
 from providers.base import Provider
 from web.api import job_inputs
+from web.services import model_cache
 from web.services.model_cache import ModelCache
 
 SCHEMA: Mapping[str, Any] = {
@@ -55,9 +56,10 @@ def test_a_cached_schema_is_not_fetched_again() -> None:
     cache.close()
 
 
-def test_a_stale_schema_is_used_while_the_provider_is_unavailable() -> None:
+def test_a_stale_schema_is_used_while_the_provider_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     """An input can still be validated; only schemas that were never fetched are missing."""
-    provider, cache = FakeProvider(lambda: SCHEMA), ModelCache(ttl_seconds=0)
+    monkeypatch.setattr(model_cache, "TTL_SECONDS", 0)
+    provider, cache = FakeProvider(lambda: SCHEMA), ModelCache()
 
     async def go() -> tuple[Any, Any]:
         before = await cache.get_schema(cast(Provider, provider), "m/n")
@@ -71,10 +73,13 @@ def test_a_stale_schema_is_used_while_the_provider_is_unavailable() -> None:
     cache.close()
 
 
-def test_requests_share_one_fetch_of_a_hanging_provider_and_its_late_response_is_cached() -> None:
+def test_requests_share_one_fetch_of_a_hanging_provider_and_its_late_response_is_cached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Twenty job requests for one model must not use up the threads."""
     release = threading.Event()
-    provider, cache = FakeProvider(lambda: SCHEMA if release.wait(60) else {}), ModelCache(fetch_timeout_seconds=0.05)
+    monkeypatch.setattr(model_cache, "FETCH_TIMEOUT_SECONDS", 0.05)
+    provider, cache = FakeProvider(lambda: SCHEMA if release.wait(60) else {}), ModelCache()
 
     async def ask() -> Any:
         return await cache.get_schema(cast(Provider, provider), "m/n")

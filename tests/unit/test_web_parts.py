@@ -20,6 +20,7 @@ from web.api.responses import ModelSchema, SceneUrls
 from web.asgi import AppLifespan
 from web.http import json_body, query, validation
 from web.http.problems import Problem
+from web.services import model_cache
 from web.services.model_cache import MAX_PENDING, ModelCache
 
 T = TypeVar("T")
@@ -248,9 +249,10 @@ def test_the_id_of_a_scene_is_shown_if_it_is_a_name(value: Any, shown: Any) -> N
     assert SceneUrls(id=value, index=1, imageUrls=[]).id == shown
 
 
-def test_pending_fetches_of_the_model_cache_are_limited() -> None:
+def test_pending_fetches_of_the_model_cache_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """One owner's guesses at model names delayed the requests of all others."""
     held = threading.Event()
+    monkeypatch.setattr(model_cache, "FETCH_TIMEOUT_SECONDS", 0.3)
 
     class Slow:
         name = "slow"
@@ -259,7 +261,7 @@ def test_pending_fetches_of_the_model_cache_are_limited() -> None:
             held.wait(10)
 
     async def ask() -> list[BaseException | None]:
-        cache = ModelCache(fetch_timeout_seconds=0.3)
+        cache = ModelCache()
         provider: Any = Slow()
         fetches = (cache.get_schema(provider, f"a/{n}") for n in range(MAX_PENDING + 5))
         results = await asyncio.gather(*fetches, return_exceptions=True)

@@ -107,7 +107,7 @@ async def _find_file(render_id: UUID, name: str, ctx: AppContext) -> Row:
     def read(conn: Connection) -> Row | None:
         row = renders.get_file(conn, render_id, int(idx))
         is_plain_0 = idx == "0" and not from_key and not extension  # the first image or video, if 0 is neither
-        return renders.get_first_file(conn, render_id) if row and is_plain_0 and row["media"] == "file" else row
+        return renders.get_file(conn, render_id, None) if row and is_plain_0 and row["media"] == "file" else row
 
     row = await ctx.database.transaction(read)
     if row is None or (extension and not row["key"].endswith(f".{extension}")):

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -14,7 +15,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from db import events
-from db.connection import Connection, Row
 from web.http import query, visibility
 from web.http.permissions import Level
 from web.http.query import Filters, StreamQuery
@@ -25,7 +25,6 @@ from web.services.event_feed import Subscription
 router: Final = Router(prefix="/events", tags=["events"])
 
 KEEP_ALIVE_SECONDS: Final = 15.0
-_TEXT: Final = {"schema": {"type": "string"}}
 MAX_STREAM_SECONDS: Final = 300.0  # then the browser reconnects, with Last-Event-ID and its present token
 GRACE_SECONDS: Final = 15.0  # for the buffer of a slow client; one that reads nothing is disconnected
 MAX_RESUME_IDS: Final = 100_000  # a client further behind must read the lists again
@@ -35,7 +34,6 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @dataclass(frozen=True, slots=True)
 class StreamRange:
-    owner: str | None
     level: Level
     job_id: UUID | None
     after: int | None  # the id to resume after; None: start with new events
@@ -72,7 +70,7 @@ async def stream_events(
     if caller.expires_unix is not None:
         seconds = min(seconds, caller.expires_unix - time.time())
     subscription = await ctx.feed.subscribe(owner, caller.token)
-    stream = StreamRange(owner, caller.level, params.job_id, last_id, ctx.feed.position, time.monotonic() + seconds)
+    stream = StreamRange(caller.level, params.job_id, last_id, ctx.feed.position, time.monotonic() + seconds)
     lines = _stream_lines(ctx, subscription, stream)
     return _EventStreamResponse(ctx, subscription, lines, seconds + GRACE_SECONDS)
 
@@ -86,9 +84,10 @@ async def _stream_lines(ctx: AppContext, subscription: Subscription, stream: Str
         yield _format_block(sent_id, "reset", {"reason": reason})
     while sent_id < stream.joined_at_id:
         until = min(stream.joined_at_id, sent_id + events.MAX_ID_SPAN)
-        for row in await _read_missed(ctx, stream, sent_id, until):
+        read = partial(events.list_between, after=sent_id, until=until, job_id=stream.job_id, owner=subscription.owner)
+        for row in await ctx.database.transaction(read):
             if (shown := visibility.filter_event(stream.level, row)) is not None:
-                yield _format_event(shown)
+                yield _format_block(shown["id"], shown["subject"], shown)
         sent_id = until
     while (seconds_left := stream.ends_at - time.monotonic()) > 0:
         event = await subscription.next(min(KEEP_ALIVE_SECONDS, seconds_left))
@@ -101,7 +100,7 @@ async def _stream_lines(ctx: AppContext, subscription: Subscription, stream: Str
             sent_id = event["id"]
             shown = visibility.filter_event(stream.level, event)
             if shown is not None and stream.job_id in (None, event["job_id"]):
-                yield _format_event(shown)
+                yield _format_block(shown["id"], shown["subject"], shown)
 
 
 async def _find_reset_reason(ctx: AppContext, after: int, joined_at_id: int) -> str | None:
@@ -115,17 +114,6 @@ async def _find_reset_reason(ctx: AppContext, after: int, joined_at_id: int) -> 
     if oldest_id is not None and after < oldest_id - 1:
         return "events since were removed"
     return None
-
-
-async def _read_missed(ctx: AppContext, stream: StreamRange, after: int, until: int) -> list[Row]:
-    def read(conn: Connection) -> list[Row]:
-        return events.list_between(conn, after, until, job_id=stream.job_id, owner=stream.owner)
-
-    return await ctx.database.transaction(read)
-
-
-def _format_event(row: Row) -> bytes:
-    return _format_block(row["id"], row["subject"], row)
 
 
 def _format_block(event_id: int, name: str, fields: dict[str, Any]) -> bytes:

@@ -1,10 +1,12 @@
-"""POST /v1/jobs: request a generation. The request is validated completely before anything is stored."""
+"""POST /v1/jobs: request a generation, also as a form with files. It is validated completely before it is stored."""
 
 import asyncio
-import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, BinaryIO, Final
 from uuid import UUID
 
 from fastapi import Response
@@ -12,15 +14,14 @@ from starlette.requests import Request
 
 from db import owner_use
 from db.connection import Connection
-from moorage import logs
-from moorage.model import JobRequest
+from moorage import ids, logs
+from moorage.model import FallbackEntry, JobRequest
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import create
 from tasks.jobs.create import CreatedJob
 from tasks.predictions import references
-from web.api import job_files, job_inputs
-from web.api.job_files import JobBody
+from web.api import job_inputs
 from web.api.job_responses import NewJob
 from web.api.job_schema import AUTO_MODEL, IdempotencyKey, JobCreate, ParsedEntry
 from web.http import json_body, problems, validation
@@ -29,10 +30,36 @@ from web.http.router import Router
 from web.services import multipart
 from web.services.context import AnyCaller, AppContext, Context
 from web.services.database import ANSWER_SECONDS
+from web.services.multipart import Form
+from web.services.upload_spool import SpooledFile, UploadSpool
 
 log = logs.get_logger(__name__)
 
 router: Final = Router(prefix="/jobs", tags=["jobs"])
+
+JOB_FIELD: Final = "job"
+MAX_FILES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class JobBody:
+    sent: dict[str, Any]  # as received, for the hash of the request
+    resolved: dict[str, Any]  # with each `{"file": name}` replaced by `{"upload": id}`
+    files: Mapping[UUID, SpooledFile] = field(default_factory=dict)  # by the id of the upload they become
+
+    async def compute_sha256(self) -> str:
+        """Return the hash of the body and the files; independent of white space and the order of names."""
+        digests = []
+        for spooled in self.files.values():
+            await spooled.flush()
+            digests.append(await asyncio.to_thread(_hash_file, spooled.file))
+        text = json.dumps([self.sent, digests], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    async def store_files(self, spool: UploadSpool, owner: str) -> None:
+        """Store every file as an upload; raises as `UploadSpool.store` does. Files stored before an error remain."""
+        for upload_id, file in self.files.items():
+            await spool.store(file, owner, upload_id)
 
 
 @router.post(
@@ -54,9 +81,9 @@ async def create_job(
     else:
         caller.require_scope("upload")
         with ctx.upload_spool.reserve(caller.owner):
-            form = await multipart.read_form(request, ctx.upload_spool, max_files=job_files.MAX_FILES)
+            form = await multipart.read_form(request, ctx.upload_spool, max_files=MAX_FILES)
             try:
-                job = await _create_job(caller, ctx, key, job_files.parse_job_form(form))
+                job = await _create_job(caller, ctx, key, _parse_form(form))
             finally:
                 form.close()
     response.status_code = 202 if job.is_new else 200
@@ -68,14 +95,16 @@ async def _create_job(caller: Caller, ctx: AppContext, key: str | None, body: Jo
     job = validation.parse_body(body.resolved, JobCreate)
     caller.resolve_owner(job.owner)
     entries = job.parse_entries(ctx.settings)
-    _check_providers(ctx.providers, entries, caller)
     chain = [parsed.entry for parsed in entries]
+    found = [_find_provider_error(ctx.providers, entry, caller) for entry in chain]
+    errors = [{"field": f"chain[{n}].{error[0]}", "message": error[1]} for n, error in enumerate(found) if error]
+    validation.raise_errors(errors)
     job_request = job.build_request(chain, ctx.settings, key, await body.compute_sha256())
     limits = caller.get_limits(ctx.settings)
     created, unchecked = await _check_and_store(ctx, job_request, entries, body, limits)
     log.info("job.created", job_id=created.job_id, prediction_id=created.prediction_id, is_new=created.is_new)
     checks = {"checked": not unchecked, "unchecked": unchecked} if created.is_new else {}
-    return NewJob.model_validate({**dataclasses.asdict(created), **checks})
+    return NewJob.model_validate({**asdict(created), **checks})
 
 
 async def _check_and_store(
@@ -85,8 +114,15 @@ async def _check_and_store(
 
     def check_stored(conn: Connection) -> None:
         """Check limits and references before models are requested and files stored; limits again when the job is."""
-        owner_use.require(conn, job_request.owner, limits, **create.NEW_JOB)
-        _check_references(conn, job_request.owner, entries, body.files.keys())
+        owner, errors = job_request.owner, []
+        owner_use.require(conn, owner, limits, **create.NEW_JOB)
+        for parsed in entries:
+            stored = [reference for reference in parsed.references if reference.file_id not in body.files]
+            # Equal messages for files that do not exist and those of others: existence is not revealed.
+            for missing in references.find_missing(conn, owner, stored):
+                message = f"names {missing.label}, which {owner} does not have"
+                errors.append(validation.field_error(f"{parsed.input_field}.{missing.path}", message))
+        validation.raise_errors(errors)
 
     loop = asyncio.get_running_loop()
     try:
@@ -101,7 +137,7 @@ async def _check_and_store(
                 limit.reschedule(None)
                 await body.store_files(ctx.upload_spool, job_request.owner)
                 limit.reschedule(loop.time() + ANSWER_SECONDS)
-            complete = dataclasses.replace(job_request, fallback_chain=chain)
+            complete = replace(job_request, fallback_chain=chain)
             store = partial(
                 create.create_job, settings=ctx.settings, providers=ctx.providers, request=complete, limits=limits
             )
@@ -110,38 +146,57 @@ async def _check_and_store(
         raise problems.unavailable(f"no response within {ANSWER_SECONDS:g} s: retry") from error
 
 
-def _check_references(conn: Connection, owner: str, entries: Sequence[ParsedEntry], attached: Collection[UUID]) -> None:
-    """Reject files that do not exist or belong to another owner, with equal messages: existence is not revealed."""
-    errors = []
-    for parsed in entries:
-        stored = [reference for reference in parsed.references if reference.file_id not in attached]
-        for missing in references.find_missing(conn, owner, stored):
-            message = f"names {missing.label}, which {owner} does not have"
-            errors.append(validation.field_error(f"{parsed.input_field}.{missing.path}", message))
-    validation.raise_errors(errors)
-
-
-def _check_providers(providers: Mapping[str, Provider], entries: Sequence[ParsedEntry], caller: Caller) -> None:
-    errors = [
-        {"field": f"chain[{index}].provider", "message": message}
-        for index, parsed in enumerate(entries)
-        if (message := _find_provider_error(providers, parsed.entry.provider))
-    ]
-    if not errors and caller.level is Level.OWNER:  # an owner spends the application's money
-        errors = [
-            {"field": f"chain[{index}].model", "message": "is not offered: GET /v1/models lists the models"}
-            for index, parsed in enumerate(entries)
-            if parsed.entry.model not in (AUTO_MODEL, *providers[parsed.entry.provider].models)
-        ]
-    validation.raise_errors(errors)
-
-
-def _find_provider_error(providers: Mapping[str, Provider], name: str) -> str | None:
-    provider = providers.get(name)
+def _find_provider_error(
+    providers: Mapping[str, Provider], entry: FallbackEntry, caller: Caller
+) -> tuple[str, str] | None:
+    """Return the field of an entry that is wrong, and why."""
+    name, provider = entry.provider, providers.get(entry.provider)
     if provider is None:
-        return f"{to_storable(name, 60)!r} does not exist: use one of {', '.join(sorted(providers))}"
-    if provider.can_submit:
-        return None
-    if provider.submit_setting is None:
-        return f"{name} accepts no submissions"
-    return f"{name} is not configured: set {provider.submit_setting} on the server"
+        return "provider", f"{to_storable(name, 60)!r} does not exist: use one of {', '.join(sorted(providers))}"
+    if not provider.can_submit and provider.submit_setting is None:
+        return "provider", f"{name} accepts no submissions"
+    if not provider.can_submit:
+        return "provider", f"{name} is not configured: set {provider.submit_setting} on the server"
+    if caller.level is Level.OWNER and entry.model not in (AUTO_MODEL, *provider.models):
+        return "model", "is not offered: GET /v1/models lists the models"  # an owner spends the application's money
+    return None
+
+
+def _parse_form(form: Form) -> JobBody:
+    """Return the job in a form with its files. Raises Problem: 400 not JSON, 422 files and references differ."""
+    if JOB_FIELD not in form.fields:
+        raise validation.invalid_field(JOB_FIELD, "is required: the job as JSON")
+    body = json_body.parse_object(form.fields[JOB_FIELD].encode())
+    json_body.check_depth(body, JOB_FIELD)
+    names = [name for name, _ in form.files]
+    upload_ids = {name: ids.uuid7() for name in names}
+    used: set[str] = set()
+    resolved = _resolve_files(body, upload_ids, used)
+    errors = [validation.field_error(name, "is not a field of the form") for name in form.fields if name != JOB_FIELD]
+    errors += [validation.field_error(name, "is given more than once") for name in upload_ids if names.count(name) > 1]
+    errors += [
+        validation.field_error(name, f'is not referenced: write {{"file": "{name}"}} in the input')
+        for name in upload_ids.keys() - used
+    ]
+    errors += [
+        validation.field_error(JOB_FIELD, f"references the file {name!r}, which is not in the form")
+        for name in used - upload_ids.keys()
+    ]
+    validation.raise_errors(errors)
+    return JobBody(body, resolved, {upload_ids[name]: file for name, file in form.files})
+
+
+def _resolve_files(value: Any, upload_ids: Mapping[str, UUID], used: set[str]) -> Any:
+    """Return the value with `{"upload": id}` for each `{"file": name}`; adds the names to `used`."""
+    if isinstance(value, dict):
+        name = value.get("file") if len(value) == 1 else None
+        if isinstance(name, str):
+            used.add(name)
+            return {"upload": str(upload_ids[name])} if name in upload_ids else value
+        return {key: _resolve_files(item, upload_ids, used) for key, item in value.items()}
+    return [_resolve_files(item, upload_ids, used) for item in value] if isinstance(value, list) else value
+
+
+def _hash_file(file: BinaryIO) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator, SchemaError, ValidationError
@@ -42,25 +41,21 @@ _Validator: Final = extend(  # type: ignore[no-untyped-call]  # types-jsonschema
 _TYPE_NAMES: Final = {"object": "an object", "array": "a list", "string": "text", "integer": "an integer"}
 
 
-@dataclass(frozen=True, slots=True)
-class _CheckedEntry:
-    entry: FallbackEntry
-    errors: list[FieldError]
-    unchecked: str | None
-
-
 async def check_inputs(
     ctx: AppContext, kind: str, entries: Sequence[ParsedEntry]
 ) -> tuple[tuple[FallbackEntry, ...], list[str]]:
     """Return entries with their models chosen, and why some are unchecked. Raises Problem: 422, 503 for "auto"."""
     tasks = (_check_entry(ctx, kind, parsed, f"chain[{index}]") for index, parsed in enumerate(entries))
     checked = await asyncio.gather(*tasks)
-    errors = [error for result in checked for error in result.errors]
+    errors = [error for _, errors, _ in checked for error in errors]
     validation.raise_errors(errors)
-    return tuple(result.entry for result in checked), [result.unchecked for result in checked if result.unchecked]
+    return tuple(entry for entry, _, _ in checked), [unchecked for _, _, unchecked in checked if unchecked]
 
 
-async def _check_entry(ctx: AppContext, kind: str, parsed: ParsedEntry, field: str) -> _CheckedEntry:
+async def _check_entry(
+    ctx: AppContext, kind: str, parsed: ParsedEntry, field: str
+) -> tuple[FallbackEntry, list[FieldError], str | None]:
+    """Return the entry with its model and numbers, what is wrong with it, and why it is unchecked."""
     entry = parsed.entry
     provider = ctx.providers[entry.provider]
     try:
@@ -68,21 +63,21 @@ async def _check_entry(ctx: AppContext, kind: str, parsed: ParsedEntry, field: s
             entry = await _choose_model(ctx, kind, parsed, field)
         schema = await ctx.model_cache.get_schema(provider, entry.model)
         if schema is None:
-            return _CheckedEntry(entry, [], f"{field}: {entry.provider} publishes no schema of {entry.model}")
+            return entry, [], f"{field}: {entry.provider} publishes no schema of {entry.model}"
         entry = dataclasses.replace(entry, input=convert_numbers(entry.input, schema))
         urls = {reference.label: _SAMPLE_URL for reference in parsed.references}
         sample = references.substitute_urls(dict(entry.input), urls)
         # In a thread: validation may be slow, and the event loop also receives webhooks.
         errors = await asyncio.to_thread(find_schema_errors, sample, schema, f"{field}.input")
-        return _CheckedEntry(entry, errors, None)
+        return entry, errors, None
     except ProviderUnavailable as error:
-        return _CheckedEntry(entry, [], f"{field}: {model_cache.describe_outage(entry.provider, error)}")
+        return entry, [], f"{field}: {model_cache.describe_outage(entry.provider, error)}"
     except UnusableSchema as error:
-        return _CheckedEntry(entry, [], f"{field}: the schema of {entry.model} is unusable: {error}"[:500])
+        return entry, [], f"{field}: the schema of {entry.model} is unusable: {error}"[:500]
     except ProviderRefused as error:
         if error.facts.get("status") not in (None, 404, 410):  # e.g. our token: other entries may still yield files
-            return _CheckedEntry(entry, [], f"{field}: {error}")
-        return _CheckedEntry(entry, [field_error(f"{field}.model", str(error))], None)
+            return entry, [], f"{field}: {error}"
+        return entry, [field_error(f"{field}.model", str(error))], None
 
 
 async def _choose_model(ctx: AppContext, kind: str, parsed: ParsedEntry, field: str) -> FallbackEntry:
@@ -92,7 +87,8 @@ async def _choose_model(ctx: AppContext, kind: str, parsed: ParsedEntry, field: 
         models = await ctx.model_cache.get_models(ctx.providers[entry.provider], kind)
     except ProviderUnavailable as error:
         raise unavailable(f"{field}.model: the models of {entry.provider} are unavailable: name a model") from error
-    has_image = bool(parsed.references) or _has_image(entry.input)
+    images = [value for name in _IMAGE_FIELDS if isinstance(value := entry.input.get(name), str | list) and value]
+    has_image = bool(parsed.references or images)
     accepting: list[Mapping[str, Any]] = [model for model in models if "image" in (model.get("accepts") or ())]
     candidates = accepting if has_image else [model for model in models if model not in accepting]
     chosen = next(iter(candidates), None)
@@ -122,11 +118,6 @@ def _rename_image_field(model: Mapping[str, Any], model_input: Mapping[str, Any]
     if isinstance(image_field, str) and image_field not in renamed and "image" in renamed:
         renamed[image_field] = renamed.pop("image")
     return renamed
-
-
-def _has_image(model_input: Mapping[str, Any]) -> bool:
-    values = (model_input.get(name) for name in _IMAGE_FIELDS)
-    return any(isinstance(value, str | list) and value for value in values)
 
 
 def convert_numbers(value: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,8 +185,9 @@ def _describe_error(error: ValidationError, field: str) -> Iterator[FieldError]:
 
 def _describe_rule(rule: str, expected: Any) -> str:
     shown = json.dumps(expected, ensure_ascii=False, default=str)
+    types = map(str, expected if isinstance(expected, list) else [expected])
     messages = {
-        "type": f"is not {_describe_type(expected)}",
+        "type": f"is not {' or '.join(_TYPE_NAMES.get(name, f'a {name}') for name in types)}",
         "enum": f"is not one of {shown}",
         "const": f"is not {shown}",
         "minimum": f"is less than {shown}",
@@ -209,8 +201,3 @@ def _describe_rule(rule: str, expected: Any) -> str:
         "multipleOf": f"is not a multiple of {shown}",
     }
     return messages.get(rule, f"violates the model's schema ({rule})")
-
-
-def _describe_type(expected: Any) -> str:
-    names = expected if isinstance(expected, list) else [expected]
-    return " or ".join(_TYPE_NAMES.get(name, f"a {name}") for name in map(str, names))

@@ -5,7 +5,8 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from web.api.responses import JobState, JobSummaryView, ResultView, Timestamp, Variant, View
+from moorage.model import JobState
+from web.api.responses import JobSummaryView, ResultView, Timestamp, Variant, View
 
 
 class ChainEntryView(View):

@@ -2,33 +2,34 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import Field
 
-from db import events, jobs, outputs, predictions, renders
+from db import events, jobs, outputs, predictions
 from db.connection import Connection, Database, Row
 from moorage import logs
+from moorage.errors import Refused
 from moorage.settings import Settings
 from tasks.jobs import cancel, replay
 from tasks.jobs.cancel import ActionOutcome
-from web.api.bulk import MAX_IDS, RowId, apply_to_each
 from web.api.job_responses import EventPage, Job, JobStateView, ListedJob, RetryView
-from web.api.responses import BulkResult, page_model
+from web.api.responses import BulkResult, RefusedRequest, page_model
 from web.http import query, visibility
 from web.http.json_body import Json
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.query import EventQuery, Filters, JobQuery, WaitQuery
 from web.http.router import Router
-from web.http.validation import Body, PathId
+from web.http.validation import Body, PathId, RowId
 from web.services.context import AnyCaller, AppContext, Context
 
 log = logs.get_logger(__name__)
 
+MAX_IDS: Final = 100  # of one bulk operation
 POLL_SECONDS: Final = 0.5  # while a request waits for a job
 
 router: Final = Router(prefix="/jobs", tags=["jobs"])
@@ -66,21 +67,16 @@ async def get_job(job_id: PathId, params: Filters[WaitQuery], caller: AnyCaller,
         job = await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
         if job.settled_at is not None or time.monotonic() >= until or ctx.feed.is_closed:
             return job
-        await _wait_until_settled(ctx, job_id, until)
-
-
-async def _wait_until_settled(ctx: AppContext, job_id: UUID, until: float) -> None:
-    """Return when the job is settled, `until` (of time.monotonic()) has passed, or the server stops."""
-    while not ctx.feed.is_closed and (seconds := min(POLL_SECONDS, until - time.monotonic())) > 0:
-        await asyncio.sleep(seconds)
-        if await ctx.database.transaction(lambda conn: jobs.is_settled(conn, job_id)):
-            return
+        while not ctx.feed.is_closed and (seconds := min(POLL_SECONDS, until - time.monotonic())) > 0:
+            await asyncio.sleep(seconds)
+            if await ctx.database.transaction(lambda conn: jobs.is_settled(conn, job_id)):
+                break
 
 
 def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> Job:
     job = caller.require_visible(jobs.get_with_render(conn, job_id), "job")
     show = partial(ctx.visibility.filter_reason, caller.level)
-    variants = [ctx.add_urls(row) for row in renders.list_variants(conn, job_id)]
+    variants = ctx.list_variants(conn, [job_id])[job_id]
     is_published = job["render_id"] is not None and job["deleted_at"] is None
     fields: dict[str, Any] = {
         **show(job),
@@ -135,10 +131,25 @@ async def _apply_action(
 
     def apply(database: Database) -> ActionOutcome:
         caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")
-        return action(database, ctx.settings, job_id, "api")
+        return action(database, ctx.settings, job_id, caller.client)
 
     outcome = await ctx.run_and_wake(apply)
     if outcome.refused is not None:
         raise Problem(409, outcome.refused)
     log.info(event, job_id=job_id, from_state=outcome.before, to_state=outcome.after)
     return {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}
+
+
+async def apply_to_each(row_ids: Sequence[UUID], operate: Callable[[UUID], Awaitable[Any]]) -> BulkResult:
+    """Return which rows were changed, now or before, and why the others were not. Raises Problem: 503."""
+    changed, refused = [], []
+    for row_id in dict.fromkeys(row_ids):
+        try:
+            await operate(row_id)
+        except (Problem, Refused) as error:
+            if error.status == 503:  # the rest would fail, too: the request is repeated
+                raise
+            refused.append(RefusedRequest(id=row_id, status=error.status, message=str(error)))
+        else:
+            changed.append(row_id)
+    return BulkResult(changed=changed, refused=refused)

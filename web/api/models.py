@@ -44,10 +44,10 @@ async def _fetch_models(
     return [{"provider": provider.name, **{name: model.get(name) for name in MODEL_FIELDS}} for model in models], None
 
 
-@router.get("/{owner}/{name}/schema", response_description="the schema")
-async def get_model_schema(owner: str, name: str, params: Filters[SchemaQuery], ctx: Context) -> ModelSchema:
-    """Return the JSON Schema of a model's input."""
-    provider, model = ctx.get_provider(params.provider), f"{owner}/{name}"
+@router.get("/{model:path}/schema", response_description="the schema")
+async def get_model_schema(model: str, params: Filters[SchemaQuery], ctx: Context) -> ModelSchema:
+    """Return the JSON Schema of a model's input. The name of a model may have slashes."""
+    provider = ctx.get_provider(params.provider)
     if not is_storable(model):
         raise problems.not_found("model")
     try:

@@ -19,14 +19,13 @@ from tasks import dead_letters as bulk
 from tasks import pauses as pausing
 from tasks.dead_letters import Action, BulkResult
 from tasks.jobs import replay
-from web.api.bulk import RowId
 from web.api.operator_views import BulkView, PauseView, RecoveryView, ResentView, ResumedView
 from web.http import query
 from web.http.json_body import Json
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.router import Router
-from web.http.validation import Body, Name, PathId, invalid_field
+from web.http.validation import Body, Name, PathId, RowId, invalid_field
 from web.services.context import AdminOnly, AnyCaller, AppContext, Context
 from web.services.worker_access import run_with_deps
 

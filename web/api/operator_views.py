@@ -3,8 +3,8 @@
 from typing import Literal
 from uuid import UUID
 
-from moorage.model import DeliveryState, OutputState, PredictionState
-from web.api.responses import DeadLetterSummaryView, Media, Record, Timestamp, View
+from moorage.model import DeliveryState, MediaKind, OutputState, PredictionState
+from web.api.responses import DeadLetterSummaryView, Record, Timestamp, View
 
 DeadLetterState = Literal["open", "replayed", "discarded"]
 NotificationState = Literal["waiting", "sent", "dead"]
@@ -141,7 +141,7 @@ class ListedOutputView(_WorkView):
     category: str | None
     created_at: Timestamp
     expires_at: Timestamp | None
-    media: Media | None
+    media: MediaKind | None
     format: str | None
     bytes: int | None
     key: str | None

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Annotated, Final
-from uuid import UUID
 
 from pydantic import Field
 
@@ -10,14 +9,14 @@ import tasks.jobs.delete_render
 from db import jobs, renders
 from db.connection import Connection, Row
 from moorage import logs
-from web.api.bulk import MAX_IDS, RowId, apply_to_each
+from web.api.jobs import MAX_IDS, apply_to_each
 from web.api.responses import BulkResult, Render, page_model
 from web.http import problems, query, validation
 from web.http.json_body import Json
 from web.http.permissions import Caller
 from web.http.query import Filters, RenderQuery
 from web.http.router import Router
-from web.http.validation import Body, Name, PathId
+from web.http.validation import Body, Name, PathId, RowId
 from web.services.context import AnyCaller, AppContext, Context
 
 log = logs.get_logger(__name__)
@@ -85,8 +84,9 @@ async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> N
 
     def delete(conn: Connection) -> bool:
         caller.require_visible(jobs.get_with_render(conn, render_id), "render")
+        reason = "deleted on the page" if caller.client == "page" else "deleted by the application"
         return tasks.jobs.delete_render.delete_render(
-            conn, render_id, asset_base=ctx.asset_base, actor="api", reason="deleted by the application"
+            conn, render_id, asset_base=ctx.asset_base, actor=caller.client, reason=reason
         )
 
     if not await ctx.database.transaction(delete):
@@ -95,8 +95,6 @@ async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> N
 
 
 def _build_renders(conn: Connection, rows: Sequence[Row], ctx: AppContext, caller: Caller) -> list[Render]:
-    variants: dict[UUID, list[Row]] = {row["id"]: [] for row in rows}
-    for variant in renders.list_variants_of_renders(conn, list(variants)):
-        variants[variant["render_id"]].append(ctx.add_urls(variant))
+    variants = ctx.list_variants(conn, (row["id"] for row in rows))
     shown = [ctx.visibility.filter_reason(caller.level, row) for row in rows]
     return [Render.model_validate({"render_id": row["id"], **row, "variants": variants[row["id"]]}) for row in shown]

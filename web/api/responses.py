@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
 
+from moorage.model import JobState, MediaKind
 from moorage.owner_tokens import Scope
 
 Timestamp = Annotated[
@@ -14,9 +15,6 @@ Timestamp = Annotated[
     PlainSerializer(datetime.isoformat, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
 ]
-Kind = Literal["image", "video", "mixed"]
-JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
-Media = Literal["image", "video", "file"]
 SceneRef = str | int | float | None
 Fact = str | int | float | bool | None
 
@@ -55,7 +53,7 @@ def page_model(name: str, next_type: Any = UUID, **lists: type[View]) -> type[Vi
 
 
 class StoredFile(View):
-    media: Media
+    media: MediaKind
     content_type: str
     bytes: int
     sha256: str
@@ -81,7 +79,7 @@ class Variant(StoredFile):
 
 class JobSummaryView(View):
     owner: str
-    kind: Kind
+    kind: Literal["image", "video", "mixed"]
     state: JobState
     reason: str | None
     project_id: str | None

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Response
+from psycopg.types.json import Jsonb
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from db import placements, projects
@@ -81,7 +82,7 @@ async def add_scene(writer: Writer, scene: Json[SceneBody], data: BodyBytes) -> 
 
     def add(conn: Connection, key: ProjectKey, document: dict[str, Any]) -> None:
         extra_fields = {} if _choose_scene_name(document, scene) else {"id": str(ids.uuid7())}
-        projects.add_scene(conn, key, data.decode(), extra_fields)
+        projects.add_scene(conn, key, data.decode(), Jsonb(extra_fields))
 
     return await writer(add)
 

@@ -13,12 +13,13 @@ from moorage.ids import uuid7
 from tasks.uploads import USER_URL_SECONDS
 from web.api.responses import Upload, page_model
 from web.http import problems, query, validation
+from web.http.json_body import read_chunks
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.query import Filters, OwnerQuery, UploadQuery
 from web.http.router import Router
 from web.http.validation import PathId, invalid_field
-from web.services import multipart, upload_spool
+from web.services import multipart
 from web.services.context import AnyCaller, AppContext, Context
 from web.services.upload_spool import SpooledFile
 
@@ -77,17 +78,13 @@ async def delete_upload(upload_id: PathId, caller: AnyCaller, ctx: Context) -> N
         return uploads.mark_deleted(conn, upload_id)
 
     key = await ctx.database.transaction(delete_row)
-    if key is not None:
-        log.info("upload.deleted", upload_id=upload_id)
-        await _delete_object(ctx, key)
-
-
-async def _delete_object(ctx: AppContext, key: str) -> None:
-    """Delete an object whose row is deleted; on failure the orphan sweep deletes it."""
+    if key is None:
+        return
+    log.info("upload.deleted", upload_id=upload_id)
     storage = ctx.upload_spool.storage
     try:
         await ctx.upload_spool.run_storage(lambda: storage.delete(storage.private_bucket, key))
-    except Problem as error:
+    except Problem as error:  # the orphan sweep deletes it
         log.warning("upload.delete_deferred", key=key, error=error.detail)
 
 
@@ -95,7 +92,7 @@ async def _spool_body(request: Request, ctx: AppContext) -> SpooledFile:
     multipart.check_content_length(request, ctx.upload_spool.max_bytes)
     file = ctx.upload_spool.create_file()
     try:
-        async for chunk in upload_spool.read_chunks(request):
+        async for chunk in read_chunks(request):
             await file.write(chunk)
     except BaseException:
         file.file.close()

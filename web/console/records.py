@@ -20,7 +20,7 @@ from moorage.transitions import TRANSITIONS
 from storage import urls
 from tasks.dead_letters import Action
 from web.console.formats import redact_body
-from web.console.session import Operator, redirect, render
+from web.console.session import ConsoleQuery, Operator, redirect, render
 from web.http import query
 from web.http.validation import PathId
 from web.page import cards, views
@@ -105,18 +105,12 @@ def _build_filters(kind: ListKind, values: dict[str, str], providers: list[str])
 @router.get("/find")
 async def find_record(request: Request, caller: Operator, ctx: Context) -> Response:
     """Redirect to the record that an id names; list the records if it names none or several."""
-    name = views.parse_query(request, SearchQuery).id.strip()
+    name = views.parse_query(request, ConsoleQuery).id.strip()
     providers = sorted({*ctx.providers, "direct"})
     matches = await ctx.database.read(lambda conn: show.find_rows(conn, name, providers))
     if len(matches) == 1:
         return redirect(f"{views.CONSOLE}/show/{matches[0].id}")
     return await render(request, ctx, caller, "matches.html", title="Find", matches=matches, searched=name)
-
-
-class SearchQuery(query.BaseQuery):
-    model_config = query.IGNORE_UNKNOWN
-
-    id: str = ""
 
 
 @router.get("/show/{record_id}")

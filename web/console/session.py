@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Depends, Request
+from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
 from db import pauses
@@ -25,21 +26,25 @@ Q = TypeVar("Q", bound=query.BaseQuery)
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 SESSION_SECONDS: Final = 12 * 3600  # a revoked token ends its sessions at once
 MAX_FIELDS: Final = 1000
+PAGES: Final = (
+    "", "dead-letters", "jobs", "predictions", "deliveries", "outputs", "notifications", "workers", "sweeps", "pauses",
+    "recover", "runbook",
+)  # fmt: skip
 NAVIGATION: Final = {
-    "": "Overview",
-    "/dead-letters": "Dead letters",
-    "/jobs": "Jobs",
-    "/predictions": "Predictions",
-    "/deliveries": "Deliveries",
-    "/outputs": "Outputs",
-    "/notifications": "Notifications",
-    "/workers": "Workers",
-    "/sweeps": "Sweeps",
-    "/pauses": "Pauses",
-    "/recover": "Recover",
-    "/runbook": "Runbook",
+    f"{views.CONSOLE}/{page}".rstrip("/"): page.replace("-", " ").capitalize() or "Overview" for page in PAGES
 }
 views.TEMPLATES.filters.update(formats.FILTERS)
+
+
+class ConsoleQuery(query.BaseQuery):
+    """What links and forms of the console name; unknown names are ignored."""
+
+    model_config = query.IGNORE_UNKNOWN
+
+    id: str = ""
+    target: str = ""
+    provider: str = ""
+    hours: int = Field(0, ge=0, le=720)
 
 
 async def get_operator(request: Request, ctx: Context) -> Caller:
@@ -151,7 +156,7 @@ async def render(
 
 def _frame(request: Request, caller: Caller | None, paused: list[Row]) -> dict[str, Any]:
     return {
-        "navigation": {views.CONSOLE + path: label for path, label in NAVIGATION.items()},
+        "navigation": NAVIGATION,
         "path": request.url.path,
         "caller": caller,
         "can_act": caller is not None and caller.level is Level.ADMIN,

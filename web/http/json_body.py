@@ -1,8 +1,10 @@
-"""Reads JSON objects from requests: bounded in bytes and time, UTF-8, integers exact, no duplicate names."""
+"""Reads bodies of requests, bounded in bytes and time; JSON objects as UTF-8, integers exact, no duplicate names."""
 
 import asyncio
 import json
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeVar
 
 from fastapi import Depends
@@ -18,6 +20,8 @@ B = TypeVar("B", bound=BaseModel)
 MAX_BYTES: Final = 2**20
 MAX_DEPTH: Final = 64
 READ_SECONDS: Final = 5.0
+IDLE_SECONDS: Final = 15.0  # of files
+TOTAL_SECONDS: Final = 300.0
 
 
 async def read_bytes(request: Request) -> bytes:
@@ -30,17 +34,32 @@ async def read_typed_bytes(request: Request, media_type: str) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
         raise Problem(415, f"Content-Type must be {media_type}")
     body = bytearray()
+    async with aclosing(read_chunks(request, READ_SECONDS, READ_SECONDS)) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_BYTES:
+                raise Problem(413, f"the body is larger than {MAX_BYTES} bytes")
+    return bytes(body)
+
+
+async def read_chunks(
+    request: Request, idle_seconds: float = IDLE_SECONDS, total_seconds: float = TOTAL_SECONDS
+) -> AsyncGenerator[bytes, None]:
+    """Yield a request's body as it arrives. Raises Problem: 400 incomplete, 408 too slow."""
+    stream = request.stream()
     try:
-        async with asyncio.timeout(READ_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BYTES:
-                    raise Problem(413, f"the body is larger than {MAX_BYTES} bytes")
+        async with asyncio.timeout(total_seconds):
+            while True:
+                async with asyncio.timeout(idle_seconds):
+                    chunk = await anext(stream, None)
+                if chunk is None:
+                    return
+                yield chunk
     except TimeoutError as error:
-        raise Problem(408, f"the body did not arrive within {READ_SECONDS:.0f} s: retry") from error
+        limits = f"{total_seconds:g} s, or nothing for {idle_seconds:g} s"
+        raise Problem(408, f"the body did not arrive within {limits}: retry") from error
     except ClientDisconnect as error:
         raise Problem(400, "the request ended before its body: retry") from error
-    return bytes(body)
 
 
 BodyBytes = Annotated[bytes, Depends(read_bytes)]

@@ -10,6 +10,7 @@ from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, WrapValidator
 from starlette.requests import Request
 
+from moorage.model import JobState
 from web.http import validation
 from web.http.validation import Name
 
@@ -33,8 +34,6 @@ def _parse_time(value: Any, parse: Callable[[Any], datetime]) -> datetime:
 
 Time = Annotated[AwareDatetime, WrapValidator(_parse_time), Field(strict=False)]
 Filters = Annotated[Q, Query()]  # the type of a parameter: the query of a request as a model
-EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
-JobStateFilter = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 
 
 # Of pages: links may carry parameters of others.
@@ -54,7 +53,7 @@ class PageQuery(BaseQuery):
 
 class JobQuery(PageQuery):
     owner: Name | None = None
-    state: JobStateFilter | None = None
+    state: JobState | None = None
     kind: Literal["image", "video", "mixed"] | None = None
 
 
@@ -80,7 +79,7 @@ class ProjectQuery(BaseQuery):
 
 
 class EventQuery(BaseQuery):
-    after: EventId = Field(0, description="`next` of the previous page")
+    after: Annotated[int, Field(ge=0, le=MAX_EVENT_ID)] = Field(0, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
 
 

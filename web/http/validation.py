@@ -1,8 +1,9 @@
 """Field types of request bodies, and validation errors as problems."""
 
 import difflib
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeVar, get_args
 from uuid import UUID
 
@@ -66,6 +67,7 @@ def _check_canonical(text: Any) -> Any:
     return text
 
 
+RowId = Annotated[UUID, Field(strict=False)]  # in a body, as text
 PathId = Annotated[UUID, BeforeValidator(_check_canonical)]
 Storable = BeforeValidator(_check_text)
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS), Storable]
@@ -169,25 +171,22 @@ def find_value_errors(value: Any, field: str, depth: int = 0) -> Iterator[FieldE
 
 
 def has_too_many_values(value: Any) -> bool:
-    level, count = [value], 0
-    while level:
-        count += len(level)
-        if count > MAX_VALUES:
-            return True
-        level = [child for item in level for child in _children(item)]
-    return False
+    return any(count > MAX_VALUES for count in itertools.accumulate(map(len, _list_levels(value))))
 
 
 def is_nested_deeper(value: Any, max_depth: int) -> bool:
-    """Return True if arrays and objects are nested deeper than `max_depth`. Not recursive: safe at any depth."""
+    """Return True if arrays and objects are nested deeper than `max_depth`."""
+    levels = itertools.islice(_list_levels(value), max_depth, max_depth + 1)
+    return any(isinstance(item, dict | list) for level in levels for item in level)
+
+
+def _list_levels(value: Any) -> Iterator[list[Any]]:
+    """Yield the values at each depth of a JSON value. Not recursive: safe at any depth."""
     level = [value]
-    for _ in range(max_depth):
-        level = [child for item in level for child in _children(item) if isinstance(child, dict | list)]
-    return bool(level)
-
-
-def _children(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    while level:
+        yield level
+        parents = [item for item in level if isinstance(item, dict | list)]
+        level = [child for item in parents for child in (item.values() if isinstance(item, dict) else item)]
 
 
 def field_error(field: str, message: str) -> FieldError:

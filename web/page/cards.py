@@ -45,19 +45,25 @@ def build_card(row: Row, variants: list[Row], scopes: Container[str] = ("jobs", 
     is_published, state = row["render_id"] is not None, row["shown"]
     cover_first = sorted(variants, key=lambda variant: (not variant["is_cover"], variant["idx"]))
     files = [{**variant, "label": _label_file(variant)} for variant in cover_first]
+    title = row["title"] or row["prompt"] or " ".join(part for part in (row["style"], row["room_type"]) if part)
+    project = row["project_id"]
+    if project and row["scene"] is not None:
+        project = f"{project}, scene {row['scene']}"
+    source = {} if row["provider"] == "placeholder" else {"Model": row["model"], "Provider": row["provider"]}
+    details = {"Prompt": row["prompt"], **source, "Attempts": row["tries"]}
     return {
         "job_id": row["id"],
         "state": state,
         "label": state_label(state, row),
         "detail": _state_detail(state, row),
-        "title": _title(row),
-        "facts": _facts(row),
+        "title": title or ("Untitled video" if row["kind"] == "video" else "Untitled image"),
+        "facts": [str(fact) for fact in (row["style"], row["room_type"], row["mode"], project) if fact],
         "created_at": row["created_at"],
         "file_count": row["files"],
         "kept_count": row["kept"],
         "files": [file for file in files if file["media"] != "file"],
         "other_files": [file for file in files if file["media"] == "file"],
-        "details": _details(row),
+        "details": {name: str(value) for name, value in details.items() if value},
         "is_favourite": row["favourite"],
         "can_retry": "jobs" in scopes and (row["can_retry"] or state == "placeholder"),
         "can_cancel": "jobs" in scopes and row["settled_at"] is None,
@@ -83,24 +89,6 @@ def _state_detail(state: CardState, row: Row) -> str | None:
     if state in ("failed", "partial", "cancelled"):
         return _to_sentence(row["reason"])
     return _STATE_DETAILS.get(state)
-
-
-def _title(row: Row) -> str:
-    title = row["title"] or row["prompt"] or " ".join(part for part in (row["style"], row["room_type"]) if part)
-    return title or ("Untitled video" if row["kind"] == "video" else "Untitled image")
-
-
-def _facts(row: Row) -> tuple[str, ...]:
-    project = row["project_id"]
-    if project and row["scene"] is not None:
-        project = f"{project}, scene {row['scene']}"
-    return tuple(str(fact) for fact in (row["style"], row["room_type"], row["mode"], project) if fact)
-
-
-def _details(row: Row) -> dict[str, str]:
-    source = {} if row["provider"] == "placeholder" else {"Model": row["model"], "Provider": row["provider"]}
-    values = {"Prompt": row["prompt"], **source, "Attempts": row["tries"]}
-    return {name: str(value) for name, value in values.items() if value}
 
 
 def _label_file(row: Row) -> str:

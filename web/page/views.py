@@ -1,6 +1,9 @@
 """Endpoints of the page: `/`, and below `/page/` its cards, actions and static files."""
 
 import mimetypes
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -11,14 +14,15 @@ from fastapi import APIRouter, Depends, Header, Request
 from pydantic import field_validator
 from starlette.responses import RedirectResponse, Response
 
-from db import renders
-from db.connection import Connection, Database, Row
+from db.connection import Connection, Row
 from db.reports import my_renders
-from moorage.errors import OwnerLimitReached
+from moorage.errors import Refused
 from moorage.owner_tokens import Scope
 from moorage.text import is_storable
 from storage import urls
-from tasks.jobs import cancel, delete_render, replay
+from web.api import jobs
+from web.api import renders as api_renders
+from web.api.renders import RenderBody
 from web.http import problems, query
 from web.http.permissions import Caller
 from web.http.problems import Problem
@@ -49,11 +53,13 @@ RESULT_MESSAGES: Final = {
     "limited": "Not retried: a limit of your account is reached. Try again later.",
     "refused": "This action is no longer possible: the job has changed.",
 }
-ACTOR: Final = "page"
-_MARKS: Final = {"mark": True, "unmark": False}
-_SCOPES: Final[dict[str, Scope]] = {
-    "cancel": "jobs", "retry": "jobs", "mark": "jobs", "unmark": "jobs", "delete": "delete"
-}  # fmt: skip
+_ACTIONS: Final[dict[str, tuple[Scope, Callable[[UUID, Caller, AppContext], Awaitable[Any]]]]] = {
+    "cancel": ("jobs", jobs.cancel_job),
+    "retry": ("jobs", jobs.retry_job),
+    "mark": ("jobs", partial(api_renders.update_render, body=RenderBody(favourite=True))),
+    "unmark": ("jobs", partial(api_renders.update_render, body=RenderBody(favourite=False))),
+    "delete": ("delete", api_renders.delete_render),
+}
 _PROBLEMS: Final = {
     401: ("Your session has expired", "Request a new link in your application."),
     404: ("Not found", "This page does not exist, or what it showed was deleted."),
@@ -91,7 +97,7 @@ async def get_viewer(request: Request, ctx: Context) -> Caller | None:
     """Return the owner whose session it is, None without a valid one. Raises Problem: 403 from another origin, 503."""
     try:
         caller = await ctx.authenticator.authenticate(request.scope)
-        return caller if caller.owner is not None else None
+        return replace(caller, client="page") if caller.owner is not None else None
     except Problem as problem:
         if problem.status != 401:
             raise
@@ -165,7 +171,7 @@ async def get_card(job_id: PathId, viewer: Viewer, params: Cards, ctx: Context) 
         row = my_renders.get_card(conn, owner, job_id, _filter_values(params))
         if row is None and my_renders.get_card(conn, owner, job_id) is None:
             raise problems.not_found("job")
-        return _build_card(row, renders.list_variants(conn, job_id), viewer, ctx) if row else None
+        return _build_card(row, ctx.list_variants(conn, [job_id])[job_id], viewer, ctx) if row else None
 
     card = await ctx.database.read(read_card)
     if card is None:
@@ -175,41 +181,25 @@ async def get_card(job_id: PathId, viewer: Viewer, params: Cards, ctx: Context) 
 
 @router.post(f"{PAGE_PREFIX}jobs/{{job_id}}/{{action}}")
 async def post_action(job_id: PathId, action: str, viewer: Viewer, params: Cards, ctx: Context) -> Response:
-    """Act on a job or its render, then redirect (303) to the page, which shows the result."""
+    """Act on a job or its render as the API does, then redirect (303) to the page, which shows the result."""
     if viewer is None:
         return RedirectResponse(HOME, 303)
-    if action not in _SCOPES:
+    if action not in _ACTIONS:
         raise problems.not_found("action")
-    viewer.require_scope(_SCOPES[action])
-
-    def apply(database: Database) -> str:
-        if database.run(lambda conn: my_renders.get_card(conn, str(viewer.owner), job_id)) is None:
-            raise problems.not_found("job")
-        if action in ("cancel", "retry"):
-            args = database, ctx.settings, job_id, ACTOR
-            try:
-                limits = viewer.get_limits(ctx.settings)
-                outcome = replay.retry_job(*args, limits) if action == "retry" else cancel.cancel_job(*args)
-            except OwnerLimitReached:
-                return "limited"
-            ctx.relay.enqueue(*outcome.wakes)
-            return "refused" if outcome.refused else action
-        return action if database.run(lambda conn: _change_render(conn, job_id, action, ctx)) else "refused"
-
-    # `params` are those of the page that the form is on
-    query_text = cards.encode_filters(params.filters, result=await ctx.database.run(apply))
-    return RedirectResponse(f"{HOME}?{query_text}", 303, problems.NO_STORE)
-
-
-def _change_render(conn: Connection, render_id: UUID, action: str, ctx: AppContext) -> bool:
-    if action in _MARKS:
-        return renders.update(conn, render_id, {"favourite": _MARKS[action]})
+    scope, act = _ACTIONS[action]
+    viewer.require_scope(scope)
+    if await ctx.database.transaction(lambda conn: my_renders.get_card(conn, str(viewer.owner), job_id)) is None:
+        raise problems.not_found("job")
+    result = action
     try:
-        return delete_render.delete_render(
-            conn, render_id, asset_base=ctx.asset_base, actor=ACTOR, reason="deleted on the page"
-        )
-    except delete_render.JobNotSettled:
-        return False
+        await act(job_id, viewer, ctx)
+    except (Problem, Refused) as error:
+        if error.status >= 500:
+            raise
+        result = "limited" if error.status == 429 else "refused"
+    # `params` are those of the page that the form is on
+    query_text = cards.encode_filters(params.filters, result=result)
+    return RedirectResponse(f"{HOME}?{query_text}", 303, problems.NO_STORE)
 
 
 @router.api_route(f"{PAGE_PREFIX}{{name}}", methods=["GET", "HEAD"])
@@ -237,9 +227,7 @@ def _list_cards(conn: Connection, viewer: Caller, params: CardQuery, ctx: AppCon
     """Return a page of cards and the id of the last one if there are more, else an empty string."""
     rows = my_renders.list_cards(conn, str(viewer.owner), _filter_values(params), params.before, CARDS_PER_PAGE + 1)
     page, next_id = query.split_page(rows, CARDS_PER_PAGE)
-    variants: dict[UUID, list[Row]] = {row["id"]: [] for row in page}
-    for variant in renders.list_variants_of_renders(conn, list(variants)):
-        variants[variant["render_id"]].append(variant)
+    variants = ctx.list_variants(conn, (row["id"] for row in page))
     return [_build_card(row, variants[row["id"]], viewer, ctx) for row in page], str(next_id or "")
 
 
@@ -249,12 +237,8 @@ def _build_card(row: Row, variants: list[Row], viewer: Caller, ctx: AppContext) 
     if reason is None:
         state, category, reason = row["state"], row["category"], row["reason"]
     why = ctx.visibility.show_reason(viewer.level, state, category, reason)
-    scopes = [scope for scope in set(_SCOPES.values()) if viewer.has_scope(scope)]
-    return cards.build_card({**row, "reason": why}, [ctx.add_urls(variant) for variant in variants], scopes)
-
-
-def accepts_html(request: Request) -> bool:
-    return "text/html" in request.headers.get("accept", "")
+    scopes = [scope for scope, _ in _ACTIONS.values() if viewer.has_scope(scope)]
+    return cards.build_card({**row, "reason": why}, variants, scopes)
 
 
 def build_problem_page(request: Request, problem: Problem) -> Response:

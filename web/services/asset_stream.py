@@ -37,27 +37,31 @@ class AssetStreamer:
     def __init__(self, settings: Settings, bucket: str) -> None:
         self._storage, self._bucket = s3.ObjectStore(settings), bucket
         self._executor = ThreadPoolExecutor(MAX_THREADS, "asset")
-        self._streams = 0
+        self._slots = asyncio.Semaphore(MAX_STREAMS)
 
     async def build_response(
         self, key: str, byte_range: tuple[int, int] | None, status: int, headers: Mapping[str, str]
     ) -> Response:
         """Return a response that streams an object. Raises Problem: 404 no such object, 503 unavailable or limit."""
-        if self._streams >= MAX_STREAMS:
+        if self._slots.locked():
             raise unavailable("too many open streams, retry")
         with contextlib.ExitStack() as cleanup:
-            self._streams += 1
-            cleanup.callback(self._release_slot)
-            stack, body = await self._open_within_limit(key, byte_range)
+            await self._slots.acquire()
+            cleanup.callback(self._slots.release)
+            stack = contextlib.ExitStack()
+            opened = self._storage.open_object(self._bucket, key, byte_range=byte_range)
+            body = await self._run_within_limit(key, lambda: stack.enter_context(opened))
             cleanup.callback(self._executor.submit, stack.close)
             return AssetResponse(self._chunks(body), status, headers, cleanup.pop_all().close)
 
-    async def _open_within_limit(
-        self, key: str, byte_range: tuple[int, int] | None
-    ) -> tuple[contextlib.ExitStack, ObjectReader]:
+    async def build_signed_url(self, key: str) -> str:
+        """Return a URL of an object that expires. Raises Problem: 503 no credentials. May ask for new ones first."""
+        return await self._run_within_limit(key, lambda: self._storage.presign_get(self._bucket, key, SIGNED_SECONDS))
+
+    async def _run_within_limit(self, key: str, work: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                return await self._in_thread(lambda: self._open(key, byte_range))
+                return await self._in_thread(work)
         except ObjectMissing as error:
             log.error("asset.missing", key=key)  # a row names it: rule 4 is violated, or it was deleted at this moment
             raise problems.not_found("file") from error
@@ -65,25 +69,8 @@ class AssetStreamer:
             log.warning("asset.storage_unavailable", key=key, error=str(error))
             raise unavailable("storage unavailable, retry") from error
 
-    async def build_signed_url(self, key: str) -> str:
-        """Return a URL of an object that expires. Raises Problem: 503 no credentials. May ask for new ones first."""
-        storage = self._storage
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                return await self._in_thread(lambda: storage.presign_get(self._bucket, key, SIGNED_SECONDS))
-        except (StorageUnavailable, StorageRefused, TimeoutError) as error:
-            log.warning("asset.storage_unavailable", key=key, error=str(error))
-            raise unavailable("storage unavailable, retry") from error
-
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-    def _release_slot(self) -> None:
-        self._streams -= 1
-
-    def _open(self, key: str, byte_range: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
-        stack = contextlib.ExitStack()
-        return stack, stack.enter_context(self._storage.open_object(self._bucket, key, byte_range=byte_range))
 
     async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):
@@ -97,24 +84,17 @@ class AssetResponse(StreamingResponse):
     """A streamed response that releases its resources in any case, even if the client reads nothing."""
 
     def __init__(
-        self,
-        chunks: AsyncIterator[bytes],
-        status: int,
-        headers: Mapping[str, str],
-        release: Callable[[], Any],
-        *,
-        stall_seconds: float = STALL_SECONDS,
+        self, chunks: AsyncIterator[bytes], status: int, headers: Mapping[str, str], release: Callable[[], Any]
     ) -> None:
         super().__init__(chunks, status, headers)
         self._release = release
-        self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_stalled = False
 
         async def send_within_limit(message: Message) -> None:
             nonlocal is_stalled
-            async with asyncio.timeout(self._stall_seconds) as limit:
+            async with asyncio.timeout(STALL_SECONDS) as limit:
                 try:
                     await send(message)
                 finally:
@@ -125,6 +105,6 @@ class AssetResponse(StreamingResponse):
         except TimeoutError:
             if not is_stalled:
                 raise
-            log.info("asset.stalled", stall_seconds=self._stall_seconds)  # the server closes the connection
+            log.info("asset.stalled", stall_seconds=STALL_SECONDS)  # the server closes the connection
         finally:
             self._release()

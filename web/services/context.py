@@ -3,19 +3,23 @@
 import asyncio
 import functools
 import importlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar, cast
+from uuid import UUID
 
 from fastapi import Depends
 from starlette.requests import Request
 
 import providers
-from db.connection import Database, Row
-from moorage.model import Wake
+from db import renders
+from db.connection import Connection, Database, Row
 from moorage.settings import Settings
 from moorage.text import to_storable
 from providers.base import Provider
 from storage import urls
+from tasks.dead_letters import BulkResult
+from tasks.jobs.cancel import ActionOutcome
+from tasks.jobs.create import CreatedJob
 from web.http.permissions import Caller, Level, find_scope
 from web.http.problems import Problem
 from web.http.validation import invalid_field
@@ -32,14 +36,7 @@ if TYPE_CHECKING:
     from web.services.asset_stream import AssetStreamer
 
 
-class WakingResult(Protocol):
-    """The result of an action, and the wakes to be published after its commit."""
-
-    @property
-    def wakes(self) -> Sequence[Wake]: ...
-
-
-W = TypeVar("W", bound=WakingResult)
+W = TypeVar("W", CreatedJob, ActionOutcome, BulkResult)  # the result of an action, with its wakes
 
 
 class AppContext:
@@ -87,10 +84,14 @@ class AppContext:
 
         return await self.database.run(run)
 
-    def add_urls(self, variant: Row) -> Row:
-        """Return a row of the view `variants` with the URLs of its file and thumbnail."""
-        url, thumb = urls.build_asset_url(self.asset_base, variant["key"]), variant["thumb_key"]
-        return {**variant, "url": url, "thumb_url": urls.build_asset_url(self.asset_base, thumb) if thumb else None}
+    def list_variants(self, conn: Connection, render_ids: Iterable[UUID]) -> dict[UUID, list[Row]]:
+        """Return the published files of each render, with the URLs of the file and its thumbnail."""
+        variants: dict[UUID, list[Row]] = {render_id: [] for render_id in render_ids}
+        for row in renders.list_variants_of_renders(conn, list(variants)):
+            url, thumb = urls.build_asset_url(self.asset_base, row["key"]), row["thumb_key"]
+            thumb_url = urls.build_asset_url(self.asset_base, thumb) if thumb else None
+            variants[row["render_id"]].append({**row, "url": url, "thumb_url": thumb_url})
+        return variants
 
     def get_provider(self, name: str) -> Provider:
         """Return a provider by the field `provider` of a request. Raises Problem: 422 with the known names."""
@@ -106,8 +107,7 @@ def _build_streamer(settings: Settings, bucket: str) -> "AssetStreamer":
 
 
 async def get_context(request: Request) -> AppContext:
-    context: AppContext = request.app.state.context
-    return context
+    return cast(AppContext, request.app.state.context)
 
 
 Context = Annotated[AppContext, Depends(get_context)]

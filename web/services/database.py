@@ -25,21 +25,22 @@ USE_SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONL
 class DatabaseThreads:
     """Threads with a connection each. Not the loop's executor, which an unresponsive server would block."""
 
-    def __init__(self, database_url: str, *, limit: int = MAX_THREADS, answer_seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(self, database_url: str) -> None:
         self._database_url = database_url
-        self._answer_seconds = answer_seconds
-        self._executor = ThreadPoolExecutor(limit, "web")
+        self._executor = ThreadPoolExecutor(MAX_THREADS, "web", self._open_database)
         self._local = threading.local()
         self._databases: list[Database] = []
 
     async def run(self, work: Callable[[Database], T]) -> T:
         """Run `work` in a thread. Raises Problem: 503 unavailable or too slow, `work` may still complete then."""
         try:
-            async with asyncio.timeout(self._answer_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._run_in_thread, work)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._executor, lambda: work(self._local.database)
+                )
         except TimeoutError as error:
-            log.warning("request.database_timeout", answer_seconds=self._answer_seconds)
-            raise unavailable(f"no response within {self._answer_seconds:g} s: retry") from error
+            log.warning("request.database_timeout", answer_seconds=ANSWER_SECONDS)
+            raise unavailable(f"no response within {ANSWER_SECONDS:g} s: retry") from error
         except DatabaseUnavailable as error:
             log.warning("request.database_unavailable", error=str(error))  # may name hosts and users: log only
             raise unavailable("database unavailable, retry") from error
@@ -63,7 +64,7 @@ class DatabaseThreads:
     async def close(self) -> None:
         """Close the connections after the threads have ended; threads that hang end with the process."""
         try:
-            async with asyncio.timeout(self._answer_seconds):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
         except TimeoutError:
             log.warning("db_threads.shutdown_timeout")
@@ -71,9 +72,6 @@ class DatabaseThreads:
         for database in self._databases:
             database.close()
 
-    def _run_in_thread(self, work: Callable[[Database], T]) -> T:
-        database: Database | None = getattr(self._local, "database", None)
-        if database is None:
-            database = self._local.database = Database(self._database_url, name="moorage web")
-            self._databases.append(database)
-        return work(database)
+    def _open_database(self) -> None:
+        self._local.database = Database(self._database_url, name="moorage web")  # connects at its first use
+        self._databases.append(self._local.database)

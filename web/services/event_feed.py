@@ -79,7 +79,6 @@ class EventFeed:
         self.position = 0
         self._database = database
         self._max_streams = max_streams
-        self._count = 0
         self._by_owner: dict[str | None, dict[Subscription, None]] = {}  # in the order of their start
         self._task: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
@@ -89,12 +88,16 @@ class EventFeed:
     async def subscribe(self, owner: str | None, token: OwnerToken | None = None) -> Subscription:
         """Subscribe to the events after `position` of an owner, or all. Raises Problem: 503 at the limits or closed."""
         is_owner_full = owner is not None and len(self._by_owner.get(owner, ())) >= MAX_STREAMS_PER_OWNER
-        if self.is_closed or is_owner_full or (self._count >= self._max_streams and not self._make_room(owner)):
+        is_full = len(self._list_subscriptions()) >= self._max_streams
+        if self.is_closed or is_owner_full or (is_full and not self._make_room(owner)):
             raise unavailable("too many open streams, retry")
         subscription = Subscription(owner, token)
         self._by_owner.setdefault(owner, {})[subscription] = None
-        self._count += 1
-        self._start()
+        if self._task is None:
+            self._started.clear()
+            self._watermark = None
+            self._task = asyncio.create_task(self._poll_forever())
+            self._task.add_done_callback(self._on_task_done)
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await self._started.wait()
@@ -117,9 +120,7 @@ class EventFeed:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         streams = self._by_owner.get(subscription.owner, {})
-        if subscription in streams:
-            del streams[subscription]
-            self._count -= 1
+        streams.pop(subscription, None)
         if not streams:
             self._by_owner.pop(subscription.owner, None)
         if not self._by_owner and self._task is not None:
@@ -136,13 +137,6 @@ class EventFeed:
 
     def _list_subscriptions(self) -> list[Subscription]:
         return [subscription for streams in self._by_owner.values() for subscription in streams]
-
-    def _start(self) -> None:
-        if self._task is None:
-            self._started.clear()
-            self._watermark = None
-            self._task = asyncio.create_task(self._poll_forever())
-            self._task.add_done_callback(self._on_task_done)
 
     async def _poll_forever(self) -> None:
         loop = asyncio.get_running_loop()

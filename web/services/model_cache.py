@@ -31,11 +31,7 @@ def describe_outage(provider: str, error: ProviderUnavailable) -> str:
 class ModelCache:
     """Concurrent requests for one key share a fetch; a provider that hangs delays each by FETCH_TIMEOUT_SECONDS."""
 
-    def __init__(
-        self, *, fetch_timeout_seconds: float = FETCH_TIMEOUT_SECONDS, ttl_seconds: float = TTL_SECONDS
-    ) -> None:
-        self._fetch_timeout_seconds = fetch_timeout_seconds
-        self._ttl_seconds = ttl_seconds
+    def __init__(self) -> None:
         self._entries: OrderedDict[CacheKey, tuple[Any, float]] = OrderedDict()  # value, monotonic time of the fetch
         self._pending: dict[CacheKey, Future[Any]] = {}
         self._executor = ThreadPoolExecutor(MAX_THREADS, "model-cache")
@@ -58,7 +54,7 @@ class ModelCache:
 
     async def _get_or_fetch(self, key: CacheKey, fetch: Callable[[], Any]) -> Any:
         value, fetched_at = self._entries.get(key, (None, None))
-        if fetched_at is not None and time.monotonic() - fetched_at < self._ttl_seconds:
+        if fetched_at is not None and time.monotonic() - fetched_at < TTL_SECONDS:
             return value
         try:
             return await self._fetch(key, fetch)
@@ -79,10 +75,10 @@ class ModelCache:
             loop = asyncio.get_running_loop()
             pending.add_done_callback(lambda future: loop.call_soon_threadsafe(self._store, key, future))
         try:
-            async with asyncio.timeout(self._fetch_timeout_seconds):
+            async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
                 return await asyncio.shield(asyncio.wrap_future(pending))
         except TimeoutError as error:
-            raise ProviderUnavailable(f"{key[0]} did not respond within {self._fetch_timeout_seconds:g} s") from error
+            raise ProviderUnavailable(f"{key[0]} did not respond within {FETCH_TIMEOUT_SECONDS:g} s") from error
 
     def _store(self, key: CacheKey, future: Future[Any]) -> None:
         self._pending.pop(key, None)

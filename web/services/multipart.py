@@ -6,9 +6,10 @@ from email.message import Message
 from typing import Any, Final
 
 from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser
+from python_multipart.multipart import MultipartParser, MultipartState
 from starlette.requests import Request
 
+from web.http.json_body import read_chunks
 from web.http.problems import Problem
 from web.http.validation import invalid_field
 from web.services import upload_spool
@@ -16,6 +17,8 @@ from web.services.upload_spool import SpooledFile, UploadSpool
 
 MAX_FIELDS: Final = 100
 MAX_FIELDS_BYTES: Final = 2**20  # of all fields in total
+Part = tuple[str, bool]  # the name, and whether it is a file
+
 _OVERHEAD_BYTES: Final = 2**20
 _MAX_TYPE_CHARS: Final = 256  # of a Content-Type: parsing its parameters takes quadratic time
 
@@ -60,7 +63,7 @@ def check_content_length(request: Request, max_bytes: int) -> None:
 async def _read_parts(request: Request, parts: "_PartParser", form: Form, spool: UploadSpool, max_files: int) -> None:
     texts: dict[str, bytearray] = {}
     current: SpooledFile | bytearray = bytearray()
-    async for chunk in upload_spool.read_chunks(request):
+    async for chunk in read_chunks(request):
         for part, data in parts.feed(chunk):
             if part is not None:
                 current = _start_part(part, texts, form, spool, max_files)
@@ -75,18 +78,19 @@ async def _read_parts(request: Request, parts: "_PartParser", form: Form, spool:
 
 
 def _start_part(
-    part: "_Part", texts: dict[str, bytearray], form: Form, spool: UploadSpool, max_files: int
+    part: Part, texts: dict[str, bytearray], form: Form, spool: UploadSpool, max_files: int
 ) -> SpooledFile | bytearray:
-    if part.is_file:
+    name, is_file = part
+    if is_file:
         if len(form.files) >= max_files:
-            raise invalid_field(part.name, f"exceeds the limit of {max_files} files")
-        form.files.append((part.name, spool.create_file()))
+            raise invalid_field(name, f"exceeds the limit of {max_files} files")
+        form.files.append((name, spool.create_file()))
         return form.files[-1][1]
-    if part.name in texts or len(texts) >= MAX_FIELDS:
-        is_duplicate = part.name in texts
+    if name in texts or len(texts) >= MAX_FIELDS:
+        is_duplicate = name in texts
         message = "is given more than once" if is_duplicate else f"exceeds the limit of {MAX_FIELDS} fields"
-        raise invalid_field(part.name, message)
-    return texts.setdefault(part.name, bytearray())
+        raise invalid_field(name, message)
+    return texts.setdefault(name, bytearray())
 
 
 def _decode_field(name: str, value: bytes) -> str:
@@ -103,30 +107,22 @@ def _media_type(request: Request) -> Message:
     return message
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    name: str
-    is_file: bool
-
-
 class _PartParser:
     """Incremental parser: each chunk yields pieces of parts; the first piece of a part carries its header."""
 
     def __init__(self, boundary: str) -> None:
-        self._out: list[tuple[_Part | None, bytes]] = []
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._name, self._value, self._ended = b"", b"", False
+        self._out: list[tuple[Part | None, bytes]] = []
+        self._name = self._value = self._disposition = b""
         callbacks: dict[str, Callable[..., Any]] = {
             "on_header_field": self._on_field,
             "on_header_value": self._on_value,
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._on_headers,
             "on_part_data": lambda data, start, end: self._out.append((None, data[start:end])),
-            "on_end": self._on_end,
         }
         self._parser = MultipartParser(boundary.encode(), callbacks)  # type: ignore[arg-type]  # a TypedDict of these
 
-    def feed(self, chunk: bytes) -> list[tuple[_Part | None, bytes]]:
+    def feed(self, chunk: bytes) -> list[tuple[Part | None, bytes]]:
         try:
             self._parser.write(chunk)
         except MultipartParseError as error:
@@ -135,7 +131,7 @@ class _PartParser:
         return out
 
     def check_end(self) -> None:
-        if not self._ended:
+        if self._parser.state != MultipartState.END:
             raise Problem(400, "the form ended before its final boundary: retry")
 
     def _on_field(self, data: bytes, start: int, end: int) -> None:
@@ -145,18 +141,16 @@ class _PartParser:
         self._value += data[start:end]
 
     def _on_header_end(self) -> None:
-        self._headers.append((self._name.lower(), self._value))
+        if self._name.lower() == b"content-disposition":
+            self._disposition = self._value
         self._name = self._value = b""
 
     def _on_headers(self) -> None:
         header = Message()
-        header["content-disposition"] = dict(self._headers).get(b"content-disposition", b"").decode("utf-8", "replace")
-        self._headers = []
+        header["content-disposition"] = self._disposition.decode("utf-8", "replace")
+        self._disposition = b""
         name = header.get_param("name", header="content-disposition")
         if header.get_content_disposition() != "form-data" or not isinstance(name, str) or not name:
             raise Problem(400, "a part of the form has no name")
         is_file = header.get_param("filename", header="content-disposition") is not None
-        self._out.append((_Part(name, is_file), b""))
-
-    def _on_end(self) -> None:
-        self._ended = True
+        self._out.append(((name, is_file), b""))

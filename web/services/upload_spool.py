@@ -5,13 +5,11 @@ import contextlib
 import functools
 import importlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 from uuid import UUID
-
-from starlette.requests import ClientDisconnect, Request
 
 import db.uploads
 from db import owner_token_revocations, owner_use
@@ -19,9 +17,9 @@ from db.connection import Connection
 from db.uploads import Upload
 from media.limits import Limits
 from moorage import logs
-from moorage.errors import InvalidMedia, LocalFailure, MoorageError, StorageRefused
+from moorage.errors import InvalidMedia, MoorageError, StorageRefused
 from moorage.failpoints import failpoint
-from moorage.local_errors import open_temporary_file
+from moorage.local_errors import open_temporary_file, translate_local_errors
 from moorage.owner_tokens import OwnerToken
 from moorage.settings import Settings
 from tasks import uploads
@@ -39,8 +37,6 @@ MAX_CONCURRENT_UPLOADS: Final = 16  # requests whose files are being received or
 MAX_UPLOADS_PER_OWNER: Final = 4  # so that one owner does not exhaust MAX_CONCURRENT_UPLOADS
 MAX_STORAGE_THREADS: Final = 2  # each decodes in a separate process
 MAX_DISK_THREADS: Final = 2
-IDLE_SECONDS: Final = 15.0
-TOTAL_SECONDS: Final = 300.0
 STORE_SECONDS: Final = 120.0  # including the wait for a thread
 _BUFFER_BYTES: Final = 1 << 18
 
@@ -56,7 +52,7 @@ class SpooledFile:
         self._buffer = bytearray()
 
     async def write(self, chunk: bytes) -> None:
-        """Append a chunk. Raises Problem: 413 too large, 503 the disk is full."""
+        """Append a chunk. Raises Problem: 413 too large; LocalFailure: the disk is full."""
         self.bytes += len(chunk)
         if self.bytes > self._max_bytes:
             raise file_too_large(self._max_bytes)
@@ -65,12 +61,9 @@ class SpooledFile:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write the buffer to disk. Raises Problem: 503 the disk is full."""
         data, self._buffer = self._buffer, bytearray()
-        try:
+        with translate_local_errors("upload"):
             await asyncio.get_running_loop().run_in_executor(self._executor, self._write_to_disk, data)
-        except OSError as error:
-            raise _disk_error(error) from error
 
     def _write_to_disk(self, data: bytes | bytearray) -> None:
         self.file.write(data)
@@ -108,10 +101,7 @@ class UploadSpool:
 
     def create_file(self) -> SpooledFile:
         """Return an empty unnamed file, which the kernel removes if the process is killed."""
-        try:
-            return SpooledFile(open_temporary_file(), self.max_bytes, self._disk_executor)
-        except LocalFailure as error:
-            raise _disk_error(error) from error
+        return SpooledFile(open_temporary_file(), self.max_bytes, self._disk_executor)
 
     async def store(self, spooled: SpooledFile, owner: str, upload_id: UUID) -> tuple[Upload, datetime]:
         """Sanitize, store, record and close a file. Raises Problem: 422 rejected, 429, 503; no row is written then."""
@@ -170,27 +160,5 @@ class UploadSpool:
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-async def read_chunks(request: Request) -> AsyncIterator[bytes]:
-    """Yield a request's body as it arrives. Raises Problem: 400 incomplete, 408 too slow."""
-    stream = request.stream()
-    try:
-        async with asyncio.timeout(TOTAL_SECONDS):
-            while True:
-                async with asyncio.timeout(IDLE_SECONDS):
-                    chunk = await anext(stream, None)
-                if chunk is None:
-                    return
-                yield chunk
-    except TimeoutError as error:
-        raise Problem(408, f"request body timed out (idle {IDLE_SECONDS:g} s, total {TOTAL_SECONDS:g} s)") from error
-    except ClientDisconnect as error:
-        raise Problem(400, "the request ended before its body: retry") from error
-
-
 def file_too_large(max_bytes: int) -> Problem:
     return Problem(413, f"the file is larger than {max_bytes} bytes (MOORAGE_UPLOAD_MAX_BYTES)")
-
-
-def _disk_error(error: Exception) -> Problem:
-    log.error("upload.disk_error", error=str(error))
-    return unavailable("no disk space for the file, retry")

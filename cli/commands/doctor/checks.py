@@ -241,17 +241,15 @@ def check_replicate_token(settings: Settings) -> Iterator[CheckResult]:
     except requests.RequestException as error:
         yield fail(f"{url} does not answer: {type(error).__name__}", "check outbound network access")
         return
-    yield _check_token_status(response.status_code, url)
-
-
-def _check_token_status(status: int, url: str) -> CheckResult:
+    status = response.status_code
     if status in (401, 403):
-        return fail(f"Replicate refuses the token ({status})", "set REPLICATE_API_TOKEN to a valid one")
-    if status == 200:
-        return ok("Replicate accepts the token")
-    if status == 404:  # a compatible API without accounts
-        return warn(f"{url} has no accounts: the token is not checked", "no action, if this is not Replicate itself")
-    return warn(f"{url} returns {status}", "check again later")
+        yield fail(f"Replicate refuses the token ({status})", "set REPLICATE_API_TOKEN to a valid one")
+    elif status == 200:
+        yield ok("Replicate accepts the token")
+    elif status == 404:  # a compatible API without accounts
+        yield warn(f"{url} has no accounts: the token is not checked", "no action, if this is not Replicate itself")
+    else:
+        yield warn(f"{url} returns {status}", "check again later")
 
 
 def check_public_url(settings: Settings) -> Iterator[CheckResult]:

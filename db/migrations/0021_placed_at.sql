@@ -1,0 +1,2 @@
+-- Nothing reads when a file was placed.
+ALTER TABLE placements DROP COLUMN placed_at;
