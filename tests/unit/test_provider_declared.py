@@ -134,10 +134,9 @@ def test_no_secret_is_recorded(tmp_path, webhook):
     """Whatever the headers are called."""
     names = {"standard": ["a-id", "a-time", "user-agent"], "digest": ["a-id", "a-user", "a-time", "user-agent"]}
     headers = names.get(webhook, ["user-agent"])
-    more = 'jwks = ["https://a.example/k"]\nusers = ["u"]\n' if webhook == "digest" else ""
+    more = 'jwks = ["https://a.example/k"]\nusers = ["u"]' if webhook == "digest" else 'encoding = "text"'
     text = ACME.replace('"hmac"', f'"{webhook}"').replace('["X-Acme-Signature"]', json.dumps(headers) + "\n" + more)
-    encoding = 'encoding = "text"\nprefix' if webhook == "standard" else "prefix"
-    acme = load(tmp_path, text.replace("prefix", encoding))["acme"]
+    acme = load(tmp_path, text.replace('prefix = "sha256="', ""))["acme"]
 
     kept = acme.select_headers([(name.encode(), b"x") for name in (*headers, "webhook-id", "authorization")])
 
@@ -279,10 +278,14 @@ WRONG = [
     (ACME.replace('"hmac"', '"hmak"'), 'line 5: acme.webhook.signature: |; write "standard", "digest"'),
     (ACME.replace('"ACME_OLD"', '"whsec_AbC"'), "line 6: acme.webhook.secrets.0: is not the name of an environment"),
     (ACME.replace("X-Acme-Signature", "X Acme"), "line 7: acme.webhook.headers.0: is not the name of a heade"),
-    (ACME.replace('headers = ["X-Acme-Signature"]\n', ""), 'line 4: acme.webhook: signature "hmac" has 1 headers'),
+    (ACME.replace('headers = ["X-Acme-Signature"]\n', ""), 'signature "hmac" is in 1 header(s): write'),
+    (ACME.replace('prefix =', 'users = ["u"]\nprefix ='), 'line 4: acme.webhook: signature "hmac" does not use users'),
+    (ACME.replace("prefix =", "tolerance_seconds = 60\nprefix ="), "no tolerance: write is_timed = true"),
+    (ACME.replace("[acme.webhook]", "output_life_seconds = 0\n[acme.webhook]"), "write a whole number of seconds"),
+    (ACME.replace('"task.reason"', '"lenght(task)"'), "line 13: acme.fields.error: is not a JMESPath|lenght"),
     (ACME.replace('"task.id"', '"task.[id"'), "line 10: acme.fields.id: is not a JMESPath expression"),
     (ACME.replace('id = "task.id"\n', ""), 'line 9: acme.fields.id: is missing; write a JMESPath'),
-    (ACME.replace('"Busy"', '"ready"'), "line 2: acme: a status word has two meanings"),
+    (ACME.replace('"Busy"', '"ready"'), "line 2: acme: statuses has ready more than once"),
     (ACME.replace("succeeded =", "success ="), "line 18: acme.statuses.success|write lists of status words"),
     (ACME.replace('["ACME_OLD", "ACME_SECRET"]', "[]"), "line 4: acme.webhook: there is nothing to verify with: write"),
     (ACME.replace("[acme", "[replicate"), "line 2: replicate is a name that is taken"),
