@@ -125,8 +125,11 @@ class _Fields:
             raise MalformedPayload(f"{name} ({self.texts[name]}): {str(error)[:200]}") from error
 
     def find_time(self, name: str, document: Mapping[str, Any]) -> datetime | None:
-        value = self.find(name, document)
-        return json_fields.optional_datetime(value) or json_fields.optional_unix_time(value)
+        """Return a time, the earliest of several."""
+        found = self.find(name, document)
+        values = found if isinstance(found, list) else [found]
+        times = (json_fields.optional_datetime(value) or json_fields.optional_unix_time(value) for value in values)
+        return min(filter(None, times), default=None)
 
 
 def _build_verifier(name: str, webhook: WebhookDeclaration, setting: str, hosts: HostAllowlist) -> Verifier | None:

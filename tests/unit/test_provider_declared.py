@@ -170,6 +170,17 @@ def test_the_longest_wait_between_polls_fits_the_life_of_the_files(tmp_path):
     assert {acme.next_poll_seconds(polls) for polls in range(50)} == {60}
 
 
+def test_of_several_times_the_earliest_expires_and_what_is_no_time_is_ignored(tmp_path):
+    """Each file may have its own; a body without files has none."""
+    acme = load(tmp_path, ACME.replace('"task.until"', '"task.files[].until"'))["acme"]
+    times = ["2026-11-29T19:00:00Z", "tomorrow", 1_790_000_000]
+
+    report = acme.parse_report(body(files=[{"until": until} for until in times]))
+
+    assert report.expires_at == json_fields.optional_unix_time(1_790_000_000)
+    assert acme.parse_report(body()).expires_at is None
+
+
 # --- compatible services ----------------------------------------------------------------------------------------
 
 COMPATIBLE = """
