@@ -65,13 +65,16 @@ class DeclaredProvider(Provider):
     def parse_report(self, body: bytes) -> PredictionReport:
         return self._parse(body, self._fields, is_hint=self._is_hint)
 
+    def parse_poll(self, body: bytes) -> PredictionReport:
+        return self._parse(body, self._poll_fields)
+
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
         if self._api is None:
             raise ProviderRefused(f"{self.name} cannot be polled: {self._poll_remedy}")
         if "{model}" in self._api_url and not model:
             raise ProviderRefused(f"a prediction of {self.name} is polled by its model: register it with one")
         url = _fill_in(self._api_url, external_id, model or "none")
-        return self._fetch_report(url, external_id, lambda body: self._parse(body, self._poll_fields))
+        return self._fetch_report(url, external_id, self.parse_poll)
 
     def _parse(self, body: bytes, fields: "_Fields", *, is_hint: bool = False) -> PredictionReport:
         document = json_fields.parse_json_object(body)

@@ -280,6 +280,44 @@ def test_the_command_shows_what_a_payload_would_do(run):
     assert "write acme or fal" in str(run("test", "acne", "--body", "-", input=b"{}").exception)
 
 
+def test_the_command_verifies_the_signature_of_a_recorded_webhook(run, tmp_path):
+    """As of the time when it was received; a wrong one is refused before the body is read."""
+    declared_text = ACME.replace('prefix = "sha256="', 'prefix = "sig="\nalgorithm = "sha512"\nis_timed = true')
+    (tmp_path / "providers.toml").write_text(declared_text, encoding="utf-8")
+    raw = body()
+    digits = hmac.digest(SECRET.encode(), b"1700000000." + raw, "sha512").hex()
+    given = ["test", "acme", "--body", "-", "--header", f"X-Acme-Signature: t=1700000000,sig={digits}"]
+
+    right = run(*given, "--at", "1700000100", input=raw)
+
+    assert right.output.startswith("signature: verified\nid: x1\n")
+    for args, document, reason in (
+        (given, raw, "s old, more than 300 s"),
+        ([*given, "--at", "1700000100"], raw + b" ", "no signature matches"),
+        ([*given[:4], "--header", "X-Acme: 1"], raw, "x-acme-signature is missing"),
+    ):
+        wrong = run(*args, input=document)
+        assert wrong.exit_code == 1
+        assert reason in wrong.output
+        assert "id:" not in wrong.output
+
+
+def test_the_command_reads_the_answer_to_a_poll(run, tmp_path):
+    """By the poll's own fields and without `when`: an unsigned webhook shows nothing of them."""
+    own = POLL + '[acme.poll.fields]\nid = "id"\nstatus = "state"\noutputs = "files"\n'
+    (tmp_path / "providers.toml").write_text(ACME + own, encoding="utf-8")
+    answer = {"id": "x1", "state": "Ready", "files": ["https://files.acme.example/a.png"]}
+
+    def show(name: str, **changed: Any) -> str:
+        return run("test", name, "--poll", "--body", "-", input=json.dumps({**answer, **changed})).output
+
+    assert "outputs[0]: downloaded" in show("acme")
+    assert "next: poll, then end without files" in show("acme", files=[])
+    assert "next: none, the prediction stays open" in show("acme", state="Odd")
+    with pytest.raises(ConfigError, match="remove --poll"):
+        run("test", "fal", "--poll", "--body", "-", input=b"{}", catch_exceptions=False)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------
 
 POLL = '[acme.poll]\nurl = "https://api.acme.example/{id}"\ntoken = "ACME_TOKEN"\n'
