@@ -16,7 +16,7 @@ def was_clock_set_back(conn: Connection) -> bool: ...
 
 _WAITING = {
     "deliveries": "state IN ('new', 'unmatched')",
-    "predictions": "(state IN ('planned', 'submitting') OR (state = 'running' AND run_at < deadline_at))",
+    "predictions": "(state IN ('planned', 'submitting') OR (state = 'running' AND run_at <> deadline_at))",
     "outputs": "state IN ('waiting', 'discarding')",
     "notifications": "state = 'waiting'",
 }

@@ -94,7 +94,8 @@ UPDATE predictions
    SET state = 'running', external_id = %(external_id)s, {CLEAR_LEASE}, woken_at = NULL, attempt = crashes - 1,
        polls = 0, reason = NULL,
        run_at = CASE WHEN cancel_reason IS NOT NULL THEN moment()
-                     ELSE least(moment() + make_interval(secs => %(first_poll_seconds)s), deadline_at) END
+                     ELSE least(moment() + make_interval(secs => %(first_poll_seconds)s),
+                                greatest(deadline_at, moment())) END  -- beyond it only if the clock is ahead
  WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
    AND NOT EXISTS (SELECT FROM predictions k
                     WHERE k.provider = predictions.provider AND k.external_id = %(external_id)s) RETURNING id, job_id
@@ -144,7 +145,7 @@ WITH old AS (
            run_at = CASE WHEN old.state = 'lost' THEN NULL
                          WHEN p.cancel_reason IS NOT NULL THEN moment()
                          ELSE least(moment() + make_interval(secs => %(first_poll_seconds)s),
-                                    coalesce(p.output_until, p.deadline_at)) END,
+                                    greatest(coalesce(p.output_until, p.deadline_at), moment())) END,
            crashes = p.crashes - CASE WHEN p.lease_token IS NULL THEN 0 ELSE 1 END,
            attempt = p.crashes - CASE WHEN p.lease_token IS NULL THEN 0 ELSE 1 END,
            lease_token = NULL, leased_by = NULL, leased_until = NULL

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from db import leases
+from db import leases, submissions
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.jobs import cancel, delete_render, replay
@@ -293,6 +293,23 @@ def test_a_placeholder_that_was_not_shown_yet_is_when_the_clock_goes_back(at: Wo
 
     assert at.state("jobs", job_id) == "partial"
     assert shown(at, job_id) == [(0, True, True)]
+
+
+def test_a_submission_that_is_found_while_the_clock_is_ahead_is_polled_soon(at: World) -> None:
+    """Its first poll was set to its deadline, which had passed by that clock: in ten minutes, not in some seconds."""
+    job_id = started(at, 1)
+    prediction_id = planned(at, job_id)
+    sql = "UPDATE predictions SET state = 'submitting', submitted_at = moment(), deadline_at = moment() + '5 min'"
+    at.conn.execute(f"{sql} WHERE id = %s", (prediction_id,))
+    lease = at.claim("predictions", prediction_id, ("submitting",))
+    assert lease is not None
+
+    with at.later("1 hour") as ahead:
+        found = {"first_poll_seconds": 15.0, "reason": "found in the list"}
+        ahead.deps.database.run(lambda conn: submissions.mark_running(conn, lease, "found", **found))
+    at.deps.database.run(lambda conn: reconcile.correct_clock(conn, 30.0))
+
+    assert at.one("SELECT run_at <= moment() + interval '15 s' FROM predictions WHERE id = %s", prediction_id)
 
 
 def test_a_planned_try_that_waits_for_room_ends_with_its_jobs_time(at: World) -> None:
