@@ -50,10 +50,13 @@ def test_payload(name: str, body: BinaryIO, headers: tuple[str, ...], at: int | 
     provider, raw = loaded[name], body.read()
     if headers:
         _verify(provider, headers, raw, time.time() if at is None else at)
-    if is_polled and not isinstance(provider, DeclaredProvider):
-        raise ConfigError(f"{name} is not declared by fields: remove --poll")
+    parse = provider.parse_report
+    if is_polled:
+        if not isinstance(provider, DeclaredProvider):
+            raise ConfigError(f"{name} is not declared by fields: remove --poll")
+        parse = provider.parse_poll
     try:
-        report = provider.parse_poll(raw) if is_polled else provider.parse_report(raw)
+        report = parse(raw)
     except UnrelatedEvent as error:
         click.echo(f"ignored: {error}")
         return
