@@ -4,7 +4,6 @@ import argparse
 import http.server
 import json
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -29,18 +28,15 @@ class Outage:
     """A period in which the APIs, and optionally the outputs, return 503. A new period replaces the last one."""
 
     def __init__(self) -> None:
-        self._until = 0.0
-        self._includes_outputs = False
-        self._lock = threading.Lock()
+        self._period = (0.0, False)  # its end, and whether it includes outputs
 
     def begin(self, seconds: float, *, outputs: bool) -> None:
-        with self._lock:
-            self._until, self._includes_outputs = time.monotonic() + seconds, outputs
+        self._period = time.monotonic() + seconds, outputs
 
     def is_active(self, *, outputs: bool = False) -> bool:
         """Return True if the APIs, or the outputs, are unavailable now."""
-        with self._lock:
-            return time.monotonic() < self._until and (self._includes_outputs or not outputs)
+        until, includes_outputs = self._period
+        return time.monotonic() < until and (includes_outputs or not outputs)
 
 
 class ControlApi(Api):
