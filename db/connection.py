@@ -225,9 +225,10 @@ class Database:
         except DatabaseUnavailable as error:
             raise locked from error
         holders: list[Row] = []
-        with contextlib.closing(eyes):
+        with contextlib.closing(eyes), contextlib.ExitStack() as watching:
             try:
-                with self.transaction(OBSERVED_LOCK_MS) as conn, lock_holders.watch(conn, eyes) as holders:
+                with self.transaction(OBSERVED_LOCK_MS) as conn:
+                    holders = watching.enter_context(lock_holders.watch(conn, eyes))  # also while it commits
                     return work(conn)
             except (DatabaseLocked, *RETRYABLE_ERRORS) as error:
                 raise lock_holders.explain(locked, holders) from error

@@ -75,7 +75,7 @@ def run_decoder(
     try:
         result: dict[str, Any] = json.loads(output)
     except ValueError:
-        result = {"problem": "", "facts": {"status": status}, "needs_memory": True}
+        result = {"facts": {"status": status}, "needs_memory": True, "has_crashed": True}
     if status or "thumbnail" not in result:
         raise _build_error(result, limits, facts)
     return result
@@ -138,6 +138,7 @@ def _build_error(result: dict[str, Any], limits: Limits, facts: dict[str, Any]) 
     facts = {**facts, **result.get("facts", {})}
     if result.get("needs_memory"):
         limit = limits.decoder_memory_bytes
-        message = f"decoding needs more memory than MOORAGE_DECODER_MEMORY_BYTES ({limit})"
+        subject = "the decoder crashed, or" if result.get("has_crashed") else "decoding"
+        message = f"{subject} needs more memory than MOORAGE_DECODER_MEMORY_BYTES ({limit})"
         return InvalidMedia(message, facts={**facts, "limit": limit})
     return InvalidMedia(result["problem"], facts=facts)

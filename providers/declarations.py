@@ -7,6 +7,7 @@ Secrets and tokens are names of environment variables. What is wrong is refused 
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -19,6 +20,13 @@ from moorage.provider_types import PredictionStatus
 from moorage.setting_types import HttpUrl, suggest
 
 _HEADERS: Final = {"standard": 3, "digest": 4, "hmac": 1, "token": 1, "none": 0}
+_USED: Final = {  # the keys that a signature has besides `is_hint`
+    "standard": {"secrets", "headers", "encoding", "jwks"},
+    "digest": {"secrets", "headers", "encoding", "jwks", "users"},
+    "hmac": {"secrets", "headers", "encoding", "prefix", "algorithm", "is_timed", "tolerance_seconds"},
+    "token": {"secrets", "headers", "encoding", "scheme"},
+    "none": set(),
+}
 _PROBLEMS: Final = {"missing": "is missing", "extra_forbidden": "is not known", "model_type": "is not a table"}
 
 
@@ -33,7 +41,9 @@ def _match(pattern: str, problem: str) -> AfterValidator:
 
 def _compile(text: str) -> str:
     try:
-        jmespath.compile(text)
+        expression = jmespath.compile(text)
+        with suppress(jmespath.exceptions.JMESPathTypeError, ArithmeticError):
+            expression.search({})  # an unknown function is found by a call only
     except jmespath.exceptions.JMESPathError as error:
         raise ValueError(f"is not a JMESPath expression: {str(error).splitlines()[0]}") from error
     return text
@@ -71,8 +81,16 @@ class WebhookDeclaration(_Table):
     @model_validator(mode="after")
     def _check(self) -> "WebhookDeclaration":
         expected, kind = _HEADERS[self.signature], self.signature
+        if unused := self.model_fields_set - {"signature", "is_hint"} - _USED[kind]:
+            raise ValueError(
+                f'signature "{kind}" does not use {", ".join(sorted(unused))}: write another, or remove it'
+            )
+        if "tolerance_seconds" in self.model_fields_set and not self.is_timed:
+            raise ValueError("without a signed time stamp there is no tolerance: write is_timed = true, or remove it")
         if len(self.headers) != expected and not (kind == "standard" and not self.headers):
-            raise ValueError(f'signature "{kind}" has {expected} headers: write them as headers = [...]')
+            raise ValueError(
+                f'signature "{kind}" is in {expected} header(s): write headers = ["NAME", ...] with that many'
+            )
         if kind == "digest" and not (self.jwks and self.users):
             raise ValueError('one set of keys signs for all users: write jwks = ["https://..."], users = ["YOUR_ID"]')
         if kind != "none" and not self.secrets and not self.jwks:
@@ -119,7 +137,7 @@ class Declaration(_Table):
     models: Texts = ()
     label: str | None = Field(None, description='its name in messages, "Acme"')
     output_hosts: Texts = ()
-    output_life_seconds: Seconds | None = None
+    output_life_seconds: Seconds | None = Field(None, description="a whole number of seconds above 0")
     first_poll_seconds: Seconds = 60
     webhook: WebhookDeclaration | None = None
     fields: FieldsDeclaration | None = None
@@ -146,8 +164,9 @@ class Declaration(_Table):
             raise ValueError("base_url, token and models belong to a compatible service: write api, or remove them")
         if self.fields is None or not self.statuses.get("succeeded"):
             raise ValueError('write the tables fields (id, status, outputs) and statuses (succeeded = ["done"])')
-        if len({word.casefold() for word in self.words}) < len(self.words):
-            raise ValueError("a status word has two meanings: write it once")
+        words = [word.casefold() for word in self.words]
+        if twice := sorted({word for word in words if words.count(word) > 1}):
+            raise ValueError(f"statuses has {', '.join(twice)} more than once, in any case of letters: write it once")
         if self.poll is None and (self.webhook is None or self.is_hint or self.submit):
             raise ValueError("nothing confirms what it reports: write a table poll with url and token")
         return self

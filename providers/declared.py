@@ -65,13 +65,16 @@ class DeclaredProvider(Provider):
     def parse_report(self, body: bytes) -> PredictionReport:
         return self._parse(body, self._fields, is_hint=self._is_hint)
 
+    def parse_poll(self, body: bytes) -> PredictionReport:
+        return self._parse(body, self._poll_fields)
+
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
         if self._api is None:
             raise ProviderRefused(f"{self.name} cannot be polled: {self._poll_remedy}")
         if "{model}" in self._api_url and not model:
             raise ProviderRefused(f"a prediction of {self.name} is polled by its model: register it with one")
         url = _fill_in(self._api_url, external_id, model or "none")
-        return self._fetch_report(url, external_id, lambda body: self._parse(body, self._poll_fields))
+        return self._fetch_report(url, external_id, self.parse_poll)
 
     def _parse(self, body: bytes, fields: "_Fields", *, is_hint: bool = False) -> PredictionReport:
         document = json_fields.parse_json_object(body)
@@ -125,8 +128,11 @@ class _Fields:
             raise MalformedPayload(f"{name} ({self.texts[name]}): {str(error)[:200]}") from error
 
     def find_time(self, name: str, document: Mapping[str, Any]) -> datetime | None:
-        value = self.find(name, document)
-        return json_fields.optional_datetime(value) or json_fields.optional_unix_time(value)
+        """Return a time, the earliest of several."""
+        found = self.find(name, document)
+        values = found if isinstance(found, list) else [found]
+        times = (json_fields.optional_datetime(value) or json_fields.optional_unix_time(value) for value in values)
+        return min(filter(None, times), default=None)
 
 
 def _build_verifier(name: str, webhook: WebhookDeclaration, setting: str, hosts: HostAllowlist) -> Verifier | None:

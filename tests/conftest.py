@@ -1,6 +1,7 @@
 """Fixtures for all tests: one embedded stack a session, a fresh database a test, made from a migrated template."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -11,11 +12,24 @@ from xdist.scheduler import LoadFileScheduling
 
 from db import migrate
 from db.connection import Connection, Database, connect
+from embedded.process import Process
 from embedded.stack import Stack
+from storage import clients
+from storage.clients import S3Clients
+from tests.support import fork_server
 from tests.support.databases import Databases, cheapen_logins
 
 os.environ["MOORAGE_DOTENV"] = ""  # a developer's .env is not the tests'
 os.environ.pop("AWS_SESSION_TOKEN", None)  # nor are the credentials
+
+gc.disable()  # until all tests are collected, which makes no garbage: a sixth of its time
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, without looking through the tests themselves each time."""
+    gc.freeze()
+    gc.enable()
+
 
 # Every skip there may be: the beginning of its reason, and when that is all right. Another skip fails the run.
 LISTED_SKIPS = {
@@ -128,6 +142,38 @@ def databases(stack: Stack, template_database: str) -> Iterator[Databases]:
     made = Databases(stack, template_database)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_our_processes() -> Iterator[None]:
+    """Fork what a stack or a test runs as `python -m`, such as the stand-in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Process, "spawn", staticmethod(fork_server.spawn))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _share_s3_clients() -> Iterator[None]:
+    """Create one client for each store, account and kind, not for each test: 20 ms of processor time."""
+    create, made = S3Clients._create_client, dict[str, Any]()
+
+    def reuse(self: S3Clients, endpoint: str | None, config: dict[str, Any]) -> Any:
+        settings = self._settings
+        if settings.aws_secret_access_key is None:  # those of the environment, which tests change
+            return create(self, endpoint, config)
+        secret = settings.aws_secret_access_key.get_secret_value()
+        token = settings.aws_session_token
+        constants = clients._CONNECT_SECONDS, clients._READ_SECONDS  # a test changes them
+        key = repr(
+            (os.getpid(), endpoint, config, settings.aws_access_key_id, secret, token, settings.aws_region, constants)
+        )
+        if key not in made:
+            made[key] = create(self, endpoint, config)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Clients, "_create_client", reuse)
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """All routes of the API, below both prefixes."""
 
+import functools
 import re
 from typing import Final, cast
 
@@ -36,6 +37,7 @@ _AUTHENTICATE: Final = Depends(context.authenticate)
 _CHECKS: Final = [Depends(query.reject_duplicates), Depends(problems.add_headers)]
 
 
+@functools.cache
 def build_router() -> APIRouter:
     """Return the routes below each prefix; the OpenAPI document has the first. All but files require a token."""
     router = APIRouter(responses=PROBLEM_RESPONSES)

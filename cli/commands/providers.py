@@ -1,5 +1,6 @@
 """`moorage providers`: what each provider is configured for, and what a payload of one would do."""
 
+import time
 from typing import Any, BinaryIO
 
 import click
@@ -7,8 +8,9 @@ import click
 import providers as provider_package
 from cli import console
 from moorage import settings as settings_module
-from moorage.errors import ConfigError, UnrelatedEvent
+from moorage.errors import BadSignature, ConfigError, KeysStale, UnrelatedEvent
 from providers.base import Provider
+from providers.declared import DeclaredProvider
 
 
 @click.group()
@@ -35,19 +37,48 @@ def _describe(provider: Provider) -> dict[str, Any]:
 @providers.command("test")
 @click.argument("name")
 @click.option("--body", type=click.File("rb"), required=True, help="File with the raw body of a webhook; - for stdin.")
-def test_payload(name: str, body: BinaryIO) -> None:
-    """Show what a webhook of NAME with this body would do; nothing is recorded and no signature verified."""
+@click.option(
+    "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Of the webhook: verify its signature."
+)
+@click.option("--at", type=int, metavar="SECONDS", help="When it was received, in Unix seconds; default: now.")
+@click.option("--poll", "is_polled", is_flag=True, help="The body is the answer to a poll.")
+def test_payload(name: str, body: BinaryIO, headers: tuple[str, ...], at: int | None, is_polled: bool) -> None:
+    """Show what a webhook of NAME with this body would do; nothing is recorded."""
     loaded = provider_package.load(settings_module.get_settings())
     if name not in loaded:
         raise ConfigError(f"{name!r} is not a provider: write {' or '.join(sorted(loaded))}")
+    provider, raw = loaded[name], body.read()
+    if headers:
+        _verify(provider, headers, raw, time.time() if at is None else at)
+    parse = provider.parse_report
+    if is_polled:
+        if not isinstance(provider, DeclaredProvider):
+            raise ConfigError(f"{name} is not declared by fields: remove --poll")
+        parse = provider.parse_poll
     try:
-        report = loaded[name].parse_report(body.read())
+        report = parse(raw)
     except UnrelatedEvent as error:
         click.echo(f"ignored: {error}")
         return
     status, following = f"{report.status} ({report.raw_status})", "poll" if report.needs_fetch else None
+    if report.status == "unknown" and not report.needs_fetch:
+        following = "none, the prediction stays open: a hint that it runs, or a word that is in no list of statuses"
+    elif report.status == "succeeded" and not (report.outputs or report.mentions or report.needs_fetch):
+        following = "poll, then end without files: no file was found where outputs are read"
     facts = {"id": report.external_id, "status": status, "error": report.error, "expires_at": report.expires_at}
     click.echo("\n".join(f"{key}: {x}" for key, x in {**facts, "next": following}.items() if x is not None))
     for file in (*report.outputs, *report.mentions):
         effect = "not downloaded" if file.problem else "downloaded"
         click.echo(f"{file.path}: {effect} {file.url or 'inline'} {file.problem or ''}".rstrip())
+
+
+def _verify(provider: Provider, headers: tuple[str, ...], body: bytes, now: float) -> None:
+    pairs = [
+        (name.strip().encode(), value.strip().encode()) for name, _, value in (one.partition(":") for one in headers)
+    ]
+    try:
+        provider.fetch_keys()  # public ones, if there are any
+        provider.verify(pairs, body, now)
+    except (BadSignature, KeysStale) as error:
+        raise click.ClickException(f"the webhook would be refused: {error}") from error
+    click.echo("signature: verified" if provider.has_secret else "signature: none is required")

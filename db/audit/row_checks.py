@@ -87,9 +87,17 @@ _ROWS: Final = build_checks(
     (4, "outputs", "key", "'key ' || t.key || ' does not match its job, idx and sha256'", "",
      """EXISTS (SELECT FROM unnest(ARRAY[t.key, t.thumb_key]) k
           WHERE NOT starts_with(k, 'renders/' || t.job_id || '/' || t.idx || '-' || left(t.sha256, 16) || '-'))"""),
-    (4, "outputs", "quarantine", "'key ' || t.quarantine_key || ' in quarantine does not match its job and idx'", "",
-     """NOT starts_with(t.quarantine_key,
-        'quarantine/renders/' || t.job_id || '/' || t.idx || '-' || left(t.quarantine_sha256, 16) || '-')"""),
+    (4, "outputs", "thumbnail", "'kept without a thumbnail'", "",
+     """t.state = 'kept' AND t.thumb_key IS NULL AND t.media <> 'file'
+   AND (t.media <> 'video' OR t.thumb_missing IS NULL)"""),
+    (4, "outputs", "facts", "'kept with incomplete file properties'", "",
+     """t.state = 'kept' AND (num_nulls(t.media, t.format, t.content_type, t.bytes, t.sha256, t.key) > 0
+                         OR num_nulls(t.thumb_key, t.thumb_bytes, t.thumb_sha256) NOT IN (0, 3))"""),
+    (4, "outputs", "quarantine", """'key ' || t.quarantine_key || ' in quarantine does not match its job and idx,'
+       || ' or its properties are incomplete'""", "",
+     """t.quarantine_key IS NOT NULL
+   AND (num_nulls(t.quarantine_bytes, t.quarantine_sha256, t.quarantined_at) > 0 OR NOT starts_with(t.quarantine_key,
+        'quarantine/renders/' || t.job_id || '/' || t.idx || '-' || left(t.quarantine_sha256, 16) || '-'))"""),
     (8, "dead_letters", "alive", "'open, but its ' || t.subject || ' is ' || coalesce(r.state, 'missing')",
      """LEFT JOIN (SELECT 'delivery' AS subject, id, state FROM deliveries
              UNION ALL SELECT 'prediction', id, state FROM predictions
@@ -107,6 +115,11 @@ _ROWS: Final = build_checks(
             ("outputs", "dead", "t.category <> 'CANCELLED'"),  # cancelled by request
         )
     ),
+    (8, "dead_letters", "doubled", "'another open dead letter exists for its ' || t.subject",
+     "JOIN dead_letters o ON (o.subject, o.subject_id) = (t.subject, t.subject_id) AND o.id <> t.id",
+     "t.state = 'open' AND o.state = 'open'"),
+    (9, "renders", "doubled", "'variant ' || p.idx || ' has ' || count(*) || ' placements'",
+     "JOIN placements p ON p.render_id = t.id", "true GROUP BY t.id, p.idx HAVING count(*) > 1"),
     (9, "renders", "unplaced", "'variant ' || v.idx || ' has no placement in project ' || j.project_id",
      "JOIN render_variants v ON v.render_id = t.id JOIN jobs j ON j.id = t.id",
      """j.project_id IS NOT NULL
@@ -146,6 +159,10 @@ _HELD: Final = " UNION ALL ".join(
 
 _WORK: Final = build_checks(
     *(
+        (2, table, "time", "t.state || ' without run_at'", "", f"{live} AND t.run_at IS NULL")
+        for table, live in _LIVE.items()
+    ),
+    *(
         (2, table, "far", "t.state || ' and not due before ' || t.run_at", "",
          f"{live} AND t.run_at > moment() + interval '31 d'")
         for table, live in _LIVE.items()
@@ -168,8 +185,15 @@ _WORK: Final = build_checks(
    AND ((t.deferred_at IS NULL OR t.category IS NULL) AND j.state IS DISTINCT FROM 'keeping'
         OR j.state IN ('succeeded', 'cancelled'))"""),
     *(
-        (6, table, "lease", "'lease ends as late as ' || t.leased_until", "",
-         "t.leased_until > moment() + make_interval(secs => 3 * %(lease_seconds)s + 60)")
+        (6, table, "lease", """CASE WHEN num_nulls(t.leased_by, t.leased_until) > 0 THEN 'lease without holder or end'
+       ELSE t.state || ' and leased until ' || t.leased_until END""", "",
+         f"""t.lease_token IS NOT NULL AND (NOT {_LIVE[table]} OR num_nulls(t.leased_by, t.leased_until) > 0
+        OR t.leased_until > moment() + make_interval(secs => 3 * %(lease_seconds)s + 60))""")
+        for table in SUBJECT
+    ),
+    *(
+        (6, table, "counts", "'crashes = ' || t.crashes || ', attempt = ' || t.attempt", "",
+         "(t.crashes < 0 OR t.attempt < 0)")
         for table in SUBJECT
     ),
     *(

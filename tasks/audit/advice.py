@@ -32,8 +32,8 @@ ADVICE: Final[Mapping[str, str]] = {
     "unpublished": "restore the render from a backup; its files are kept",
     **dict.fromkeys((
         "incomplete", "chosen", "unearned", "cover", "uncovered", "standin", "owner", "variant", "foreign",
-        "key", "quarantine", "unowned", "far", "orphaned", "lease", "token", "edge", "chain", "state", "early", "apart",
-        "lost", "thief"
+        "thumbnail", "facts", "key", "quarantine", "doubled", "unowned", "time", "far", "orphaned", "lease", "token",
+        "counts", "edge", "chain", "state", "early", "apart", "lost", "thief"
     ), _BY_HAND),
     "unsettled": "moorage audit --repair settles it",
     "filelost": "restore the output from a backup, or run moorage recover",

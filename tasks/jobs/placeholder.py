@@ -96,7 +96,7 @@ def requested_size(model_input: Mapping[str, Any]) -> tuple[int, int] | None:
         elif isinstance(value, str):
             match = _SIZE.fullmatch(value)
             sides = (int(match[1]), int(match[2])) if match else _NAMED.get(value, ())
-        numbers = [float(side) for side in sides if isinstance(side, int | float) and not isinstance(side, bool)]
+        numbers = [side for side in sides if isinstance(side, int | float) and not isinstance(side, bool)]
         if len(numbers) == 2 and all(0 < number < 100_000 for number in numbers):
             return _limit(*numbers)
     ratio = model_input.get("aspect_ratio")

@@ -10,12 +10,10 @@ import pytest
 
 from db.connection import connect
 from embedded import ports
-from embedded.process import Process
 from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment
 from tests.acceptance import browser
 from tests.acceptance.world import SETTINGS, World
-from tests.support import fork_server
 from tests.support.application import Application, listening
 from tests.support.databases import cheapen_logins
 
@@ -46,7 +44,7 @@ def shared_world(
     folder = tmp_path_factory.mktemp("moorage")
     armed = folder / "armed"
     armed.mkdir()
-    with pytest.MonkeyPatch.context() as patch, Standin().start(folder / "standin") as standin:
+    with Standin().start(folder / "standin") as standin:
         overrides = {
             **SETTINGS,
             "MOORAGE_NOTIFY_URL": application.url,
@@ -54,7 +52,6 @@ def shared_world(
             "MOORAGE_FAILPOINT": f"@{armed}",
             "MOORAGE_EGRESS_ALLOW": f"{standin.address},127.0.0.1:{free_port}",
         }
-        patch.setattr(Process, "spawn", staticmethod(fork_server.spawn))
         with LocalDeployment(
             folder / "local", keep_workers=2, concurrency=4, standin=standin, overrides=overrides
         ) as local:

@@ -25,7 +25,6 @@ from moorage.settings import Settings, env_names_by_field
 from tests.acceptance import compose_file
 from tests.acceptance.retry_503 import patient
 from tests.acceptance.world import until
-from tests.support import fork_server
 
 PIXEL = (
     "data:image/png;base64,"
@@ -165,12 +164,6 @@ def _password(url: str) -> str:
 def composed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     """Run migrate to its end, then the other services together."""
     made = Composed(stack, tmp_path_factory.mktemp("composed"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Process, "spawn", staticmethod(fork_server.spawn))
-        yield from _running(made)
-
-
-def _running(made: Composed) -> Iterator[Composed]:
     migrate = made.launch("migrate")
     assert migrate.wait(90) == 0, migrate.log_tail()
     try:

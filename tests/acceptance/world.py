@@ -210,7 +210,7 @@ class World:
         return (self.armed / point).exists()
 
     def mend(self) -> None:
-        """Start whatever a test left stopped, disarm every failpoint, and return when all work again."""
+        """Start whatever a test left stopped or paused, disarm every failpoint, and return when all work again."""
         for file in self.armed.iterdir():
             file.unlink(missing_ok=True)
         self.local.restart_dead()
@@ -221,6 +221,7 @@ class World:
             if name in WORKERS and self._heard.get(name) != process.pid:
                 until(lambda name=name: self._hears(name), f"{name} takes messages")
                 self._heard[name] = process.pid
+        self.rows("DELETE FROM pauses RETURNING target")  # generated requests pause, too
 
     def _hears(self, name: str) -> bool:
         """Return whether a worker answers, which it does once it takes messages."""

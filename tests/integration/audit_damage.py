@@ -17,6 +17,7 @@ _ON_WORK: Final = {
     name: sql
     for table, live in _LIVE.items()
     for name, sql in {
+        f"2 {table} time": f"UPDATE {table} SET state = '{live}', run_at = NULL",
         f"2 {table} far": f"UPDATE {table} SET state = '{live}', run_at = moment() + interval '1 y'",
         f"2 {table} overdue": f"UPDATE {table} SET state = '{live}', run_at = moment() - interval '1 h'",
     }.items()
@@ -27,6 +28,7 @@ _ON_WORK: Final = {
         f"2 {table} held": f"UPDATE {table} SET lease_token = {_TOKEN}, leased_until = moment() - interval '1 h'",
         f"6 {table} lease": f"UPDATE {table} SET lease_token = {_TOKEN}, leased_until = moment() + interval '1 d'",
         f"6 {table} token": f"UPDATE {table} SET lease_token = {_TOKEN}",
+        f"6 {table} counts": f"UPDATE {table} SET crashes = crashes - 1",
     }.items()
 }
 
@@ -79,13 +81,18 @@ _ON_ROWS: Final = {
     "3 outputs variant": "UPDATE render_variants SET idx = idx + 5",
     "3 outputs missing": "DELETE FROM render_variants WHERE idx = 1",
     "3 outputs foreign": "UPDATE outputs SET prediction_id = gen_random_uuid()",
-    "4 outputs quarantine": "UPDATE outputs SET quarantine_key = 'quarantine/' || id, quarantine_sha256 = sha256",
+    "4 outputs thumbnail": "UPDATE outputs SET thumb_key = NULL",
+    "4 outputs facts": "UPDATE outputs SET sha256 = NULL",
+    "4 outputs quarantine": "UPDATE outputs SET quarantine_key = 'quarantine/' || id",
     "4 outputs key": "UPDATE outputs SET key = replace(key, job_id::text, id::text)",
     "8 deliveries silent": "DELETE FROM dead_letters",
     "8 predictions silent": "UPDATE predictions SET state = 'lost'",
     "8 outputs silent": "DELETE FROM dead_letters",
     "8 notifications silent": "UPDATE notifications SET state = 'dead', category = 'NOTIFY_FAILED', run_at = NULL",
     "8 dead_letters alive": "UPDATE outputs SET state = 'waiting' WHERE state = 'dead'",
+    "8 dead_letters doubled": "INSERT INTO dead_letters (id, subject, subject_id, step, category, error, reason,"
+    " retryable) SELECT gen_random_uuid(), subject, subject_id, step, category, error, reason, true FROM dead_letters",
+    "9 renders doubled": "INSERT INTO placements SELECT * FROM placements",
     "9 renders unplaced": "DELETE FROM placements WHERE idx = 0",
     "9 jobs project": "DELETE FROM projects",
     "9 projects unowned": "UPDATE placements SET idx = idx + 5",
@@ -97,6 +104,10 @@ DAMAGE: Final[Mapping[str, str]] = {**_ON_WORK, **_ON_HISTORY, **_ON_ROWS}
 
 # More ways to do what one of these checks is there for.
 ALSO: Final[Mapping[str, tuple[str, str]]] = {
+    "a lease has no end": (
+        "6 outputs lease",
+        "UPDATE outputs SET state = 'waiting', run_at = moment(), lease_token = gen_random_uuid(), leased_by = 'x'",
+    ),
     "a document is overwritten": (
         "9 projects document",
         """UPDATE projects SET document = '{"scenes": [{"imageUrls": ["x"]}]}'""",

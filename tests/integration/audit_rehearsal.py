@@ -36,9 +36,9 @@ def damaged(deps: Deps, sql: str) -> Iterator[Deps]:
         yield replace(deps, database=Rehearsed(conn))
 
 
-def found(deps: Deps) -> list[Finding]:
-    """Return what the audit of rows finds at its first look, read down to the bytes; storage is not asked."""
+def found(deps: Deps, *scopes: str) -> list[Finding]:
+    """Return what the audit of all rows, or of some, finds at its first look, down to the bytes; not in storage."""
     tally = Tally()
-    for name in rules.PAGES:
+    for name in scopes or rules.PAGES:
         RowScan(deps, name, deep=True).check_page(tally, "")
     return tally.findings

@@ -81,7 +81,11 @@ def test_a_picture_costs_one_download_one_decoding_and_two_uploads(
     requests: list[str] = []
     decoded: list[str | None] = []
     client = at.deps.storage.clients.authenticated()
-    client.meta.events.register("before-send.s3", lambda request, **_: requests.append(request.method))
+
+    def note(request: Any, **_: Any) -> None:
+        requests.append(request.method)
+
+    client.meta.events.register("before-send.s3", note)
     load = ImageFile.ImageFile.load_prepare
     monkeypatch.setattr(
         ImageFile.ImageFile, "load_prepare", lambda image: (decoded.append(image.format), load(image))[1]
@@ -90,6 +94,7 @@ def test_a_picture_costs_one_download_one_decoding_and_two_uploads(
 
     at.step("keep", output_id)
 
+    client.meta.events.unregister("before-send.s3", note)  # others use it, too
     assert at.state("outputs", output_id) == "kept"
     assert (requests, downloads(at), decoded) == (["PUT", "PUT"], 1, [format_name])
 

@@ -9,7 +9,6 @@ from collections import Counter
 import amqp.exceptions
 import pytest
 
-from embedded.process import Process
 from simulation.provider.client import Standin
 from simulation.stack import ROOT, LocalDeployment
 from tests.acceptance.message_count import check_messages
@@ -46,8 +45,7 @@ def shared_world(tmp_path_factory, stack, template_database, server):
     """Receiver, two workers, beat and a stand-in on this broker and a database of their own."""
     folder = tmp_path_factory.mktemp("moorage")
     (folder / "armed").mkdir()
-    with pytest.MonkeyPatch.context() as patch, Standin().start(folder / "standin") as standin:
-        patch.setattr(Process, "spawn", staticmethod(fork_server.spawn))
+    with Standin().start(folder / "standin") as standin:
         overrides = {
             **SETTINGS,
             "CELERY_BROKER_URL": server.url,

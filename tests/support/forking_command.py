@@ -5,5 +5,6 @@ from embedded.process import Process
 from tests.support import fork_server
 
 if __name__ == "__main__":
+    fork_server.start_forked()
     Process.spawn = staticmethod(fork_server.spawn)  # type: ignore[assignment]
     main()

@@ -16,22 +16,21 @@ class Operation:
     min_level: Level
     method: str
     path: str
-    body_model: bool  # a JSON body is required
+
+    @property
+    def body_model(self) -> bool:
+        """Return True if a JSON body is required. The document takes half a second: not while tests are collected."""
+        described = openapi.build_document()["paths"][f"/v1{self.path}"][self.method.lower()]
+        return "application/json" in described.get("requestBody", {}).get("content", {})
 
 
 def list_operations() -> list[Operation]:
     return [
-        Operation(
-            openapi.get_level(route.dependant),
-            method,
-            route.path_format.removeprefix("/v1"),
-            "application/json" in openapi.build_document()["paths"][route.path_format][method.lower()]
-            .get("requestBody", {}).get("content", {}),
-        )
+        Operation(openapi.get_level(route.dependant), method, route.path_format.removeprefix("/v1"))
         for route in iter_route_contexts(routes.build_router().routes)
         if route.include_in_schema
         for method in route.methods
-    ]  # fmt: skip
+    ]
 
 
 OPERATIONS: Final = list_operations()

@@ -74,7 +74,7 @@ ANCILLARY = {
     "short acTL": png_chunk(b"acTL", b"\0"),
     "acTL without frames": png_chunk(b"acTL", struct.pack(">II", 5, 0)),
     "rubbish eXIf": png_chunk(b"eXIf", b"rubbish"),
-    "text bomb": png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100 * MIB))),
+    "text bomb": png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100 * MIB), 1)),
 }
 
 

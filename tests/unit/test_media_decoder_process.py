@@ -1,6 +1,7 @@
 """Large images are decoded in a process with limits; one at a time, and the worker survives whatever it does."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -19,7 +20,8 @@ from PIL import Image
 from egress import download
 from media import confined, decoder_process, images, validate
 from media.limits import Limits
-from moorage.errors import InvalidMedia, MoorageError, ResourceExhausted, Transient
+from moorage.errors import DiskFull, InvalidMedia, MoorageError, ResourceExhausted, Transient
+from moorage.local_errors import LOCAL_ERRNOS
 
 LIMITS = Limits()
 
@@ -185,11 +187,12 @@ def test_no_decoder_reports_a_lack_of_memory_as_a_damaged_file(format_name, limi
 @pytest.mark.parametrize(
     ("text", "kind", "reason"),
     [
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", InvalidMedia, "MOORAGE_DECODER_MEMORY_BYTES"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", InvalidMedia, "crashed, or needs more memory than"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGXCPU)", InvalidMedia, "60 s of CPU time"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", Transient, "ended by the system"),
         ("raise SystemExit(1)", InvalidMedia, "MOORAGE_DECODER_MEMORY_BYTES"),
         ('print(\'{"error": "ValueError: bug"}\')\nraise SystemExit(3)', Transient, "could not be validated"),
+        ("print('{\"errno\": 28}')\nraise SystemExit(3)", DiskFull, "ENOSPC"),
     ],
 )
 def test_a_process_that_ends_by_itself_costs_the_file_alone(program, text, kind, reason):
@@ -197,6 +200,15 @@ def test_a_process_that_ends_by_itself_costs_the_file_alone(program, text, kind,
     program(text)
 
     assert reason in str(refusal(encoded(Image.new("RGB", (8, 8)), "PNG"), kind=kind))
+
+
+def test_the_process_reports_an_error_of_this_machine_that_is_not_its_own_limit():
+    """Of a limit that it exceeds the file is to blame; for anything else the file is decoded again."""
+    described = {code: decoder_process._describe_error(OSError(code, "failed"), 2**30) for code in LOCAL_ERRNOS}
+
+    reported = {code for code, result in described.items() if result == {"errno": code}}
+    assert LOCAL_ERRNOS.keys() - reported == {errno.EFBIG, errno.ENOMEM}
+    assert all("problem" in described[code] for code in (errno.EFBIG, errno.ENOMEM))
 
 
 def test_a_process_that_hangs_is_ended(program):

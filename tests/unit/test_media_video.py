@@ -17,7 +17,7 @@ from PIL import Image
 from egress import download
 from media import decoder_process, poster, sniff, validate
 from media.limits import Limits
-from moorage.errors import InvalidMedia
+from moorage.errors import DiskFull, InvalidMedia
 
 LIMITS = Limits(thumbnail_px=100)
 av = pytest.importorskip("av", reason="the `video` extra is not installed")
@@ -274,7 +274,7 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
         poster.extract_poster(fetched.file, sniff.MP4, Limits(poster_seconds=-4))
 
 
-@pytest.mark.parametrize(("number", "reason"), [(11, "MOORAGE_DECODER_MEMORY_BYTES"), (9, "ended by the system")])
+@pytest.mark.parametrize(("number", "reason"), [(11, "crashed, or needs more memory"), (9, "ended by the system")])
 def test_a_killed_decoder_costs_the_poster_only(tmp_path, monkeypatch, number, reason):
     """Memory corruption ends in a signal; the reason is recorded on the output."""
     script = tmp_path / "suicide.py"
@@ -282,6 +282,16 @@ def test_a_killed_decoder_costs_the_poster_only(tmp_path, monkeypatch, number, r
     monkeypatch.setattr(decoder_process, "__file__", str(script))
 
     assert reason in examine(made("mp4")).thumb_missing
+
+
+def test_a_poster_that_this_machine_prevents_is_rendered_later(tmp_path, monkeypatch):
+    """The video would be kept without it for ever, as if the video were to blame."""
+    script = tmp_path / "full.py"
+    script.write_text("print('{\"errno\": 28}')\nraise SystemExit(3)\n")
+    monkeypatch.setattr(decoder_process, "__file__", str(script))
+
+    with pytest.raises(DiskFull):
+        examine(made("mp4"))
 
 
 def test_the_decoder_sees_no_credentials(tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ from tasks.step import Deps
         ({"width": 9000, "height": 3000}, (2048, 683)),
         ({"width": 100_000_000, "height": 3, "aspect_ratio": "1:1"}, (1024, 1024)),
         ({"width": float("nan"), "height": 3}, None),
+        ({"width": 10**400, "height": 3}, None),
         ({"width": True, "height": 3}, None),
         ({"width": "768", "height": "1344"}, None),
         ({"size": "auto"}, None),

@@ -134,10 +134,9 @@ def test_no_secret_is_recorded(tmp_path, webhook):
     """Whatever the headers are called."""
     names = {"standard": ["a-id", "a-time", "user-agent"], "digest": ["a-id", "a-user", "a-time", "user-agent"]}
     headers = names.get(webhook, ["user-agent"])
-    more = 'jwks = ["https://a.example/k"]\nusers = ["u"]\n' if webhook == "digest" else ""
+    more = 'jwks = ["https://a.example/k"]\nusers = ["u"]' if webhook == "digest" else 'encoding = "text"'
     text = ACME.replace('"hmac"', f'"{webhook}"').replace('["X-Acme-Signature"]', json.dumps(headers) + "\n" + more)
-    encoding = 'encoding = "text"\nprefix' if webhook == "standard" else "prefix"
-    acme = load(tmp_path, text.replace("prefix", encoding))["acme"]
+    acme = load(tmp_path, text.replace('prefix = "sha256="', ""))["acme"]
 
     kept = acme.select_headers([(name.encode(), b"x") for name in (*headers, "webhook-id", "authorization")])
 
@@ -169,6 +168,17 @@ def test_the_longest_wait_between_polls_fits_the_life_of_the_files(tmp_path):
     assert acme.can_poll
     assert acme.first_poll_seconds() == 60
     assert {acme.next_poll_seconds(polls) for polls in range(50)} == {60}
+
+
+def test_of_several_times_the_earliest_expires_and_what_is_no_time_is_ignored(tmp_path):
+    """Each file may have its own; a body without files has none."""
+    acme = load(tmp_path, ACME.replace('"task.until"', '"task.files[].until"'))["acme"]
+    times = ["2026-11-29T19:00:00Z", "tomorrow", 1_790_000_000]
+
+    report = acme.parse_report(body(files=[{"until": until} for until in times]))
+
+    assert report.expires_at == json_fields.optional_unix_time(1_790_000_000)
+    assert acme.parse_report(body()).expires_at is None
 
 
 # --- compatible services ----------------------------------------------------------------------------------------
@@ -270,6 +280,44 @@ def test_the_command_shows_what_a_payload_would_do(run):
     assert "write acme or fal" in str(run("test", "acne", "--body", "-", input=b"{}").exception)
 
 
+def test_the_command_verifies_the_signature_of_a_recorded_webhook(run, tmp_path):
+    """As of the time when it was received; a wrong one is refused before the body is read."""
+    declared_text = ACME.replace('prefix = "sha256="', 'prefix = "sig="\nalgorithm = "sha512"\nis_timed = true')
+    (tmp_path / "providers.toml").write_text(declared_text, encoding="utf-8")
+    raw = body()
+    digits = hmac.digest(SECRET.encode(), b"1700000000." + raw, "sha512").hex()
+    given = ["test", "acme", "--body", "-", "--header", f"X-Acme-Signature: t=1700000000,sig={digits}"]
+
+    right = run(*given, "--at", "1700000100", input=raw)
+
+    assert right.output.startswith("signature: verified\nid: x1\n")
+    for args, document, reason in (
+        (given, raw, "s old, more than 300 s"),
+        ([*given, "--at", "1700000100"], raw + b" ", "no signature matches"),
+        ([*given[:4], "--header", "X-Acme: 1"], raw, "x-acme-signature is missing"),
+    ):
+        wrong = run(*args, input=document)
+        assert wrong.exit_code == 1
+        assert reason in wrong.output
+        assert "id:" not in wrong.output
+
+
+def test_the_command_reads_the_answer_to_a_poll(run, tmp_path):
+    """By the poll's own fields and without `when`: an unsigned webhook shows nothing of them."""
+    own = POLL + '[acme.poll.fields]\nid = "id"\nstatus = "state"\noutputs = "files"\n'
+    (tmp_path / "providers.toml").write_text(ACME + own, encoding="utf-8")
+    answer = {"id": "x1", "state": "Ready", "files": ["https://files.acme.example/a.png"]}
+
+    def show(name: str, **changed: Any) -> str:
+        return run("test", name, "--poll", "--body", "-", input=json.dumps({**answer, **changed})).output
+
+    assert "outputs[0]: downloaded" in show("acme")
+    assert "next: poll, then end without files" in show("acme", files=[])
+    assert "next: none, the prediction stays open" in show("acme", state="Odd")
+    with pytest.raises(ConfigError, match="remove --poll"):
+        run("test", "fal", "--poll", "--body", "-", input=b"{}", catch_exceptions=False)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------
 
 POLL = '[acme.poll]\nurl = "https://api.acme.example/{id}"\ntoken = "ACME_TOKEN"\n'
@@ -279,10 +327,14 @@ WRONG = [
     (ACME.replace('"hmac"', '"hmak"'), 'line 5: acme.webhook.signature: |; write "standard", "digest"'),
     (ACME.replace('"ACME_OLD"', '"whsec_AbC"'), "line 6: acme.webhook.secrets.0: is not the name of an environment"),
     (ACME.replace("X-Acme-Signature", "X Acme"), "line 7: acme.webhook.headers.0: is not the name of a heade"),
-    (ACME.replace('headers = ["X-Acme-Signature"]\n', ""), 'line 4: acme.webhook: signature "hmac" has 1 headers'),
+    (ACME.replace('headers = ["X-Acme-Signature"]\n', ""), 'signature "hmac" is in 1 header(s): write'),
+    (ACME.replace('prefix =', 'users = ["u"]\nprefix ='), 'line 4: acme.webhook: signature "hmac" does not use users'),
+    (ACME.replace("prefix =", "tolerance_seconds = 60\nprefix ="), "no tolerance: write is_timed = true"),
+    (ACME.replace("[acme.webhook]", "output_life_seconds = 0\n[acme.webhook]"), "write a whole number of seconds"),
+    (ACME.replace('"task.reason"', '"lenght(task)"'), "line 13: acme.fields.error: is not a JMESPath|lenght"),
     (ACME.replace('"task.id"', '"task.[id"'), "line 10: acme.fields.id: is not a JMESPath expression"),
     (ACME.replace('id = "task.id"\n', ""), 'line 9: acme.fields.id: is missing; write a JMESPath'),
-    (ACME.replace('"Busy"', '"ready"'), "line 2: acme: a status word has two meanings"),
+    (ACME.replace('"Busy"', '"ready"'), "line 2: acme: statuses has ready more than once"),
     (ACME.replace("succeeded =", "success ="), "line 18: acme.statuses.success|write lists of status words"),
     (ACME.replace('["ACME_OLD", "ACME_SECRET"]', "[]"), "line 4: acme.webhook: there is nothing to verify with: write"),
     (ACME.replace("[acme", "[replicate"), "line 2: replicate is a name that is taken"),
