@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import signal
+from functools import partial
 from typing import Final
 
 import redis
@@ -34,28 +35,21 @@ def kill_worker(targets: Targets, rng: random.Random) -> ActiveFault | None:
     return ActiveFault(victim=name, is_kill=True)
 
 
-def kill_process(name: str) -> Injector:
-    def inject(targets: Targets, _rng: random.Random) -> ActiveFault | None:
-        process = targets.local.processes.get(name)
-        if process is None or not process.is_running:  # by another fault
-            return None
-        process.kill()
-        return ActiveFault(is_kill=True)
-
-    return inject
+def kill_process(targets: Targets, _rng: random.Random, *, name: str) -> ActiveFault | None:
+    process = targets.local.processes.get(name)
+    if process is None or not process.is_running:  # by another fault
+        return None
+    process.kill()
+    return ActiveFault(is_kill=True)
 
 
-def kill_server(name: str) -> Injector:
+def kill_server(targets: Targets, rng: random.Random, *, name: str) -> ActiveFault | None:
     """Kill a server and restart it after up to 4 s."""
-
-    def inject(targets: Targets, rng: random.Random) -> ActiveFault | None:
-        server = next(server for server in targets.local.stack.servers if server.name == name)
-        if not server.is_running:
-            return None
-        server.kill()
-        return ActiveFault(server.launch, seconds=rng.uniform(0.2, 4), is_kill=True)
-
-    return inject
+    server = next(server for server in targets.local.stack.servers if server.name == name)
+    if not server.is_running:
+        return None
+    server.kill()
+    return ActiveFault(server.launch, seconds=rng.uniform(0.2, 4), is_kill=True)
 
 
 def stop_all_beats(targets: Targets, rng: random.Random) -> ActiveFault | None:
@@ -97,21 +91,14 @@ def empty_broker(targets: Targets, _rng: random.Random) -> ActiveFault | None:
     return ActiveFault()
 
 
-def cut_connections(server: str) -> Injector:
-    def inject(targets: Targets, _rng: random.Random) -> ActiveFault | None:
-        targets.proxies[server].reset_connections()
-        return ActiveFault()
-
-    return inject
+def cut_connections(targets: Targets, _rng: random.Random, *, name: str) -> ActiveFault | None:
+    targets.proxies[name].reset_connections()
+    return ActiveFault()
 
 
-def stall_connections(server: str) -> Injector:
-    def inject(targets: Targets, rng: random.Random) -> ActiveFault | None:
-        proxy = targets.proxies[server]
-        proxy.stall()
-        return ActiveFault(proxy.resume, seconds=rng.uniform(2, 12))
-
-    return inject
+def stall_connections(targets: Targets, rng: random.Random, *, name: str) -> ActiveFault | None:
+    targets.proxies[name].stall()
+    return ActiveFault(targets.proxies[name].resume, seconds=rng.uniform(2, 12))
 
 
 def fill_disk(targets: Targets, rng: random.Random) -> ActiveFault | None:
@@ -160,20 +147,20 @@ def begin_provider_outage(targets: Targets, rng: random.Random) -> ActiveFault |
 KINDS: Final[dict[str, Injector]] = {
     "pool child killed": kill_pool_child,
     "worker killed": kill_worker,
-    "receiver killed": kill_process("receiver"),
-    "beat killed": kill_process("beat1"),
+    "receiver killed": partial(kill_process, name="receiver"),
+    "beat killed": partial(kill_process, name="beat1"),
     "no beat": stop_all_beats,
-    "PostgreSQL killed": kill_server("postgres"),
-    "broker killed": kill_server("valkey"),
-    "storage killed": kill_server("seaweedfs"),
+    "PostgreSQL killed": partial(kill_server, name="postgres"),
+    "broker killed": partial(kill_server, name="valkey"),
+    "storage killed": partial(kill_server, name="seaweedfs"),
     "worker frozen": freeze_worker,
     "broker emptied": empty_broker,
-    "broker cut": cut_connections("valkey"),
-    "broker stalled": stall_connections("valkey"),
-    "PostgreSQL cut": cut_connections("postgres"),
-    "PostgreSQL stalled": stall_connections("postgres"),
-    "storage cut": cut_connections("seaweedfs"),
-    "storage stalled": stall_connections("seaweedfs"),
+    "broker cut": partial(cut_connections, name="valkey"),
+    "broker stalled": partial(stall_connections, name="valkey"),
+    "PostgreSQL cut": partial(cut_connections, name="postgres"),
+    "PostgreSQL stalled": partial(stall_connections, name="postgres"),
+    "storage cut": partial(cut_connections, name="seaweedfs"),
+    "storage stalled": partial(stall_connections, name="seaweedfs"),
     "disk full": fill_disk,
     "clock jump": jump_clock,
     "provider outage": begin_provider_outage,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from simulation.chaos.cases import MAX_PIXELS
+from simulation.chaos.load import MAX_PIXELS
 
 LEASE_SECONDS: Final = 10.0
 SETTINGS: Final = {

@@ -16,8 +16,6 @@ Outcome = Literal["recovered", "waiting", "nothing to measure"]
 HeldRow = tuple[UUID, UUID]  # id, lease token
 
 GIVE_UP_SECONDS: Final = 180.0
-IDLE_SECONDS: Final = 8.0
-NO_TOKEN: Final = UUID(int=0)
 WORK_TABLES: Final = ("deliveries", "predictions", "outputs")
 
 HELD = " UNION ALL ".join(
@@ -31,14 +29,6 @@ IS_RESUMED = " UNION ALL ".join(
                         OR (lease_token IS NOT NULL AND lease_token <> %(token)s))"""
     for table in WORK_TABLES
 )
-
-RELEASED = """
-SELECT subject_id FROM events
- WHERE id > %(after)s AND actor LIKE %(node)s AND kind = 'worker_died'
-"""
-
-NEWEST_EVENT = "SELECT coalesce(max(id), 0) AS id FROM events"
-
 
 # Work that any worker could claim now.
 _DUE: Final = """
@@ -121,9 +111,8 @@ class Measurement:
     kind: str
     started: float
     held: list[HeldRow] = field(default_factory=list)
-    node: str | None = None  # of a killed pool child, whose worker releases its rows, or of the victim of a probe
-    after_event: int = 0  # of a killed pool child: earlier events do not count
     probe: Probe | None = None  # for kinds of fault that do not interrupt leases
+    victim: str = ""  # of the probe
     mark: dict[str, Any] | None = None  # of the probe, read at the first check
     is_disturbed: bool = False  # another fault has delayed the recovery
 
@@ -136,34 +125,26 @@ class RecoveryMonitor:
         self._conn: Connection | None = None
         self._measurements: list[Measurement] = []
         self._held: list[dict[str, Any]] = []
-        self._newest_event = 0
         self.seconds: dict[str, list[float]] = {}
         self.unrecovered: list[str] = []
 
     def read_state(self) -> None:
-        """Remember the newest event and the leases, before a fault; no leases while PostgreSQL is unavailable."""
+        """Remember the leases, before a fault; none while PostgreSQL is unavailable."""
         self._held = []
         try:
-            row = fetch_one(self._connection(), NEWEST_EVENT, {})
-            self._newest_event = int(row["id"]) if row else 0
             self._held = fetch_all(self._connection(), HELD)
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
 
     def measure_leases(self, kind: str, node: str) -> None:
-        """Measure from now until the rows of a victim are resumed: of a pool child, those that its worker releases."""
-        measurement = Measurement(kind, time.monotonic())
-        if kind == "pool child killed":
-            measurement.node, measurement.after_event = node, self._newest_event
-        else:
-            rows = [row for row in self._held if row["leased_by"].startswith(f"{node}@")]
-            measurement.held = [(row["id"], row["lease_token"]) for row in rows]
-        if measurement.node or measurement.held:
-            self._measurements.append(measurement)
+        """Measure from now until the rows of a victim are resumed, or have ended."""
+        held = [(row["id"], row["lease_token"]) for row in self._held if row["leased_by"].startswith(f"{node}@")]
+        if held:
+            self._measurements.append(Measurement(kind, time.monotonic(), held))
 
     def measure_probe(self, kind: str, victim: str = "") -> None:
         """Measure from now, the end of the fault, until its probe detects the recovery."""
-        self._measurements.append(Measurement(kind, time.monotonic(), probe=PROBES[kind], node=victim or None))
+        self._measurements.append(Measurement(kind, time.monotonic(), probe=PROBES[kind], victim=victim))
 
     def mark_disturbed(self, *, leases_only: bool = False) -> None:
         """Note that another fault delays the current recoveries: their times are reported separately."""
@@ -184,7 +165,7 @@ class RecoveryMonitor:
 
     def _check_one(self, conn: Connection, measurement: Measurement) -> None:
         elapsed = time.monotonic() - measurement.started
-        match self._outcome(conn, measurement, elapsed):
+        match self._outcome(conn, measurement):
             case "recovered":
                 kind = f"{measurement.kind}, then disturbed" if measurement.is_disturbed else measurement.kind
                 self.seconds.setdefault(kind, []).append(elapsed)
@@ -196,22 +177,19 @@ class RecoveryMonitor:
                     self.unrecovered.append(f"{measurement.kind}: no work for {elapsed:.0f} s")
                 self._measurements.remove(measurement)
 
-    def _outcome(self, conn: Connection, measurement: Measurement, elapsed: float) -> Outcome:
+    def _outcome(self, conn: Connection, measurement: Measurement) -> Outcome:
         if measurement.probe is not None:
             return self._run_probe(conn, measurement, measurement.probe)
-        if measurement.node is not None and not measurement.held:
-            args = {"after": measurement.after_event, "node": f"{measurement.node}@%"}
-            measurement.held = [(row["subject_id"], NO_TOKEN) for row in fetch_all(conn, RELEASED, args)]
-            if not measurement.held:
-                return "nothing to measure" if elapsed > IDLE_SECONDS else "waiting"  # the child held nothing
-        keys = [{"id": row_id, "token": token} for row_id, token in measurement.held]
-        waiting = [key for key in keys if fetch_one(conn, IS_RESUMED, key) is None]
-        measurement.held = [(key["id"], key["token"]) for key in waiting]
-        return "waiting" if waiting else "recovered"
+        measurement.held = [
+            (row_id, token)
+            for row_id, token in measurement.held
+            if fetch_one(conn, IS_RESUMED, {"id": row_id, "token": token}) is None
+        ]
+        return "waiting" if measurement.held else "recovered"
 
     def _run_probe(self, conn: Connection, measurement: Measurement, probe: Probe) -> Outcome:
         if measurement.mark is None:
-            measurement.mark = {**(fetch_one(conn, MARK, {}) or {}), "victim": f"{measurement.node}@%"}
+            measurement.mark = {**(fetch_one(conn, MARK, {}) or {}), "victim": f"{measurement.victim}@%"}
         elif fetch_one(conn, probe.recovered, measurement.mark):
             return "recovered"
         return "waiting" if fetch_one(conn, probe.waiting, {}) else "nothing to measure"

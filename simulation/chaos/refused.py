@@ -5,7 +5,7 @@ from uuid import UUID
 
 from db.connection import Connection, fetch_all
 from moorage.errors import Refused
-from simulation.chaos.cases import REFUSED_SIZE
+from simulation.chaos.load import REFUSED_SIZE
 from simulation.stack import LocalDeployment
 from tasks.jobs import replay
 

@@ -16,28 +16,12 @@ from simulation.demo.webhook_listener import WebhookListener
 
 JOBS = "SELECT state, count(*) AS count FROM jobs GROUP BY 1 ORDER BY 2 DESC"
 
-OUTPUTS = "SELECT state, count(*) AS count, sum(bytes) AS bytes FROM outputs GROUP BY 1 ORDER BY 2 DESC"
-
-RETRIES = """
-SELECT count(*) FILTER (WHERE subject = 'output') AS files, count(*) FILTER (WHERE subject = 'delivery') AS webhooks
-  FROM events WHERE from_state = to_state AND to_state IN ('waiting', 'new')
-"""
+OUTPUTS = "SELECT state, count(*) AS count FROM outputs GROUP BY 1 ORDER BY 2 DESC"
 
 DEAD = """
 SELECT category, error, count(*) AS count, min(reason) AS example
   FROM dead_letters WHERE state = 'open'
  GROUP BY category, error, regexp_replace(reason, '[a-z0-9]*[0-9][a-z0-9]*', '*', 'g') ORDER BY 3 DESC, 1, 2
-"""
-
-POLLED = "SELECT count(*) AS count FROM predictions WHERE ended_by = 'poll' AND entry IS NULL"
-
-# Of the busiest second: the demo's load is too small and too scattered for an average rate.
-SPEED = """
-SELECT (SELECT max(n) FROM (SELECT count(*) OVER (ORDER BY received_at
-                            RANGE BETWEEN CURRENT ROW AND interval '1 s' FOLLOWING) AS n FROM deliveries) d) AS accepts,
-       (SELECT max(n) FROM (SELECT count(*) OVER (ORDER BY ended_at
-                            RANGE BETWEEN CURRENT ROW AND interval '1 s' FOLLOWING) AS n
-                              FROM outputs WHERE state = 'kept') o) AS outputs
 """
 
 
@@ -64,16 +48,11 @@ def print_totals(
     table.add_row("predictions", f"{summary['predictions']}: {registered} registered by the application, {submitted}")
     webhooks = f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted"
     table.add_row("webhooks", f"{webhooks}, {len(summary['unacknowledged'])} rejected")
-    table.add_row("detected by polling", f"{fetch_all(conn, POLLED)[0]['count']} predictions without a webhook")
     table.add_row("jobs", _describe_states(fetch_all(conn, JOBS)))
     table.add_row("files", _describe_states(fetch_all(conn, OUTPUTS)))
-    retries = fetch_all(conn, RETRIES)[0]
-    table.add_row("retries", f"{retries['files']} of files, {retries['webhooks']} of webhooks")
     for row in fetch_all(conn, DEAD):
         table.add_row(f"dead letters: {row['count']}", f"{row['category']} {row['error']}: {row['example']}")
     table.add_row("audit", "clean" if not findings else f"{len(findings)} findings")
-    speed = fetch_all(conn, SPEED)[0]
-    table.add_row("busiest second", f"{speed['accepts']} accepts/s, {speed['outputs']} outputs/s kept")
     console.print(table)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from simulation.provider import models, pictures, schemas
+from simulation.provider import models, pictures
 from simulation.provider.http_types import FAL_USER, Api, Refused, Request, Response, is_url, parse_object
 from simulation.provider.outputs import Output
 from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
@@ -125,7 +125,7 @@ def _build_openapi(steps: list[str]) -> dict[str, Any]:
     model = models.find_by_name(name)
     if model is None:
         raise _refused(404, "Model not found")
-    text, whole = {"type": "string"}, schemas.openapi(model.fields, model.required, is_list=True)
+    text, whole = {"type": "string"}, models.openapi(model.fields, model.required, is_list=True)
     file = {"type": "object", "properties": {"url": text, "content_type": text}}
     made = {"images": {"type": "array", "items": file}, "image": file, "video": file, "prompt": text}
 

@@ -17,8 +17,8 @@ from simulation.provider import webhooks
 from simulation.provider.http_types import Response, is_url, send
 from simulation.provider.ledger import Ledger
 from simulation.provider.outputs import Output, Outputs
-from simulation.provider.scheduler import Scheduler
 from simulation.provider.script import Script
+from simulation.provider.webhooks import Scheduler
 
 _INPUT_FIELDS: Final = (
     "image", "image_url", "images", "image_urls", "input_image", "start_image", "mask", "mask_url", "video",

@@ -10,20 +10,58 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from simulation.provider import declared, http_types, pictures, webhooks
-from simulation.provider.control import ControlApi, Outage
 from simulation.provider.fal import FalApi, derive_signing_key, fal_signer
-from simulation.provider.http_types import Api, Handler, Refused, Request, Response, not_found, problem
-from simulation.provider.ledger import Ledger
+from simulation.provider.http_types import Api, Handler, Refused, Request, Response, not_found, parse_object, problem
+from simulation.provider.ledger import Ledger, summarise
 from simulation.provider.openai import OpenAIApi
-from simulation.provider.output_responses import OutputResponder
-from simulation.provider.outputs import Outputs
+from simulation.provider.outputs import OutputResponder, Outputs
 from simulation.provider.predictions import Predictions
 from simulation.provider.replicate import ReplicateApi
-from simulation.provider.scheduler import Scheduler
 from simulation.provider.submissions import Submissions
+from simulation.provider.webhooks import Scheduler
 
 _MAX_BODY_BYTES: Final = 16 * 2**20
 _UNAVAILABLE: Final = problem(503, "Service Unavailable", "The API is temporarily unavailable.")
+
+
+class Outage:
+    """A period in which the APIs, and optionally the outputs, return 503. A new period replaces the last one."""
+
+    def __init__(self) -> None:
+        self._period = (0.0, False)  # its end, and whether it includes outputs
+
+    def begin(self, seconds: float, *, outputs: bool) -> None:
+        self._period = time.monotonic() + seconds, outputs
+
+    def is_active(self, *, outputs: bool = False) -> bool:
+        """Return True if the APIs, or the outputs, are unavailable now."""
+        until, includes_outputs = self._period
+        return time.monotonic() < until and (includes_outputs or not outputs)
+
+
+class ControlApi(Api):
+    def __init__(self, predictions: Predictions, ledger: Ledger, outage: Outage, token: str) -> None:
+        super().__init__(f"Bearer {token}")
+        self._predictions, self._ledger, self._outage = predictions, ledger, outage
+
+    def handle(self, request: Request) -> Response:
+        match request.method, request.steps:
+            case "GET", ["ledger"]:
+                lines = self._ledger.lines()
+                return Response(200, {"summary": summarise(lines), "lines": lines})
+            case "POST", ["outage"]:
+                return self._begin_outage(request.body)
+            case "POST", ["predictions", prediction_id, "succeed"]:
+                if not self._predictions.succeed(prediction_id):
+                    raise not_found()
+                return Response(200, {})
+            case _:
+                raise not_found()
+
+    def _begin_outage(self, body: bytes) -> Response:
+        fields = parse_object(body)
+        self._outage.begin(float(fields["seconds"]), outputs=fields.get("outputs") is True)
+        return Response(200, {})
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from db.connection import Connection
 from embedded.stack import Stack
 from simulation.cases import Case, CaseRun
-from simulation.chaos.cases import draw_job_request
+from simulation.chaos.load import draw_job_request
 from simulation.chaos.schedule import LandedFault
 from simulation.chaos.verdict import judge_drill
 from simulation.job_check import Verdict

@@ -5,14 +5,14 @@ import random
 import pytest
 
 from simulation.cases import Case, CaseRun
-from simulation.chaos import cases, load
+from simulation.chaos import load
 from simulation.provider import script
 from simulation.provider.ledger import LedgerIndex, summarise
 
 
 def draw(seed: int, count: int = 300) -> list[Case]:
     rng = random.Random(seed)
-    return [cases.draw_job_request(rng, number) for number in range(count)]
+    return [load.draw_job_request(rng, number) for number in range(count)]
 
 
 def test_a_seed_reproduces_its_job_requests():
@@ -34,10 +34,10 @@ def test_each_fault_occurs_at_each_provider_that_has_it():
 
     providers = {"replicate", "fal", "openai"}
     assert {e.provider for e in entries if e.failure is None} == providers
-    for fault in cases.SUBMITS:
+    for fault in load.SUBMITS:
         assert {e.provider for e in entries if e.script["submit"] == fault} == providers, fault
-    assert {e.failure for e in entries} == {None, *cases.FAILURES}
-    assert {e.script["webhook"] for e in entries} == {"ok", *cases.ENTRY_WEBHOOKS}
+    assert {e.failure for e in entries} == {None, *load.FAILURES}
+    assert {e.script["webhook"] for e in entries} == {"ok", *load.ENTRY_WEBHOOKS}
     assert {len(case.chain) for case in draw(7)} == {1, 2}
     assert any(case.placeholder for case in draw(7))
     assert any(case.is_repeated for case in draw(7))
@@ -49,7 +49,7 @@ def test_the_stand_in_accepts_every_script():
         for entry in case.chain:
             defaults = {"shape": "data"} if entry.provider == "openai" else None
             parsed = script.parse_script(dict(entry.script), (), defaults)
-            assert (parsed.submit in cases.SUBMITS) == (
+            assert (parsed.submit in load.SUBMITS) == (
                 entry.is_troubled and entry.failure not in ("invalid", "no_credit")
             )
             assert parsed.submit not in ("invalid", "no_credit") or parsed.submit_times == 0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from moorage import settings
-from simulation.provider import ledger, models, pictures, schemas, script
+from simulation.provider import ledger, models, pictures, script
 from simulation.provider.http_types import Response
 from simulation.provider.predictions import Dialect
 from simulation.provider.submissions import Submissions
@@ -60,14 +60,14 @@ def test_every_model_accepts_the_minimal_input_of_its_schema():
 
     for model in models.MODELS.values():
         input_ = {name: smallest[name] for name in model.required}
-        assert schemas.find_violations(model.fields, model.required, input_) == []
+        assert models.find_violations(model.fields, model.required, input_) == []
 
 
 def test_null_is_valid_only_for_nullable_fields():
     """Applications send null for fields that they leave unset."""
     input_ = {"prompt": None, "seed": None}
 
-    assert [name for name, _ in schemas.find_violations(PICTURES.fields, PICTURES.required, input_)] == ["prompt"]
+    assert [name for name, _ in models.find_violations(PICTURES.fields, PICTURES.required, input_)] == ["prompt"]
 
 
 def test_a_video_is_equal_for_equal_seeds_only():
