@@ -169,6 +169,14 @@ SELECT copy.*
        jsonb_populate_record(p, jsonb_build_object('id', new.id, 'job_id', job, 'external_id', new.external_id)) AS copy
  WHERE p.external_id = %(first)s
 """,
+    """
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor, at)
+SELECT e.subject, CASE e.subject WHEN 'job' THEN new.job ELSE new.id END, new.job, e.from_state, e.to_state, e.actor,
+       e.at
+  FROM predictions p JOIN events e ON e.job_id = p.job_id AND e.subject IN ('job', 'prediction'),
+       unnest(%(predictions)s::uuid[], %(jobs)s::uuid[]) AS new (id, job)
+ WHERE p.external_id = %(first)s
+""",
 )
 
 COUNT_PUBLISHED: Final = """
