@@ -1,5 +1,6 @@
 """The status of a project follows from its jobs: exactly when the last one ends, and again where it disagrees."""
 
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_status_that_disagrees_with_the_rows_is_corrected(at: World, wrong: st
 
 def test_the_sweep_goes_through_any_number_of_projects(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page a run, from where the last run stopped, and from the start again after the last."""
-    monkeypatch.setattr(progress.list_wrong_statuses, "__defaults__", (2,))
+    monkeypatch.setattr(progress, "list_wrong_statuses", functools.partial(progress.list_wrong_statuses, limit=2))
     for n in range(5):
         at.keep_all(at.keeping([at.source.picture()], project_id=f"p{n}", scene=1).job_id)
     at.conn.execute("UPDATE projects SET status = 'open'")

@@ -129,6 +129,7 @@ def nobodys() -> dict[str, str]:
         "erasure_id",
         "project_id",
         "dead_letter_id",
+        "model",
         "output_id",
         "notification_id",
         "record",
