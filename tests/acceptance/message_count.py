@@ -45,14 +45,19 @@ def check_messages(
 def enable_events(world: World) -> int:
     """Have the workers send events, as Flower does; return how many of the queue `keep` do."""
     with Celery(broker=world.local.environment()["CELERY_BROKER_URL"], set_as_current=False) as asker:
-        replies = asker.control.broadcast("enable_events", reply=True, timeout=2)
+        replies = asker.control.broadcast("enable_events", reply=True, timeout=2, limit=count_workers(world))
     return sum(node.startswith("keep") for reply in replies or () for node in reply)
+
+
+def count_workers(world: World) -> int:
+    """Return how many replies to wait for: none comes from `sweeps`, which is stopped."""
+    return sum(name.startswith(("quick", "keep")) for name in world.local.processes)
 
 
 def count_idle(world: World) -> Counter[str] | None:
     """Return how many tasks the workers of the queue `keep` have accepted since their start; None while one works."""
     with Celery(broker=world.local.environment()["CELERY_BROKER_URL"], set_as_current=False) as asker:
-        look = asker.control.inspect(timeout=5)
+        look = asker.control.inspect(timeout=5, limit=count_workers(world))
         stats, active = look.stats() or {}, look.active() or {}
     total: Counter[str] = Counter()
     for node, stat in stats.items():
