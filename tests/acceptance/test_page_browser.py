@@ -49,7 +49,8 @@ def test_a_walk_from_the_first_picture_to_its_deletion(chromium, world, owner):
         page.locator("#renders").focus()
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.matches('a.picture')")
-        assert pixel(page, link.bounding_box()) == (0x1F, 0x5F, 0x8B)  # the ring, above the picture
+        # The ring, above the picture, which the page may still lay out.
+        until(lambda: pixel(page, link.bounding_box()) == (0x1F, 0x5F, 0x8B), "the ring is painted", seconds=20)
         page.keyboard.press("Enter")
         for size in (drive.DESK, drive.PHONE):
             page.set_viewport_size(size)
