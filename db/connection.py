@@ -14,6 +14,7 @@ from psycopg import errors as pg
 from psycopg.rows import dict_row
 
 from db import lock_holders, sqlstates
+from db.planned import Planned
 from moorage import time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable
 
@@ -24,11 +25,13 @@ Row = dict[str, Any]
 BLOCKED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
 RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 
-# SET LOCAL, because a session setting does not survive PgBouncer in transaction mode.
+# SET LOCAL, because a session setting does not survive PgBouncer in transaction mode; nor does a prepared statement. So
+# the first transaction asks for its process: PgBouncer tells its clients another one.
 BEGIN: Final = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = {lock_ms};"
     " SET LOCAL idle_in_transaction_session_timeout = '20s'"
 )
+_PROCESS: Final = "; SELECT pg_backend_pid() AS pid"
 LOCK_MS: Final = 2000  # how long a statement waits for a lock; must be below the statement's own limit
 OBSERVED_LOCK_MS: Final = 300  # in the second attempt, which only finds out who holds the lock
 
@@ -36,10 +39,9 @@ OBSERVED_LOCK_MS: Final = 300  # in the second attempt, which only finds out who
 class QueuedQuery:
     """A statement that is sent together with a later one; then `rows` has its result."""
 
-    rows: list[Row]
-
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, call: tuple[Planned, str] | None = None) -> None:
+        self.text, self.call = text, call  # call: of the statement that this one prepares
+        self.rows: list[Row] = []
 
 
 class Connection(psycopg.Connection[Row]):
@@ -52,11 +54,13 @@ class Connection(psycopg.Connection[Row]):
     """
 
     _queue: list[QueuedQuery] | None = None  # None: outside a transaction of Database
+    _process: QueuedQuery | None = None
+    _calls: Mapping[str, str] = {}  # of prepared statements
 
     def execute(
         self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
     ) -> psycopg.Cursor[Row]:
-        if not self._queue:
+        if not self._queue and not (isinstance(query, Planned) and self._keeps_plans()):
             return super().execute(query, params, prepare=prepare, binary=binary)
         self.queue(query, params)
         return self.send_queue()
@@ -66,12 +70,29 @@ class Connection(psycopg.Connection[Row]):
 
     def queue(self, sql: str, args: Mapping[str, Any] | None = None) -> QueuedQuery:
         """Execute a statement together with the next one; outside a transaction at once."""
+        if isinstance(sql, Planned) and self._keeps_plans():
+            sql = self._prepare(sql)
         query = QueuedQuery(psycopg.ClientCursor(self).mogrify(sql, args))
         if self._queue is None:
             self._send([query])
         else:
             self._queue.append(query)
         return query
+
+    def _keeps_plans(self) -> bool:
+        process = self._process.rows if self._process else []
+        return self._queue is not None and process == [{"pid": self.info.backend_pid}]
+
+    def _prepare(self, sql: Planned) -> str:
+        """Return the call of a prepared statement; PREPARE is sent together with the first one."""
+        queued = self._queue if self._queue is not None else []
+        call = self._calls.get(sql) or next(
+            (query.call[1] for query in queued if query.call and query.call[0] == sql), ""
+        )
+        if not call:
+            text, call = sql.build_prepared()
+            queued.append(QueuedQuery(text, (sql, call)))
+        return call
 
     def send_queue(self) -> psycopg.Cursor[Row]:
         """Execute what is queued; return the result of the last statement."""
@@ -83,11 +104,15 @@ class Connection(psycopg.Connection[Row]):
         cursor.execute(";\n".join(query.text for query in queries))
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
             queries[n].rows = cursor.set_result(n).fetchall() if cursor.set_result(n).description else []
+        if prepared := [query.call for query in queries if query.call]:
+            self._calls = {**self._calls, **dict(prepared)}
         return cursor.set_result(-1)
 
     def begin(self, lock_ms: int) -> None:
         self._queue = []
-        self.queue(BEGIN.format(lock_ms=lock_ms))
+        is_known = self._process is not None and self._process.rows
+        begin = self.queue(BEGIN.format(lock_ms=lock_ms) + ("" if is_known else _PROCESS))
+        self._process = self._process if is_known else begin
 
     def end(self, command: str) -> None:
         """Commit or roll back, unless nothing was executed."""

@@ -8,6 +8,7 @@ from db import dead_letters, leases
 from db.connection import Connection, Database, QueuedQuery, Row
 from db.events import build_event_insert, records
 from db.leases import CLEAR_LEASE, RESTART
+from db.planned import Planned, planned
 from db.statements import statement
 from moorage.model import Delivery, Lease, Step
 from moorage.retry_policy import DeadLetterDecision
@@ -18,7 +19,7 @@ MAX_BATCH_BYTES: Final = 4 << 20  # of the bodies of the further deliveries, exc
 
 # A delivery whose worker died is claimed alone: the next crash is its own, and not counted against others.
 _DUE: Final = "state IN ('new', 'unmatched') AND lease_token IS NULL AND run_at <= moment()"
-CLAIM_DUE = f"""
+CLAIM_DUE = Planned(f"""
 WITH named AS MATERIALIZED (
     SELECT id, crashes FROM deliveries
      WHERE id = %(id)s AND {_DUE} AND crashes < %(max_crashes)s FOR UPDATE SKIP LOCKED
@@ -36,7 +37,7 @@ UPDATE deliveries d SET attempt = attempt + 1, crashes = crashes + 1, lease_toke
   FROM due WHERE d.id = due.id
 RETURNING d.id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until,
           key_sha256, headers ->> 'traceparent' AS traceparent, lease_token, moment() AS claimed_at, attempt, crashes
-"""
+""")
 
 
 def claim_due(
@@ -53,6 +54,7 @@ def claim_due(
     ]
 
 
+@planned
 @statement("""
 SELECT id FROM deliveries WHERE id = ANY(%(ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])
  ORDER BY id FOR UPDATE SKIP LOCKED
@@ -63,7 +65,7 @@ def queue_lock(conn: Connection, ids: Sequence[UUID], tokens: Sequence[UUID]) ->
 
 # A lease, and how its delivery ends: state, reason, external id, prediction, job.
 DeliveryResult = tuple[Lease, str, str, str | None, UUID | None, UUID | None]
-END = f"""
+END = Planned(f"""
 WITH moved AS (
     UPDATE deliveries d
        SET state = e.state, {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), reason = e.reason,
@@ -74,7 +76,7 @@ WITH moved AS (
       JOIN (SELECT id, state FROM deliveries) old USING (id) WHERE d.id = e.id AND d.lease_token = e.token
     RETURNING d.id, old.state AS from_state, d.state AS to_state, d.reason AS end_reason, e.job_id
 ) {build_event_insert("delivery", "from_state", "to_state", "end_reason")}
-"""
+""")
 
 
 def build_end(*results: DeliveryResult) -> Row:

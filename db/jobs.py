@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 from db import notifications, progress
 from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert
+from db.planned import Planned, planned
 from db.statements import statement
 from moorage import ids
 from moorage.lifecycle import OutputCounts
@@ -44,7 +45,7 @@ def queue_add(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bo
     return conn.queue(ADD, {**args, "fallback_chain": Jsonb(args["fallback_chain"])})
 
 
-LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(job_id)s FOR UPDATE"
+LOCK = Planned(f"SELECT {_COLUMNS} FROM jobs WHERE id = %(job_id)s FOR UPDATE")
 
 
 @statement(LOCK)
@@ -52,6 +53,7 @@ def lock(conn: Connection, job_id: UUID) -> Job:
     """Lock a job: before its predictions, outputs, project and render. Raises LookupError."""
 
 
+@planned
 @statement(f"""
 SELECT {_COLUMNS} FROM jobs
  WHERE id = ANY (ARRAY(SELECT job_id FROM predictions
@@ -68,6 +70,7 @@ def queue_description(conn: Connection, job_id: UUID, prompt: str) -> QueuedQuer
     """Record the prompt of a registered prediction, as its provider reports it, on its locked job."""
 
 
+@planned
 @statement("""
 SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state = 'kept' AND is_chosen) AS kept,
@@ -90,7 +93,7 @@ def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
     """
 
 
-CHANGE_STATE = f"""
+CHANGE_STATE = Planned(f"""
 WITH moved AS (
     UPDATE jobs j SET state = %(to_state)s, chosen_id = coalesce(c.chosen_id, j.chosen_id), category = %(category)s,
            reason = c.reason, run_at = CASE WHEN %(live)s THEN moment() + %(check_after)s END,
@@ -107,7 +110,7 @@ WITH moved AS (
     RETURNING id, subject_id
 ), {notifications.ADD_FOR_JOB_END}
 SELECT subject_id AS id FROM event
-"""
+""")
 
 CHECK_AFTER = timedelta(minutes=5)  # when a sweep counts the outputs of a keeping job again, in case it was not settled
 

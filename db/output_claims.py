@@ -13,6 +13,7 @@ from db.breakers import DELAY_PROBE, HOST, OPEN_HOSTS, OPEN_PLACES, build_candid
 from db.connection import Connection, Database, QueuedQuery, fetch_all
 from db.leases import SET_LEASE, UNPAUSED
 from db.outputs import COLUMNS
+from db.planned import Planned
 from moorage.model import Lease, Output
 
 _WAITING: Final = "state = 'waiting' AND lease_token IS NULL"
@@ -33,7 +34,7 @@ LOCK_WORKER = "SELECT pg_advisory_xact_lock(hashtextextended('moorage.keep ' || 
 # While something is paused, the named output alone, which dispatch has chosen: paused ones may be the most urgent, and
 # each claim would read them all. The locks on job and project end with the claim. They are not waited for, so that the
 # order of locks, job before output, is kept.
-CLAIM = f"""
+CLAIM = Planned(f"""
 WITH RECURSIVE avoided AS MATERIALIZED (
     SELECT * FROM ({OPEN_PLACES} UNION ALL {_CROWDED}) AS a WHERE NOT EXISTS (SELECT FROM pauses)
 ), {build_candidates(f"{_DUE} AND {_ALIVE}", "8")}, chosen AS MATERIALIZED (
@@ -67,7 +68,7 @@ SELECT claimed.*, p.provider, p.external_id, p.model,
        EXISTS (SELECT FROM outputs WHERE id = %(id)s AND {_DUE} AND NOT {_ALIVE} AND {UNPAUSED["outputs"]}) AS is_poison
   FROM (VALUES (true)) one LEFT JOIN claimed ON true LEFT JOIN predictions p ON p.id = claimed.prediction_id
   LEFT JOIN job ON true
-"""
+""")
 
 
 def claim(
@@ -108,7 +109,7 @@ def claim(
 # A wake takes the most urgent output, whatever it names: so each message that waits serves one of the first %(queued)s
 # rows, and later rows have none, even if one was published for them.
 _FIRST: Final = f"{_DUE} AND {UNPAUSED['outputs']}"
-WAKE: Final = f"""
+WAKE: Final = Planned(f"""
 WITH RECURSIVE avoided AS MATERIALIZED ({OPEN_PLACES}
 ), {build_candidates(_FIRST, "%(first)s")}, urgent AS MATERIALIZED (
     (SELECT id, woken_at FROM outputs WHERE {_FIRST} AND NOT EXISTS (SELECT FROM avoided)
@@ -121,7 +122,7 @@ WITH RECURSIVE avoided AS MATERIALIZED ({OPEN_PLACES}
                             WHERE place > %(queued)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s'))
        AND {_WAITING} ORDER BY {_URGENCY} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-"""
+""")
 
 
 def wake_outputs(conn: Connection, *, limit: int, queued: int) -> list[UUID]:

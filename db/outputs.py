@@ -8,6 +8,7 @@ from uuid import UUID
 from db import dead_letters, discarding, jobs, leases, quarantine
 from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert, records
+from db.planned import Planned
 from db.statements import statement
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
@@ -17,7 +18,7 @@ from moorage.text import to_storable
 RESERVE_WAIT = timedelta(seconds=30)  # until its next attempt, which finds whether its job needs it by then
 FOREIGN_HOST = "FOREIGN_HOST"  # category of an output that makes no job partial; its dead letter has DOWNLOAD_FAILED
 
-ADD = f"""
+ADD = Planned(f"""
 WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
                          category, reason, run_at, woken_at, ended_at, deferred_at)
@@ -40,7 +41,7 @@ WITH moved AS (
     RETURNING id, job_id, state, coalesce(reason, path) AS reason,
               CASE WHEN deferred_at IS NOT NULL THEN 'deferred' END AS kind
 ) {build_event_insert("output", "NULL", "state", "reason", kind="kind")}
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ _IS_AWAITED = """
        AND EXISTS (SELECT FROM jobs j WHERE j.id = outputs.job_id AND j.state = 'keeping'
                                         AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))"""
 END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
-END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _IS_AWAITED)
+END_AWAITED = Planned(leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _IS_AWAITED))
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:

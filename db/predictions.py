@@ -9,6 +9,7 @@ from db import dead_letters, jobs, leases
 from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert, records
 from db.leases import CLEAR_LEASE
+from db.planned import Planned, planned
 from db.statements import statement
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease, Prediction, Step
@@ -31,6 +32,7 @@ SELECT {_COLUMNS}, EXISTS (SELECT FROM renders r WHERE r.id = p.job_id) AS has_r
   FROM predictions p"""
 
 
+@planned
 @statement(f"""{_WITH_FACTS}
  WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))
 """)
@@ -60,7 +62,7 @@ def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) ->
 
 
 # This also clears the lease of a concurrent poll, whose own commit then raises LeaseLost.
-END = f"""
+END = Planned(f"""
 WITH moved AS (
     UPDATE predictions p
        SET state = %(to_state)s, category = %(category)s, reason = %(reason)s, ended_by = %(ended_by)s,
@@ -71,7 +73,7 @@ WITH moved AS (
      WHERE p.id = e.id AND p.state = e.from_state
     RETURNING p.id, p.job_id, e.from_state
 ) {build_event_insert("prediction", "from_state", "%(to_state)s", "%(reason)s")}
-"""
+""")
 
 
 def end(

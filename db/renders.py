@@ -6,10 +6,11 @@ from uuid import UUID
 
 from db.connection import Connection, Row
 from db.events import build_event_insert
+from db.planned import Planned
 from db.statements import statement
 from moorage.model import Job
 
-PUBLISH = f"""
+PUBLISH = Planned(f"""
 WITH moved AS (
     INSERT INTO renders (id, owner, cover_idx)
     SELECT j.id, j.owner,
@@ -19,14 +20,14 @@ WITH moved AS (
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ) {build_event_insert("render", "NULL", "'published'", job_id="id")}
-"""
+""")
 
-ADD_VARIANTS = """
+ADD_VARIANTS = Planned("""
 INSERT INTO render_variants (render_id, idx, output_id)
 SELECT o.job_id, o.idx, o.id FROM outputs o JOIN renders r ON r.id = o.job_id
  WHERE o.job_id = %(job_id)s AND o.state = 'kept'
 ON CONFLICT DO NOTHING
-"""
+""")
 
 # A cover stays, unless it is a placeholder, or there was no image or video before.
 REPLACE_COVER = f"""
