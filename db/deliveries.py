@@ -113,7 +113,7 @@ def mark_unmatched(
     """Let a locked delivery wait for its prediction to be registered."""
 
 
-MAKE_UNMATCHED_DUE = """
+MAKE_UNMATCHED_DUE = Planned("""
 WITH waiting AS (
     SELECT id FROM deliveries
      WHERE state = 'unmatched' AND provider = %(provider)s AND external_id = %(external_id)s
@@ -122,7 +122,7 @@ WITH waiting AS (
 UPDATE deliveries d SET run_at = moment(), woken_at = NULL
   FROM waiting WHERE d.id = waiting.id AND d.state = 'unmatched'
 RETURNING d.id
-"""
+""")
 
 
 @statement("SELECT provider FROM deliveries WHERE id = %(delivery_id)s")

@@ -6,11 +6,12 @@ from datetime import timedelta
 from psycopg.types.json import Jsonb
 
 from db.connection import Connection, QueuedQuery
+from db.planned import Planned, planned
 from db.statements import statement
 from moorage.model import Registration
 
 # The prediction first: if its id is known, also to a transaction that is waited for here, there is no job, either.
-ADD = """
+ADD = Planned("""
 WITH prediction AS (
     INSERT INTO predictions (id, job_id, provider, external_id, model, state, deadline_at, run_at, ended_at)
     VALUES (%(prediction_id)s, %(job_id)s, %(provider)s, %(external_id)s, %(model)s, %(state)s,
@@ -35,7 +36,7 @@ SELECT subject, e.id, job.id, e.state, e.reason, %(actor)s
                                         ('prediction', prediction.id, prediction.state, NULL))
                                 AS e (subject, id, state, reason)
 RETURNING job_id
-"""
+""")
 
 
 def queue_add(
@@ -52,6 +53,7 @@ def queue_add(
     return conn.queue(ADD, {**values, **times, **row})
 
 
+@planned
 @statement("""
 SELECT p.job_id, p.id AS prediction_id, j.state FROM predictions p JOIN jobs j ON j.id = p.job_id
  WHERE p.provider = %(provider)s AND p.external_id = %(external_id)s
