@@ -108,8 +108,8 @@ def claim(
 
 # A wake takes the most urgent output, whatever it names: so each message that waits serves one of the first %(queued)s
 # rows, and later rows have none, even if one was published for them.
-_FIRST: Final = f"{_DUE} AND {UNPAUSED['outputs']}"
-WAKE: Final = Planned(f"""
+_FIRST: Final = f"{_DUE} AND 'keep' <> ALL (ARRAY(SELECT target FROM pauses)) AND {UNPAUSED['outputs']}"
+WAKE: Final = f"""
 WITH RECURSIVE avoided AS MATERIALIZED ({OPEN_PLACES}
 ), {build_candidates(_FIRST, "%(first)s")}, urgent AS MATERIALIZED (
     (SELECT id, woken_at FROM outputs WHERE {_FIRST} AND NOT EXISTS (SELECT FROM avoided)
@@ -122,7 +122,7 @@ WITH RECURSIVE avoided AS MATERIALIZED ({OPEN_PLACES}
                             WHERE place > %(queued)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s'))
        AND {_WAITING} ORDER BY {_URGENCY} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-""")
+"""
 
 
 def wake_outputs(conn: Connection, *, limit: int, queued: int) -> list[UUID]:
