@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import select
 import signal
 import threading
@@ -14,7 +15,6 @@ from psycopg import errors as pg
 from psycopg.rows import dict_row
 
 from db import lock_holders, sqlstates
-from db.planned import Planned
 from moorage import time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable
 
@@ -32,6 +32,9 @@ BEGIN: Final = (
     " SET LOCAL idle_in_transaction_session_timeout = '20s'"
 )
 _PROCESS: Final = "; SELECT pg_backend_pid() AS pid"
+# Ends a statement whose plan a connection keeps: planning it takes longer than executing it.
+_PLANNED: Final = "/* planned */\n"
+_PLACEHOLDER: Final = re.compile(r"%(?:\((\w+)\)[sb]|%)")
 LOCK_MS: Final = 2000  # how long a statement waits for a lock; must be below the statement's own limit
 OBSERVED_LOCK_MS: Final = 300  # in the second attempt, which only finds out who holds the lock
 
@@ -39,7 +42,7 @@ OBSERVED_LOCK_MS: Final = 300  # in the second attempt, which only finds out who
 class QueuedQuery:
     """A statement that is sent together with a later one; then `rows` has its result."""
 
-    def __init__(self, text: str, call: tuple[Planned, str] | None = None) -> None:
+    def __init__(self, text: str, call: tuple[str, str] | None = None) -> None:
         self.text, self.call = text, call  # call: of the statement that this one prepares
         self.rows: list[Row] = []
 
@@ -56,11 +59,12 @@ class Connection(psycopg.Connection[Row]):
     _queue: list[QueuedQuery] | None = None  # None: outside a transaction of Database
     _process: QueuedQuery | None = None
     _calls: Mapping[str, str] = {}  # of prepared statements
+    _plan_count = 0
 
     def execute(
         self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
     ) -> psycopg.Cursor[Row]:
-        if not self._queue and not (isinstance(query, Planned) and self._keeps_plans()):
+        if not self._queue and not self._keeps_plan(query):
             return super().execute(query, params, prepare=prepare, binary=binary)
         self.queue(query, params)
         return self.send_queue()
@@ -70,8 +74,7 @@ class Connection(psycopg.Connection[Row]):
 
     def queue(self, sql: str, args: Mapping[str, Any] | None = None) -> QueuedQuery:
         """Execute a statement together with the next one; outside a transaction at once."""
-        if isinstance(sql, Planned) and self._keeps_plans():
-            sql = self._prepare(sql)
+        sql = self._prepare(sql) if self._keeps_plan(sql) else sql
         query = QueuedQuery(psycopg.ClientCursor(self).mogrify(sql, args))
         if self._queue is None:
             self._send([query])
@@ -79,19 +82,20 @@ class Connection(psycopg.Connection[Row]):
             self._queue.append(query)
         return query
 
-    def _keeps_plans(self) -> bool:
-        process = self._process.rows if self._process else []
-        return self._queue is not None and process == [{"pid": self.info.backend_pid}]
+    def _keeps_plan(self, sql: Any) -> bool:
+        is_own = self._process is not None and self._process.rows == [{"pid": self.info.backend_pid}]
+        return is_own and self._queue is not None and isinstance(sql, str) and sql.endswith(_PLANNED)
 
-    def _prepare(self, sql: Planned) -> str:
+    def _prepare(self, sql: str) -> str:
         """Return the call of a prepared statement; PREPARE is sent together with the first one."""
         queued = self._queue if self._queue is not None else []
-        call = self._calls.get(sql) or next(
-            (query.call[1] for query in queued if query.call and query.call[0] == sql), ""
-        )
-        if not call:
-            text, call = sql.build_prepared()
-            queued.append(QueuedQuery(text, (sql, call)))
+        if call := self._calls.get(sql) or dict(query.call for query in queued if query.call).get(sql):
+            return call
+        self._plan_count += 1
+        names = list(dict.fromkeys(filter(None, _PLACEHOLDER.findall(sql))))
+        text = _PLACEHOLDER.sub(lambda match: f"${names.index(match[1]) + 1}" if match[1] else "%", sql)
+        call = f"EXECUTE planned_{self._plan_count}({', '.join(f'%({name})s' for name in names)})"
+        queued.append(QueuedQuery(f"PREPARE planned_{self._plan_count} AS {text}", (sql, call)))
         return call
 
     def send_queue(self) -> psycopg.Cursor[Row]:
@@ -104,8 +108,7 @@ class Connection(psycopg.Connection[Row]):
         cursor.execute(";\n".join(query.text for query in queries))
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
             queries[n].rows = cursor.set_result(n).fetchall() if cursor.set_result(n).description else []
-        if prepared := [query.call for query in queries if query.call]:
-            self._calls = {**self._calls, **dict(prepared)}
+        self._calls = {**self._calls, **dict(query.call for query in queries if query.call)}
         return cursor.set_result(-1)
 
     def begin(self, lock_ms: int) -> None:

@@ -8,7 +8,6 @@ from db import dead_letters, leases
 from db.connection import Connection, Database, QueuedQuery, Row
 from db.events import build_event_insert, records
 from db.leases import CLEAR_LEASE, RESTART
-from db.planned import Planned, planned
 from db.statements import statement
 from moorage.model import Delivery, Lease, Step
 from moorage.retry_policy import DeadLetterDecision
@@ -19,7 +18,7 @@ MAX_BATCH_BYTES: Final = 4 << 20  # of the bodies of the further deliveries, exc
 
 # A delivery whose worker died is claimed alone: the next crash is its own, and not counted against others.
 _DUE: Final = "state IN ('new', 'unmatched') AND lease_token IS NULL AND run_at <= moment()"
-CLAIM_DUE = Planned(f"""
+CLAIM_DUE = f"""
 WITH named AS MATERIALIZED (
     SELECT id, crashes FROM deliveries
      WHERE id = %(id)s AND {_DUE} AND crashes < %(max_crashes)s FOR UPDATE SKIP LOCKED
@@ -35,9 +34,9 @@ WITH named AS MATERIALIZED (
 UPDATE deliveries d SET attempt = attempt + 1, crashes = crashes + 1, lease_token = gen_random_uuid(),
        leased_by = %(leased_by)s, leased_until = moment() + make_interval(secs => %(lease_seconds)s)
  WHERE d.id = ANY (ARRAY(SELECT id FROM due))  -- a join would read all deliveries: the planner expects more rows
-RETURNING d.id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until,
-          key_sha256, headers ->> 'traceparent' AS traceparent, lease_token, moment() AS claimed_at, attempt, crashes
-""")
+RETURNING d.id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until, key_sha256,
+          headers ->> 'traceparent' AS traceparent, lease_token, moment() AS claimed_at, attempt, crashes /* planned */
+"""
 
 
 def claim_due(
@@ -54,10 +53,9 @@ def claim_due(
     ]
 
 
-@planned
 @statement("""
 SELECT id FROM deliveries WHERE id = ANY(%(ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])
- ORDER BY id FOR UPDATE SKIP LOCKED
+ ORDER BY id FOR UPDATE SKIP LOCKED /* planned */
 """)
 def queue_lock(conn: Connection, ids: Sequence[UUID], tokens: Sequence[UUID]) -> QueuedQuery:
     """Lock leased deliveries, before any other row, but none that is locked; the rows are those locked."""
@@ -65,7 +63,7 @@ def queue_lock(conn: Connection, ids: Sequence[UUID], tokens: Sequence[UUID]) ->
 
 # A lease, and how its delivery ends: state, reason, external id, prediction, job.
 DeliveryResult = tuple[Lease, str, str, str | None, UUID | None, UUID | None]
-END = Planned(f"""
+END = f"""
 WITH moved AS (
     UPDATE deliveries d
        SET state = e.state, {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), reason = e.reason,
@@ -75,8 +73,8 @@ WITH moved AS (
            AS e (id, token, state, reason, external_id, prediction_id, job_id)
       JOIN (SELECT id, state FROM deliveries) old USING (id) WHERE d.id = e.id AND d.lease_token = e.token
     RETURNING d.id, old.state AS from_state, d.state AS to_state, d.reason AS end_reason, e.job_id
-) {build_event_insert("delivery", "from_state", "to_state", "end_reason")}
-""")
+) {build_event_insert("delivery", "from_state", "to_state", "end_reason")} /* planned */
+"""
 
 
 def build_end(*results: DeliveryResult) -> Row:
@@ -113,7 +111,7 @@ def mark_unmatched(
     """Let a locked delivery wait for its prediction to be registered."""
 
 
-MAKE_UNMATCHED_DUE = Planned("""
+MAKE_UNMATCHED_DUE = """
 WITH waiting AS (
     SELECT id FROM deliveries
      WHERE state = 'unmatched' AND provider = %(provider)s AND external_id = %(external_id)s
@@ -121,8 +119,8 @@ WITH waiting AS (
 )
 UPDATE deliveries d SET run_at = moment(), woken_at = NULL
   FROM waiting WHERE d.id = waiting.id AND d.state = 'unmatched'
-RETURNING d.id
-""")
+RETURNING d.id /* planned */
+"""
 
 
 @statement("SELECT provider FROM deliveries WHERE id = %(delivery_id)s")

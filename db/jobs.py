@@ -11,7 +11,6 @@ from psycopg.types.json import Jsonb
 from db import notifications, progress
 from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert
-from db.planned import Planned, planned
 from db.statements import statement
 from moorage import ids
 from moorage.lifecycle import OutputCounts
@@ -45,7 +44,7 @@ def queue_add(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bo
     return conn.queue(ADD, {**args, "fallback_chain": Jsonb(args["fallback_chain"])})
 
 
-LOCK = Planned(f"SELECT {_COLUMNS} FROM jobs WHERE id = %(job_id)s FOR UPDATE")
+LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(job_id)s FOR UPDATE /* planned */\n"
 
 
 @statement(LOCK)
@@ -53,13 +52,12 @@ def lock(conn: Connection, job_id: UUID) -> Job:
     """Lock a job: before its predictions, outputs, project and render. Raises LookupError."""
 
 
-@planned
 @statement(f"""
 SELECT {_COLUMNS} FROM jobs
  WHERE id = ANY (ARRAY(SELECT job_id FROM predictions
                         WHERE (provider, external_id) IN
                               (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))))
- ORDER BY id FOR UPDATE SKIP LOCKED
+ ORDER BY id FOR UPDATE SKIP LOCKED /* planned */
 """)
 def queue_lock(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> QueuedQuery:
     """Lock the jobs of predictions, given by provider and external id, but none that is locked."""
@@ -70,7 +68,6 @@ def queue_description(conn: Connection, job_id: UUID, prompt: str) -> QueuedQuer
     """Record the prompt of a registered prediction, as its provider reports it, on its locked job."""
 
 
-@planned
 @statement("""
 SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state = 'kept' AND is_chosen) AS kept,
@@ -83,7 +80,7 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
                o.state = 'waiting' AND o.deferred_at IS NOT NULL AS is_deferred,
                o.is_placeholder, o.category, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
                o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
-          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(job_id)s) counted
+          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(job_id)s) counted /* planned */
 """)
 def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
     """
@@ -93,7 +90,7 @@ def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
     """
 
 
-CHANGE_STATE = Planned(f"""
+CHANGE_STATE = f"""
 WITH moved AS (
     UPDATE jobs j SET state = %(to_state)s, chosen_id = coalesce(c.chosen_id, j.chosen_id), category = %(category)s,
            reason = c.reason, run_at = CASE WHEN %(live)s THEN moment() + %(check_after)s END,
@@ -109,8 +106,8 @@ WITH moved AS (
     SELECT 'job', id, id, from_state, state, reason, %(actor)s FROM moved
     RETURNING id, subject_id
 ), {notifications.ADD_FOR_JOB_END}
-SELECT subject_id AS id FROM event
-""")
+SELECT subject_id AS id FROM event /* planned */
+"""
 
 CHECK_AFTER = timedelta(minutes=5)  # when a sweep counts the outputs of a keeping job again, in case it was not settled
 

@@ -8,7 +8,6 @@ from uuid import UUID
 from db import dead_letters, discarding, jobs, leases, quarantine
 from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert, records
-from db.planned import Planned
 from db.statements import statement
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
@@ -18,7 +17,7 @@ from moorage.text import to_storable
 RESERVE_WAIT = timedelta(seconds=30)  # until its next attempt, which finds whether its job needs it by then
 FOREIGN_HOST = "FOREIGN_HOST"  # category of an output that makes no job partial; its dead letter has DOWNLOAD_FAILED
 
-ADD = Planned(f"""
+ADD = f"""
 WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
                          category, reason, run_at, woken_at, ended_at, deferred_at)
@@ -40,8 +39,8 @@ WITH moved AS (
     ON CONFLICT (prediction_id, path) DO NOTHING
     RETURNING id, job_id, state, coalesce(reason, path) AS reason,
               CASE WHEN deferred_at IS NOT NULL THEN 'deferred' END AS kind
-) {build_event_insert("output", "NULL", "state", "reason", kind="kind")}
-""")
+) {build_event_insert("output", "NULL", "state", "reason", kind="kind")} /* planned */
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +56,8 @@ def build_add(new: Sequence[NewOutput], actor: str, *, in_reserve: bool = False)
     """
     Return the arguments of ADD for files of locked jobs; it returns those whose path is new.
 
-    The caller publishes their wakes: dispatch does so 30 s later, or when the queue is empty.
-
-    Args:
-        in_reserve: of a late success (db/deferral.py).
+    The caller publishes their wakes: dispatch does so 30 s later, or when the queue is empty. `in_reserve`: of a late
+    success (db/deferral.py).
     """
     args: Row = {name: [getattr(one, name) for one in new] for name in ("id", "job_id", "prediction_id", "expires_at")}
     files = [one.file for one in new]
@@ -159,7 +156,7 @@ _IS_AWAITED = """
        AND EXISTS (SELECT FROM jobs j WHERE j.id = outputs.job_id AND j.state = 'keeping'
                                         AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))"""
 END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
-END_AWAITED = Planned(leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _IS_AWAITED))
+END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _IS_AWAITED) + "/* planned */\n"
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:

@@ -9,7 +9,6 @@ from db import dead_letters, jobs, leases
 from db.connection import Connection, QueuedQuery, Row, fetch_one
 from db.events import build_event_insert, records
 from db.leases import CLEAR_LEASE
-from db.planned import Planned, planned
 from db.statements import statement
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease, Prediction, Step
@@ -32,9 +31,8 @@ SELECT {_COLUMNS}, EXISTS (SELECT FROM renders r WHERE r.id = p.job_id) AS has_r
   FROM predictions p"""
 
 
-@planned
 @statement(f"""{_WITH_FACTS}
- WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))
+ WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[])) /* planned */
 """)
 def find(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> list[Prediction]: ...
 
@@ -62,7 +60,7 @@ def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) ->
 
 
 # This also clears the lease of a concurrent poll, whose own commit then raises LeaseLost.
-END = Planned(f"""
+END = f"""
 WITH moved AS (
     UPDATE predictions p
        SET state = %(to_state)s, category = %(category)s, reason = %(reason)s, ended_by = %(ended_by)s,
@@ -72,8 +70,8 @@ WITH moved AS (
       FROM unnest(%(ids)s::uuid[], %(from_states)s::text[], %(raw_statuses)s::text[]) AS e (id, from_state, raw_status)
      WHERE p.id = e.id AND p.state = e.from_state
     RETURNING p.id, p.job_id, e.from_state
-) {build_event_insert("prediction", "from_state", "%(to_state)s", "%(reason)s")}
-""")
+) {build_event_insert("prediction", "from_state", "%(to_state)s", "%(reason)s")} /* planned */
+"""
 
 
 def end(

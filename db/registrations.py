@@ -6,12 +6,11 @@ from datetime import timedelta
 from psycopg.types.json import Jsonb
 
 from db.connection import Connection, QueuedQuery
-from db.planned import Planned, planned
 from db.statements import statement
 from moorage.model import Registration
 
 # The prediction first: if its id is known, also to a transaction that is waited for here, there is no job, either.
-ADD = Planned("""
+ADD = """
 WITH prediction AS (
     INSERT INTO predictions (id, job_id, provider, external_id, model, state, deadline_at, run_at, ended_at)
     VALUES (%(prediction_id)s, %(job_id)s, %(provider)s, %(external_id)s, %(model)s, %(state)s,
@@ -35,8 +34,8 @@ SELECT subject, e.id, job.id, e.state, e.reason, %(actor)s
   FROM job, prediction, LATERAL (VALUES ('job', job.id, job.state, %(provider)s || ' ' || %(external_id)s),
                                         ('prediction', prediction.id, prediction.state, NULL))
                                 AS e (subject, id, state, reason)
-RETURNING job_id
-""")
+RETURNING job_id /* planned */
+"""
 
 
 def queue_add(
@@ -53,9 +52,8 @@ def queue_add(
     return conn.queue(ADD, {**values, **times, **row})
 
 
-@planned
 @statement("""
 SELECT p.job_id, p.id AS prediction_id, j.state FROM predictions p JOIN jobs j ON j.id = p.job_id
- WHERE p.provider = %(provider)s AND p.external_id = %(external_id)s
+ WHERE p.provider = %(provider)s AND p.external_id = %(external_id)s /* planned */
 """)
 def queue_find(conn: Connection, provider: str, external_id: str) -> QueuedQuery: ...

@@ -6,11 +6,10 @@ from uuid import UUID
 
 from db.connection import Connection, Row
 from db.events import build_event_insert
-from db.planned import Planned
 from db.statements import statement
 from moorage.model import Job
 
-PUBLISH = Planned(f"""
+PUBLISH = f"""
 WITH moved AS (
     INSERT INTO renders (id, owner, cover_idx)
     SELECT j.id, j.owner,
@@ -19,15 +18,15 @@ WITH moved AS (
       FROM jobs j WHERE j.id = %(job_id)s AND EXISTS (SELECT FROM outputs WHERE job_id = j.id AND state = 'kept')
     ON CONFLICT (id) DO NOTHING
     RETURNING id
-) {build_event_insert("render", "NULL", "'published'", job_id="id")}
-""")
+) {build_event_insert("render", "NULL", "'published'", job_id="id")} /* planned */
+"""
 
-ADD_VARIANTS = Planned("""
+ADD_VARIANTS = """
 INSERT INTO render_variants (render_id, idx, output_id)
 SELECT o.job_id, o.idx, o.id FROM outputs o JOIN renders r ON r.id = o.job_id
  WHERE o.job_id = %(job_id)s AND o.state = 'kept'
-ON CONFLICT DO NOTHING
-""")
+ON CONFLICT DO NOTHING /* planned */
+"""
 
 # A cover stays, unless it is a placeholder, or there was no image or video before.
 REPLACE_COVER = f"""

@@ -68,7 +68,7 @@ def _define(step: Step) -> None:
             try:
                 ended = step_runner.run_step(wake.step, wake.row_id, _leased_by(self), is_watched=is_watched)
             finally:
-                work_metrics.schedule_flush(boot.get_deps().database)
+                work_metrics.schedule_flush()
         return outcomes.report(ended, wake.row_id) if is_watched else None
 
 

@@ -14,38 +14,28 @@ from moorage.errors import DatabaseLocked, DatabaseUnavailable
 log = logs.get_logger(__name__)
 
 FLUSH_SECONDS: Final = 5.0
-TASK_SECONDS: Final = 1.0  # of these, for a task to end
 _lock = threading.Lock()
 _sent: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}  # values of this process that are in the totals
-_is_scheduled = _is_due = False
+_is_scheduled = False
 
 
-def schedule_flush(database: Database) -> None:
-    """
-    Add the counts in FLUSH_SECONDS: over this connection, if a task ends then, else by a thread, as the next one may
-    come in an hour. A killed child loses them.
-    """
-    global _is_scheduled, _is_due
-    if _is_due:
-        _is_due = False
-        flush(database)
-    elif not _is_scheduled:
+def schedule_flush() -> None:
+    """Add the counts in FLUSH_SECONDS, by a thread, as the next task may come in an hour. A killed child loses them."""
+    global _is_scheduled
+    if not _is_scheduled:
         _is_scheduled = True
         threading.Thread(target=_flush_later, name="work-metrics", daemon=True).start()
 
 
 def _flush_later() -> None:
-    global _is_scheduled, _is_due
+    global _is_scheduled
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)  # those are for the main thread
-    while not _is_due:  # it is not while a task adds them each time
-        time.sleep(FLUSH_SECONDS - TASK_SECONDS)
-        _is_due = True
-        time.sleep(TASK_SECONDS)
-    _is_scheduled = _is_due = False
+    time.sleep(FLUSH_SECONDS)
+    _is_scheduled = False
     flush()
 
 
-def flush(own: Database | None = None, **_: object) -> None:
+def flush(**_: object) -> None:
     """Add what was counted since the last call. While PostgreSQL is unavailable it stays counted for the next one."""
     with _lock:
         found = {
@@ -58,14 +48,12 @@ def flush(own: Database | None = None, **_: object) -> None:
             return
         totals = [(name, dict(labels), value - _sent.get((name, labels), 0.0))
                   for (name, labels), value in changed.items()]  # fmt: skip
-        url = settings_module.get_settings().database_url.get_secret_value()
-        database = own or Database(url, name="moorage-metrics")
+        database = Database(settings_module.get_settings().database_url.get_secret_value(), name="moorage-metrics")
         try:
             database.run(lambda conn: work_totals.add(conn, totals))
         except (DatabaseUnavailable, DatabaseLocked) as error:
             log.warning("work_metrics.not_added", error=str(error))
             return
         finally:
-            if own is None:
-                database.close()
+            database.close()
         _sent.update(changed)

@@ -5,11 +5,10 @@ import pytest
 
 from bench.round_trips import RoundTripCounter
 from db.connection import CommitUncertain, Connection, Database
-from db.planned import Planned
 
 ADD = "INSERT INTO pauses (target, reason, paused_by) VALUES (%(target)s, 'test 100%%', 'test') RETURNING target"
 
-PLANNED_ADD = Planned(ADD)
+PLANNED_ADD = f"{ADD} /* planned */\n"
 PREPARED = "SELECT sum(generic_plans + custom_plans) AS uses, count(*) FROM pg_prepared_statements"
 
 
@@ -114,6 +113,7 @@ def test_a_planned_statement_is_prepared_once_by_a_connection(database: Database
         last = own.execute(PLANNED_ADD, {"target": "e"}).fetchone()
         return str(row and row["target"]) + str(last and last["target"])
 
+    database.close()  # other tests have used its session
     database.fetch_all(PLANNED_ADD, {"target": "a"})
     with counter.count("planned", database.connection().pgconn):
         added = database.run(add)

@@ -14,7 +14,7 @@ from embedded.stack import Stack
 from moorage import metrics
 from moorage import settings as settings_module
 from tasks.sweeps import retention
-from tests.integration.core import LEASED_BY, World, database_of, prediction, wait_until, world
+from tests.integration.core import LEASED_BY, World, database_of, prediction, world
 from tests.support.exposition import render_metrics
 from worker import boot, publish, step_runner, work_metrics
 
@@ -117,24 +117,6 @@ def test_totals_only_grow_by_what_is_new(at: World) -> None:
         "SELECT count(*) FROM work_totals WHERE name = 'moorage_phase_seconds_bucket' AND labels LIKE '%%of a test%%'"
     )
     assert at.one(buckets) == 17
-
-
-def test_a_child_that_works_adds_its_counts_over_its_own_connection(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection for each time cost more than the counts. Without a task a thread adds them, over another one."""
-    monkeypatch.setattr(work_metrics, "FLUSH_SECONDS", 0.4)
-    monkeypatch.setattr(work_metrics, "TASK_SECONDS", 0.2)
-    down = at.changed(database_url=SecretStr("postgresql://nobody@127.0.0.1:1/none")).deps.settings
-
-    def poll() -> bool:
-        work_metrics.schedule_flush(at.deps.database)
-        return bool(totals(at))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(settings_module, "get_settings", lambda: down)
-        metrics.ATTEMPTS.labels("poll", "done", "").inc()
-        wait_until(poll)
-    metrics.ATTEMPTS.labels("poll", "done", "").inc()
-    wait_until(lambda: totals(at) == {"attempts_total done poll": 2.0} and not work_metrics._is_scheduled)
 
 
 def test_counts_wait_for_postgresql(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
