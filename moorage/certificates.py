@@ -1,15 +1,22 @@
 """The causes of an error of a client library, which wraps them; errors of TLS certificates among them."""
 
 import ssl
+import sys
 from collections.abc import Iterator
 
-from urllib3.util.ssl_match_hostname import CertificateError  # urllib3's own, where it compares host names itself
+_OF_URLLIB3 = "urllib3.util.ssl_match_hostname"  # which compares host names itself; it is not loaded by beat and Flower
 
 
-def find_certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | CertificateError | None:
+def find_certificate_error(error: BaseException) -> Exception | None:
     """Return the error by which a server's certificate was refused: its issuer, its dates or its host."""
-    refusals = (ssl.SSLCertVerificationError, CertificateError)
-    return next((cause for cause in iterate_causes(error) if isinstance(cause, refusals)), None)
+    causes = (cause for cause in iterate_causes(error) if isinstance(cause, Exception))
+    return next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError | _name_error())), None)
+
+
+def _name_error() -> type[Exception]:
+    module = sys.modules.get(_OF_URLLIB3)
+    error: type[Exception] = module.CertificateError if module else ssl.SSLCertVerificationError
+    return error
 
 
 def iterate_causes(error: BaseException) -> Iterator[BaseException]:
@@ -30,4 +37,4 @@ def describe_cause(error: BaseException) -> str:
     """
     *_, innermost = iterate_causes(error)
     name = type(innermost).__name__
-    return f"{name}: {innermost}"[:300] if isinstance(innermost, OSError | CertificateError) else name
+    return f"{name}: {innermost}"[:300] if isinstance(innermost, OSError | _name_error()) else name
