@@ -138,9 +138,8 @@ class _Adapter(HTTPAdapter):
         cert: Any = None,  # noqa: ARG002
     ) -> ConnectionPool:
         """Return the pool of the host; never a proxy, always verified."""
-        pool: ConnectionPool = self.poolmanager.connection_from_url(
-            request.url or "", {"ssl_context": load_tls_context()}
-        )
+        tls = {"ssl_context": load_tls_context()}
+        pool: ConnectionPool = self.poolmanager.connection_from_url(request.url or "", tls)
         return pool
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:

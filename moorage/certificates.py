@@ -1,22 +1,16 @@
 """The causes of an error of a client library, which wraps them; errors of TLS certificates among them."""
 
 import ssl
-import sys
 from collections.abc import Iterator
 
-_OF_URLLIB3 = "urllib3.util.ssl_match_hostname"  # which compares host names itself; it is not loaded by beat and Flower
 
-
-def find_certificate_error(error: BaseException) -> Exception | None:
+def find_certificate_error(error: BaseException) -> BaseException | None:
     """Return the error by which a server's certificate was refused: its issuer, its dates or its host."""
-    causes = (cause for cause in iterate_causes(error) if isinstance(cause, Exception))
-    return next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError | _name_error())), None)
+    return next((cause for cause in iterate_causes(error) if _is_of_certificate(cause)), None)
 
 
-def _name_error() -> type[Exception]:
-    module = sys.modules.get(_OF_URLLIB3)
-    error: type[Exception] = module.CertificateError if module else ssl.SSLCertVerificationError
-    return error
+def _is_of_certificate(error: BaseException) -> bool:  # urllib3's own by name: beat and Flower do not load it
+    return isinstance(error, ssl.SSLCertVerificationError) or type(error).__name__ == "CertificateError"
 
 
 def iterate_causes(error: BaseException) -> Iterator[BaseException]:
@@ -37,4 +31,4 @@ def describe_cause(error: BaseException) -> str:
     """
     *_, innermost = iterate_causes(error)
     name = type(innermost).__name__
-    return f"{name}: {innermost}"[:300] if isinstance(innermost, OSError | _name_error()) else name
+    return f"{name}: {innermost}"[:300] if isinstance(innermost, OSError) or _is_of_certificate(innermost) else name

@@ -28,7 +28,7 @@ class _Loader(Loader):
     """Loads the endpoints of these services alone, not of all that AWS has: 5 of 7 MB in each process."""
 
     def load_data_with_path(self, name: str) -> tuple[Any, str]:
-        data, path = super().load_data_with_path(name)  # cached by it: reduced once
+        data, path = super().load_data_with_path(name)
         for partition in data.get("partitions", ()) if name == "endpoints" else ():
             partition["services"] = {key: value for key, value in partition["services"].items() if key in _SERVICES}
         return data, path
