@@ -23,6 +23,7 @@ TOLERANCE_SECONDS: Final = 300
 _MIN_SECRET_BYTES: Final = 16
 _PUBLIC_PREFIX: Final = "whpk_"
 _KEY_BYTES: Final = 32
+_MAX_COPIED_BYTES: Final = 64 * 2**10
 _TIMESTAMP: Final = re.compile(rb"[1-9][0-9]{0,11}")
 
 
@@ -48,18 +49,21 @@ def sign_standard_v1(webhook_id: str, timestamp: int, body: bytes, *, secrets: S
 
 
 def mac(secret: bytes, start: bytes, body: bytes, algorithm: str = "sha256") -> bytes:
+    if len(body) < _MAX_COPIED_BYTES:
+        return hmac.digest(secret, start + body, algorithm)  # in one call of OpenSSL
     digest = hmac.new(secret, start, algorithm)
     digest.update(body)  # not start + body: a body of 16 MiB is not copied
     return digest.digest()
 
 
-def get_single_header(headers: Headers, name: str) -> bytes:
-    """Return the value of a header; it must occur once, since two readers could use different ones of two."""
-    encoded_name = name.encode()
-    values = [value for key, value in headers if key.lower() == encoded_name]
-    if len(values) != 1:
-        raise BadSignature(f"{name} is missing" if not values else f"{name} occurs {len(values)} times")
-    return values[0]
+def get_single_headers(headers: Headers, names: Sequence[str]) -> list[bytes]:
+    """Return the values of headers; each must occur once, since two readers could use different ones of two."""
+    lowered = [(key.lower(), value) for key, value in headers]
+    found = [[value for key, value in lowered if key == name.encode()] for name in names]
+    for name, values in zip(names, found, strict=True):
+        if len(values) != 1:
+            raise BadSignature(f"{name} is missing" if not values else f"{name} occurs {len(values)} times")
+    return [values[0] for values in found]
 
 
 def check_timestamp(timestamp: bytes, now: float, name: str, tolerance_seconds: int = TOLERANCE_SECONDS) -> None:

@@ -8,8 +8,7 @@ unique key makes that safe. After an error that may be one row's alone its rows 
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -29,8 +28,7 @@ REFUSAL_SECONDS: Final = 1.0
 REFUSAL_STATUSES: Final = (401, 404)  # a wrong signature, or a provider without a secret
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RecordRequest:
+class RecordRequest(NamedTuple):
     """A delivery to record, and who waits for it: the result is an error once the deadline has passed."""
 
     delivery: NewDelivery
@@ -44,6 +42,8 @@ class DeliveryRecorder:
         self._answer_seconds = answer_seconds
         self._waiting: deque[RecordRequest] = deque()
         self._senders: set[asyncio.Task[None]] = set()
+        self._deadlines: deque[tuple[float, asyncio.Future[RecordedDelivery]]] = deque()  # of those in both, and later
+        self._timer: asyncio.TimerHandle | None = None
         self._batches: set[asyncio.Task[None]] = set()  # also those that are given up: the loop has a weak reference
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
@@ -55,16 +55,22 @@ class DeliveryRecorder:
             sender = loop.create_task(self._send_batches())  # it starts after those that arrived together with this one
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
-        timer = loop.call_at(request.deadline, self._expire, request)
-        try:
-            return await request.result
-        finally:
-            timer.cancel()
+        while self._deadlines and self._deadlines[0][1].done():
+            self._deadlines.popleft()
+        self._deadlines.append((request.deadline, request.result))  # the latest of all: one timer serves them
+        if self._timer is None:
+            self._timer = loop.call_at(request.deadline, self._expire, loop)
+        return await request.result
 
-    def _expire(self, request: RecordRequest) -> None:
-        if not request.result.done():
-            late = DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
-            request.result.set_exception(late)
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer the requests whose deadline has passed, and wait for the next deadline."""
+        now = loop.time()
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1].done()):
+            _, result = self._deadlines.popleft()
+            if not result.done():
+                late = DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
+                result.set_exception(late)
+        self._timer = loop.call_at(self._deadlines[0][0], self._expire, loop) if self._deadlines else None
 
     async def _send_batches(self) -> None:
         """Commit batches until no request waits. One whose requests have all been answered is given up."""
