@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -66,6 +67,8 @@ class Seaweedfs(Server):
             log_path=self._log_path,
             ready=self._answers,
             name=self.name,
+            # Idle threads that look for work are a third of its CPU time while nothing happens.
+            env={"GOMAXPROCS": str(max(1, (os.cpu_count() or 1) // 4)), **os.environ},
             # SIGTERM may take half a minute, and SIGKILL loses nothing (measured): the next start need not wait, and no
             # socket appears after its clean-up.
             death_signal=signal.SIGKILL,

@@ -185,19 +185,19 @@ def database_url(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def database(databases: Databases, database_url: str) -> Iterator[Database]:
     """Return the connection of a worker process."""
-    made = Database(database_url)
+    made = databases.sessions.take_database(database_url)
     yield made
-    made.close()
+    databases.sessions.give_back(database_url, made)
 
 
 @pytest.fixture
-def conn(database_url: str) -> Iterator[Connection]:
+def conn(databases: Databases, database_url: str) -> Iterator[Connection]:
     """Return a connection for a test's own eyes, in autocommit mode."""
-    made = connect(database_url)
+    made = databases.sessions.take_conn(database_url)
     yield made
-    made.close()
+    databases.sessions.give_back(database_url, made)
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def sweep(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
         queue = str((self.request.delivery_info or {}).get("routing_key"))
         _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", queue)
     else:
-        sweep_runner.run_sweep(args[0], _leased_by(self))
+        sweep_runner.run_tick(args[0], _leased_by(self))
 
 
 @signals.worker_init.connect

@@ -59,8 +59,13 @@ def next_run(line: crontab, last: datetime) -> datetime:
 
 
 def build_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return beat's schedule. A tick expires after its period, so that ticks do not accumulate."""
-    periodic = {name: _entry(name, seconds, max(seconds, 2.0)) for name, seconds in sweep_periods(settings).items()}
+    """
+    Return beat's schedule. A tick expires after its period, so that ticks do not accumulate.
+
+    Reconcile has none of its own: it is run with dispatch.
+    """
+    periods = {name: seconds for name, seconds in sweep_periods(settings).items() if name != "reconcile"}
+    periodic = {name: _entry(name, seconds, max(seconds, 2.0)) for name, seconds in periods.items()}
     nightly = {name: _entry(name, line, _CRON_EXPIRES_SECONDS) for name, line in sweep_crontabs(settings).items()}
     return {f"sweep-{name}": entry for name, entry in {**periodic, **nightly}.items()}
 

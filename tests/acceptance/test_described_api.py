@@ -14,7 +14,7 @@ LONG = 300  # from here on every address must have had its turn
 
 
 @pytest.mark.timeout(LONG * 6 + 400)
-@pytest.mark.parametrize("least", [8, pytest.param(LONG, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("least", [5, pytest.param(LONG, marks=pytest.mark.prove)])
 def test_no_request_is_answered_otherwise_than_described(world, tmp_path, least):
     """No 500, no status or type that is not described, nothing taken that the description forbids."""
     for seconds in (least, 4 * least):  # a machine under load makes few requests: it is given longer

@@ -81,11 +81,8 @@ POINTS = {
 # crashes at all.
 SHORT = {
     "ingest.after_claim",
-    "ingest.before_commit",
     "ingest.after_commit",
     "keep.before_claim",
-    "keep.after_download",
-    "keep.after_upload",
     "keep.before_record",
     "keep.after_record",
     "storage.after_put",
@@ -97,10 +94,8 @@ SHORT = {
     "reconcile.after_timeline",
     "failure.after_record",
     "breaker.after_note",
-    "poll.after_claim",
     "poll.after_answer",
     "poll.after_commit",
-    "discard.after_claim",
     "storage.after_delete",
     "discard.after_record",
     "drain.after_finish",

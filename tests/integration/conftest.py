@@ -1,6 +1,7 @@
 """Fixtures that many modules share: what a worker has, and for the API a database, a front and a connection."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -9,15 +10,23 @@ from db.connection import Connection, connect
 from embedded.stack import Stack
 from tasks.step import Deps
 from tests.integration import command_line as cli
+from tests.integration import core
 from tests.integration import web_process as wp
+from tests.support.databases import Databases
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _close_idle_sessions() -> Iterator[None]:
+    yield
+    core.sessions.close(*core.of_files)
 
 
 @pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
+def deps(stack: Stack, databases: Databases, database_url: str) -> Iterator[Deps]:
     """Return what a worker process has, over a fresh, migrated database."""
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
+    database = databases.sessions.take_database(database_url)
+    yield dataclasses.replace(cli.deps(stack, database_url), database=database)
+    databases.sessions.give_back(database_url, database)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from moorage.settings import Settings
 from storage import buckets, s3
 from tasks.jobs import create
 from tasks.step import Deps, build_retry_policy
+from tests.support.databases import Sessions
 from worker import step_runner
 
 LEASED_BY = "node@test/1"
@@ -199,24 +200,25 @@ class World:
     @contextmanager
     def beside(self) -> Iterator[Deps]:
         """Give dependencies with a connection of their own, for another thread."""
-        database = Database(self.database_url)
+        database = sessions.take_database(self.database_url)
         try:
             yield dataclasses.replace(self.deps, database=database)
         finally:
-            database.close()
+            give_back_sessions(self.database_url, database)
 
     @contextmanager
     def later(self, shift: str) -> Iterator["World"]:
-        """Give this world with its clock shifted, for new connections."""
+        """Give this world with its clock shifted, over sessions of its own."""
         name = self.conn.info.dbname
-        self.conn.execute(f"ALTER DATABASE {name} SET moorage.clock_shift = '{shift}'")
-        database, conn = Database(self.database_url), connect(self.database_url)
+        database, conn = take_sessions(self.database_url)
+        self.conn.execute(f"ALTER DATABASE {name} SET moorage.clock_shift = '{shift}'")  # for sessions begun meanwhile
         try:
+            for session in (database.connection(), conn):
+                session.execute(f"SET moorage.clock_shift = '{shift}'")
             yield dataclasses.replace(self, deps=dataclasses.replace(self.deps, database=database), conn=conn)
         finally:
-            database.close()
-            conn.close()
             self.conn.execute(f"ALTER DATABASE {name} RESET moorage.clock_shift")
+            give_back_sessions(self.database_url, database, conn)
 
     def changed(self, constants: Mapping[str, Any] | None = None, **settings: Any) -> "World":
         """Return this world with other settings and constants."""
@@ -265,15 +267,34 @@ def kept(job_id: UUID, idx: int, lease: Lease) -> StoredOutput:
     return StoredOutput(media, 10, "a" * 64, f"{key}.png", thumb, f"{key}_thumb.webp", None)
 
 
+of_files = list[str]()  # URLs of databases that the tests of a file share
+sessions = Sessions()  # with the last of these
+
+
+def take_sessions(database_url: str) -> tuple[Database, Connection]:
+    """Return what a worker process has, and a connection for a test's own eyes; close those of earlier test files."""
+    sessions.close(*(url for url in of_files if url != database_url))
+    return sessions.take_database(database_url), sessions.take_conn(database_url)
+
+
+def give_back_sessions(database_url: str, *given: Database | Connection) -> None:
+    """Keep sessions for the next test of the file."""
+    sessions.give_back(database_url, *given)
+    if database_url not in of_files:
+        sessions.close(database_url)
+
+
 @contextmanager
 def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
     """Give a world; at its end every event written in it must be an edge of the lifecycle."""
     with serving() as source:
         settings = settings_of(stack, database_url, source, **changes)
-        limits = Limits.from_settings(settings)
+        # A busy machine takes longer than the usual 20 s to start a decoder.
+        limits = dataclasses.replace(Limits.from_settings(settings), poster_seconds=170)
+        database, conn = take_sessions(database_url)
         deps = Deps(
             settings=settings,
-            database=Database(database_url),
+            database=database,
             storage=s3.ObjectStore(settings),
             providers=providers.load(settings),
             session=EgressGuard(settings.egress_allow).new_session(limits),
@@ -284,7 +305,6 @@ def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
         if buckets_of not in _ensured:
             buckets.ensure_buckets(deps.storage, settings)
             _ensured.add(buckets_of)
-        conn = connect(database_url)
         try:
             made = World(deps, conn, source, database_url)
             yield made
@@ -293,9 +313,8 @@ def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
             assert waiting_without_end(conn) == []
         finally:
             conn.execute(_EMPTY)  # a database a test file is quick, one a test is not
-            deps.database.close()
             deps.session.close()
-            conn.close()
+            give_back_sessions(database_url, database, conn)
 
 
 def strange_edges(conn: Connection) -> list[dict[str, Any]]:
@@ -315,7 +334,9 @@ def waiting_without_end(conn: Connection) -> list[dict[str, Any]]:
 
 def database_of(stack: Stack, template: str, name: str) -> str:
     """Return the URL of a migrated database for one test file; `world` leaves it empty."""
-    return stack.postgres.create_database(f"moorage_core_{name}", template=template)
+    url = stack.postgres.create_database(f"moorage_core_{name}", template=template)
+    of_files.append(url)
+    return url
 
 
 def together(*works: Callable[[], Any], seconds: float = 120.0) -> None:

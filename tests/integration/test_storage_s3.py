@@ -304,7 +304,7 @@ print(grown)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-@pytest.mark.parametrize(("checksums", "megabytes"), [("sha256", "200"), ("none", "60")])
+@pytest.mark.parametrize(("checksums", "megabytes"), [("sha256", "60"), ("none", "30")])
 def test_a_large_video_is_put_in_flat_memory(server, blobs, checksums, megabytes):
     """A worker that reads a 500 MB video into memory is killed by the kernel; also one that reads it back."""
     environment = {

@@ -76,6 +76,41 @@ def test_a_tick_with_work_records_what_it_did(at: World, monkeypatch: pytest.Mon
     assert {step: count for step, count in result.items() if step != "seconds"} == {"ingest": 1}
 
 
+def test_reconcile_is_run_with_dispatch_once_in_its_period(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message of beat costs a worker as much as the sweep that it starts."""
+    monkeypatch.setattr(boot, "get_deps", lambda: at.deps)
+    monkeypatch.setattr(sweep_runner, "get_settings", lambda: at.deps.settings)
+    monkeypatch.setattr(sweep_runner, "_claimed_at", dict[str, float]())
+    ran: list[list[str]] = []
+
+    for second in range(5):
+        monkeypatch.setattr(sweep_runner.time, "monotonic", lambda: second)  # noqa: B023
+        at.conn.execute("DELETE FROM ticks")
+        sweep_runner.run_tick("dispatch", "node@test/1")
+        ran.append([row["sweep"] for row in at.conn.execute("SELECT sweep FROM ticks ORDER BY 1").fetchall()])
+
+    assert ran == [["dispatch", "reconcile"], ["dispatch"], ["dispatch", "reconcile"], ["dispatch"], *ran[:1]]
+
+
+def test_reconcile_is_run_after_a_dispatch_that_failed(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases would not be released while dispatch has an error."""
+    ran: list[str] = []
+
+    def run(name: str, _actor: str) -> None:
+        ran.append(name)
+        if name == "dispatch":
+            raise LookupError
+
+    monkeypatch.setattr(sweep_runner, "get_settings", lambda: at.deps.settings)
+    monkeypatch.setattr(sweep_runner, "_claimed_at", dict[str, float]())
+    monkeypatch.setattr(sweep_runner, "run_sweep", run)
+
+    with pytest.raises(LookupError):
+        sweep_runner.run_tick("dispatch", "node@test/1")
+
+    assert ran == ["dispatch", "reconcile"]
+
+
 def make_planned(at: World) -> None:
     at.registered("p1")
     at.conn.execute("UPDATE predictions SET state = 'planned', run_at = moment(), external_id = NULL")
@@ -170,7 +205,7 @@ def test_dispatch_and_reconcile_have_a_queue_of_their_own(at: World) -> None:
     entries = schedule.build_beat_schedule(at.deps.settings).values()
 
     by_queue = {entry["args"][0]: entry["options"]["queue"] for entry in entries}
-    assert {name for name, queue in by_queue.items() if queue == "sweeps"} == {"dispatch", "reconcile"}
+    assert {name for name, queue in by_queue.items() if queue == "sweeps"} == {"dispatch"}  # with reconcile
     assert set(by_queue.values()) == {"sweeps", "quick"}
 
 

@@ -20,6 +20,7 @@ _NODE: Final = "moorage@localhost"
 # Debian's /usr/sbin/rabbitmq-server changes to a user of its own, who cannot enter our folder: the real script first.
 _SCRIPTS: Final = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/local/sbin/rabbitmq-server")
 _STOP_SECONDS: Final = 20.0
+_IDLE: Final = "+sbwt none +sbwtdcpu none +sbwtdio none"  # its schedulers would spin for a while whenever they wait
 # The write-ahead log of quorum queues is 512 MB by default.
 _CONFIG: Final = """\
 listeners.tcp.1 = 127.0.0.1:{port}
@@ -119,7 +120,7 @@ class Rabbitmq(Server):
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": _NODE,
             "RABBITMQ_DIST_PORT": str(dist_port),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} " + _IDLE,
             # The script then becomes the server instead of waiting for it: signals reach it, and it ends with us.
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_START_ARGS": "-noinput",

@@ -13,7 +13,7 @@ from media.limits import Limits
 from moorage.errors import DiskFull, InvalidMedia
 from moorage.model import FetchedFile
 
-LIMITS = Limits()
+LIMITS = Limits(poster_seconds=170)  # a busy machine takes longer than the usual 20 s to start a decoder
 FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "AVIF"]
 
 

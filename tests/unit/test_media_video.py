@@ -19,7 +19,9 @@ from media import decoder_process, poster, sniff, validate
 from media.limits import Limits
 from moorage.errors import DiskFull, InvalidMedia
 
-LIMITS = Limits(thumbnail_px=100)
+LIMITS = Limits(
+    thumbnail_px=100, poster_seconds=170
+)  # a busy machine takes longer than the usual 20 s to start a decoder
 av = pytest.importorskip("av", reason="the `video` extra is not installed")
 CODECS = {"mp4": "mpeg4", "webm": "vp8"}
 

@@ -48,10 +48,10 @@ def test_a_generated_file_passes_validation(format_):
 
 def test_files_are_equal_for_equal_seeds_only():
     """The ledger is compared by sha256; equal files would hide a mix-up."""
-    files = [pictures.generate(format_, seed) for format_ in pictures.FORMATS for seed in range(40)]
+    files = [pictures.generate(format_, seed) for format_ in pictures.FORMATS for seed in range(12)]
     hashes = {hashlib.sha256(file.data).digest() for file in files}
 
-    assert len(hashes) == 40 * len(pictures.FORMATS)
+    assert len(hashes) == 12 * len(pictures.FORMATS)
     assert pictures.generate("png", 3) == pictures.generate("png", 3)
 
 
