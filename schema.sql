@@ -185,7 +185,9 @@ CREATE TABLE predictions (
     CHECK (NOT submit_uncertain OR submitted_at IS NOT NULL)
 );
 CREATE INDEX predictions_due ON predictions (run_at)
-    WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL;
+    WHERE state IN ('submitting', 'running', 'abandoned') AND lease_token IS NULL;
+CREATE INDEX predictions_planned ON predictions (run_at) WHERE state = 'planned' AND lease_token IS NULL;
+CREATE INDEX predictions_submitting ON predictions (run_at) WHERE state = 'submitting' AND lease_token IS NULL;
 CREATE INDEX predictions_waiting ON predictions (provider, owner, id) WHERE state = 'planned' AND lease_token IS NULL;
 CREATE INDEX predictions_in_flight ON predictions (provider) WHERE entry IS NOT NULL
     AND (state IN ('submitting', 'running') OR state = 'planned' AND lease_token IS NOT NULL);

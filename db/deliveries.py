@@ -33,7 +33,7 @@ WITH named AS MATERIALIZED (
 )
 UPDATE deliveries d SET attempt = attempt + 1, crashes = crashes + 1, lease_token = gen_random_uuid(),
        leased_by = %(leased_by)s, leased_until = moment() + make_interval(secs => %(lease_seconds)s)
-  FROM due WHERE d.id = due.id
+ WHERE d.id = ANY (ARRAY(SELECT id FROM due))  -- a join would read all deliveries: the planner expects more rows
 RETURNING d.id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until,
           key_sha256, headers ->> 'traceparent' AS traceparent, lease_token, moment() AS claimed_at, attempt, crashes
 """

@@ -41,6 +41,11 @@ LIVE: Final[Mapping[str, str]] = {
     "notifications": "'waiting'",
 }
 
+# Live rows that are not leased, as in the indexes. Predictions have two: planned ones must not delay the others.
+WAITING: Final = {table: f"state IN ({states}) AND lease_token IS NULL" for table, states in LIVE.items()} | {
+    "predictions": "(state = 'planned' OR state IN ('submitting', 'running', 'abandoned')) AND lease_token IS NULL"
+}
+
 # Part of every write by the lease holder that ends the lease.
 CLEAR_LEASE: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
 # Part of every write that makes an ended row due again.
@@ -257,14 +262,16 @@ WITH due AS MATERIALIZED (
      WHERE {states} AND {UNPAUSED[table]}{more} AND lease_token IS NULL AND run_at <= moment()
        AND (%(queue_is_empty)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
      ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+UPDATE {table} SET woken_at = moment() WHERE id = ANY (ARRAY(SELECT id FROM due)) RETURNING id
 """
     for step, (table, states, more) in WORK.items()
     if step != "keep"
 }
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
+_IS_DUE: Final = "(SELECT min(run_at) FROM {} WHERE {} AND lease_token IS NULL) <= moment()"
+_IS_SUBMIT_DUE: Final = " OR ".join(_IS_DUE.format("predictions", f"state = '{s}'") for s in ("planned", "submitting"))
 IS_DUE: Final = {
-    step: f"EXISTS (SELECT FROM {table} WHERE {states} AND lease_token IS NULL AND run_at <= moment())"
+    step: _IS_SUBMIT_DUE if states == _PLANNED else _IS_DUE.format(table, states)
     for step, (table, states, _) in WORK.items()
 }
 

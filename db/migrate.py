@@ -18,7 +18,7 @@ from moorage.failpoints import failpoint
 
 SCHEMA: Final = Path(__file__).with_name("schema.sql")  # a link to the one in the root of the repository
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
-SCHEMA_VERSION: Final = 22
+SCHEMA_VERSION: Final = 23
 
 # An arbitrary constant. Transaction-scoped, because of PgBouncer in transaction mode.
 LOCK = "SELECT pg_advisory_xact_lock(7239467113)"

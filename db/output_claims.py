@@ -107,7 +107,7 @@ def claim(
 
 # A wake takes the most urgent output, whatever it names: so each message that waits serves one of the first %(queued)s
 # rows, and later rows have none, even if one was published for them.
-_FIRST: Final = f"{_DUE} AND {UNPAUSED['outputs']}"
+_FIRST: Final = f"{_DUE} AND 'keep' <> ALL (ARRAY(SELECT target FROM pauses)) AND {UNPAUSED['outputs']}"
 WAKE: Final = f"""
 WITH RECURSIVE avoided AS MATERIALIZED ({OPEN_PLACES}
 ), {build_candidates(_FIRST, "%(first)s")}, urgent AS MATERIALIZED (

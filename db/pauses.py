@@ -6,6 +6,7 @@ from uuid import UUID
 
 from db.connection import Connection, Row
 from db.events import build_event_insert
+from db.leases import WAITING
 from db.statements import statement
 
 KEEP: Final = "keep"
@@ -38,7 +39,7 @@ def remove(conn: Connection, target: str, actor: str) -> datetime | None:
 
 
 # The lateral parts read the partial indexes of live rows.
-@statement("""
+@statement(f"""
 SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.predictions
   FROM pauses s
   CROSS JOIN LATERAL (
@@ -47,8 +48,7 @@ SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.
           AND s.target IN ('keep', (SELECT provider FROM predictions WHERE id = w.prediction_id))) o
   CROSS JOIN LATERAL (
        SELECT count(*) AS predictions FROM predictions r
-        WHERE r.state IN ('planned', 'submitting', 'running', 'abandoned') AND r.lease_token IS NULL
-          AND r.provider = s.target) p
+        WHERE {WAITING["predictions"]} AND r.provider = s.target) p
  ORDER BY s.paused_at, s.target
 """)
 def list_pauses(conn: Connection) -> list[Row]:
@@ -58,7 +58,7 @@ def list_pauses(conn: Connection) -> list[Row]:
 _BLOCKED: Final = {
     "outputs": """state = 'waiting'
        AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))""",
-    "predictions": "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s",
+    "predictions": f"{WAITING['predictions']} AND provider = %(target)s",
 }
 MAKE_DUE: Final = {
     table: f"""

@@ -77,7 +77,7 @@ def list_providers(conn: Connection) -> list[str]:
     """Return the providers for which predictions wait, also those that are no longer configured."""
 
 
-def _build_limits(settings: Settings, providers: Collection[str]) -> Row:
+def build_limits(settings: Settings, providers: Collection[str]) -> Row:
     """Return the limits of providers, and of their models, as arguments. One that is not configured has one place."""
     in_flight = dict.fromkeys(providers, 1) | dict(settings.in_flight)
     names = [(*key.partition(":"), places) for key, places in in_flight.items() if key.partition(":")[0] in providers]
@@ -136,7 +136,7 @@ def claim(
     if is_lookup or provider in passed_on:
         return leases.claim(database, "predictions", row_id, states=submissions.SUBMIT_STATES, **who), is_poison
     token = uuid.uuid4()
-    args = {**_build_limits(settings, [provider]), **who, "provider": provider, "id": row_id, "token": token}
+    args = {**build_limits(settings, [provider]), **who, "provider": provider, "id": row_id, "token": token}
 
     def claim_locked(conn: Connection) -> list[Row]:
         conn.queue(LOCK, args)
@@ -171,5 +171,5 @@ def wake(
 
     None is returned twice within 2 s, unless the queue is empty. `steps`: the one that submits, by provider.
     """
-    args = {**_build_limits(settings, steps), "limit": limit, "queue_is_empty": queue_is_empty}
+    args = {**build_limits(settings, steps), "limit": limit, "queue_is_empty": queue_is_empty}
     return [Wake(steps[row["provider"]], row["id"]) for row in fetch_all(conn, WAKE, args)]

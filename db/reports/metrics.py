@@ -13,7 +13,7 @@ from psycopg.errors import QueryCanceled
 
 from db.connection import Connection
 from db.ended_counts import build_ended_select
-from db.leases import LIVE, SUBJECT, UNPAUSED
+from db.leases import SUBJECT, UNPAUSED, WAITING
 from db.submission_turns import NEEDS_NO_PLACE
 from moorage import logs
 from moorage.metrics import Gauge
@@ -30,7 +30,7 @@ SNAPSHOT: Final = (
 def _count_live(table: str, columns: str) -> str:
     return f"""
 SELECT {columns}, count(*) AS value
-  FROM (SELECT {columns} FROM {table} WHERE state IN ({LIVE[table]}) AND lease_token IS NULL
+  FROM (SELECT {columns} FROM {table} WHERE {WAITING[table]}
         UNION ALL SELECT {columns} FROM {table} WHERE lease_token IS NOT NULL) live
  GROUP BY {columns}"""
 

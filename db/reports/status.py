@@ -7,7 +7,7 @@ from psycopg.errors import LockNotAvailable, QueryCanceled
 
 from db import breakers, lock_holders, pauses, submission_turns, ticks, usage
 from db.connection import Connection, Row, current_time, fetch_all
-from db.leases import JOB_ID, SUBJECT
+from db.leases import JOB_ID, SUBJECT, WAITING
 from db.reports import metrics
 
 LAST_WEBHOOKS: Final = """
@@ -37,12 +37,11 @@ OUTPUTS: Final = "SELECT state, count(*) AS value FROM outputs WHERE state IN ('
 
 # After two failed attempts one more is likely to fail. Failed polls, and submissions that may have arrived, cost no
 # attempt: one of them alone is no problem yet.
-_LIVE_PREDICTION: Final = "state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL"
 _FAILS_AT_PROVIDER: Final = "polls >= 1 AND (state = 'running' OR state = 'submitting' AND submit_uncertain)"
 FAILING: Final = f"""
 SELECT subject, provider, count(*) AS value, (array_agg(reason ORDER BY run_at DESC))[1] AS example
   FROM (SELECT 'prediction' AS subject, provider, reason, run_at, attempt FROM predictions
-         WHERE {_LIVE_PREDICTION} AND (attempt >= 2 OR {_FAILS_AT_PROVIDER})
+         WHERE {WAITING["predictions"]} AND (attempt >= 2 OR {_FAILS_AT_PROVIDER})
         UNION ALL
         SELECT 'file', p.provider, o.reason, o.run_at, o.attempt
           FROM outputs o JOIN predictions p ON p.id = o.prediction_id

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,21 @@ def test_periodic_sweeps_are_due_when_beat_starts() -> None:
     due = {entry.args[0] for entry in Scheduler(app).schedule.values() if entry.args and entry.is_due().is_due}
 
     assert due == {*schedule.sweep_periods(ANY)}
+
+
+def test_beat_waits_until_a_tick_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It woke 10 ms early and asked until then, without a pause, whether the tick was due: most of its CPU time."""
+    app, sent, asked = Celery("tests", broker="memory://"), list[str](), list[str]()
+    app.conf.beat_schedule = {"x": {"task": "x", "schedule": 0.05, "args": ["x"]}}
+    monkeypatch.setattr(Scheduler, "apply_entry", lambda _self, entry, **_: sent.append(entry.name))
+    is_due = Scheduler.is_due
+    monkeypatch.setattr(Scheduler, "is_due", lambda self, entry: asked.append(entry.name) or is_due(self, entry))
+
+    scheduler = Scheduler(app)
+    while len(sent) < 5:
+        time.sleep(max(scheduler.tick(), 0.0))
+
+    assert len(asked) <= 3 * len(sent)
 
 
 @pytest.fixture
