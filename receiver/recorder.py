@@ -44,8 +44,6 @@ class DeliveryRecorder:
         self._waiting: deque[RecordRequest] = deque()
         self._senders: set[asyncio.Task[None]] = set()
         self._slow_batches = 0
-        self._deadlines: deque[tuple[float, asyncio.Future[RecordedDelivery]]] = deque()  # of those in both, and later
-        self._timer: asyncio.TimerHandle | None = None
         self._batches: set[asyncio.Task[None]] = set()  # also those that are given up: the loop has a weak reference
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
@@ -54,22 +52,16 @@ class DeliveryRecorder:
         request = RecordRequest(delivery, loop.time() + self._answer_seconds, loop.create_future())
         self._waiting.append(request)
         self._start_sender()
-        while self._deadlines and self._deadlines[0][1].done():
-            self._deadlines.popleft()
-        self._deadlines.append((request.deadline, request.result))  # the latest of all: one timer serves them
-        if self._timer is None:
-            self._timer = loop.call_at(request.deadline, self._expire, loop)
-        return await request.result
+        timer = loop.call_at(request.deadline, self._expire, request)
+        try:
+            return await request.result
+        finally:
+            timer.cancel()
 
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer the requests whose deadline has passed, and wait for the next deadline."""
-        now = loop.time()
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1].done()):
-            _, result = self._deadlines.popleft()
-            if not result.done():
-                late = DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
-                result.set_exception(late)
-        self._timer = loop.call_at(self._deadlines[0][0], self._expire, loop) if self._deadlines else None
+    def _expire(self, request: RecordRequest) -> None:
+        if not request.result.done():
+            late = DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
+            request.result.set_exception(late)
 
     def _start_sender(self) -> None:
         """Start a sender, if one more is allowed, after those requests that arrived together with this one."""
