@@ -1,5 +1,5 @@
 """
-Records deliveries by group commit: requests that arrive while two batches are on their way share the next one.
+Records deliveries by group commit: requests that arrive while a batch is on its way share the next one.
 
 A batch is repeated over new connections until it is committed or the deadlines of all its requests have passed; the
 unique key makes that safe. After an error that may be one row's alone its rows are repeated one by one.
@@ -20,7 +20,8 @@ from receiver.deliveries import NewDelivery, RecordedDelivery, insert_deliveries
 
 log = logs.get_logger(__name__)
 
-MAX_BATCHES: Final = 2  # in flight: one is sent while the server commits the other
+MAX_BATCHES: Final = 2  # in flight: the second when the first is slow, or when MAX_ROWS wait
+SLOW_SECONDS: Final = 0.02
 MAX_ROWS: Final = 128
 MAX_BYTES: Final = 4 << 20  # of bodies in a batch of several: a small webhook does not wait for many large ones
 RETRY_SECONDS: Final = 0.1  # pause before a failed batch is repeated
@@ -42,8 +43,7 @@ class DeliveryRecorder:
         self._answer_seconds = answer_seconds
         self._waiting: deque[RecordRequest] = deque()
         self._senders: set[asyncio.Task[None]] = set()
-        self._deadlines: deque[tuple[float, asyncio.Future[RecordedDelivery]]] = deque()  # of those in both, and later
-        self._timer: asyncio.TimerHandle | None = None
+        self._slow_batches = 0
         self._batches: set[asyncio.Task[None]] = set()  # also those that are given up: the loop has a weak reference
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
@@ -51,26 +51,25 @@ class DeliveryRecorder:
         loop = asyncio.get_running_loop()
         request = RecordRequest(delivery, loop.time() + self._answer_seconds, loop.create_future())
         self._waiting.append(request)
-        if len(self._senders) < MAX_BATCHES:
-            sender = loop.create_task(self._send_batches())  # it starts after those that arrived together with this one
+        self._start_sender()
+        timer = loop.call_at(request.deadline, self._expire, request)
+        try:
+            return await request.result
+        finally:
+            timer.cancel()
+
+    def _expire(self, request: RecordRequest) -> None:
+        if not request.result.done():
+            late = DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
+            request.result.set_exception(late)
+
+    def _start_sender(self) -> None:
+        """Start a sender, if one more is allowed, after those requests that arrived together with this one."""
+        limit = MAX_BATCHES if self._slow_batches or len(self._waiting) >= MAX_ROWS else 1
+        if len(self._senders) < limit:
+            sender = asyncio.get_running_loop().create_task(self._send_batches())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
-        while self._deadlines and self._deadlines[0][1].done():
-            self._deadlines.popleft()
-        self._deadlines.append((request.deadline, request.result))  # the latest of all: one timer serves them
-        if self._timer is None:
-            self._timer = loop.call_at(request.deadline, self._expire, loop)
-        return await request.result
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer the requests whose deadline has passed, and wait for the next deadline."""
-        now = loop.time()
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1].done()):
-            _, result = self._deadlines.popleft()
-            if not result.done():
-                late = DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
-                result.set_exception(late)
-        self._timer = loop.call_at(self._deadlines[0][0], self._expire, loop) if self._deadlines else None
 
     async def _send_batches(self) -> None:
         """Commit batches until no request waits. One whose requests have all been answered is given up."""
@@ -78,7 +77,13 @@ class DeliveryRecorder:
             task = asyncio.create_task(self._insert_until_committed(batch))
             self._batches.add(task)
             task.add_done_callback(self._forget_batch)
-            await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
+            await asyncio.wait({task}, timeout=SLOW_SECONDS)
+            if not task.done():
+                self._slow_batches += 1
+                if self._waiting:
+                    self._start_sender()
+                await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
+                self._slow_batches -= 1
             if not task.done():
                 task.cancel()  # without waiting: an unresponsive server also delays the cancellation
             elif error := task.exception():
