@@ -53,14 +53,13 @@ def mac(secret: bytes, start: bytes, body: bytes, algorithm: str = "sha256") -> 
     return digest.digest()
 
 
-def get_single_headers(headers: Headers, names: Sequence[str]) -> list[bytes]:
-    """Return the values of headers; each must occur once, since two readers could use different ones of two."""
-    lowered = [(key.lower(), value) for key, value in headers]
-    found = [[value for key, value in lowered if key == name.encode()] for name in names]
-    for name, values in zip(names, found, strict=True):
-        if len(values) != 1:
-            raise BadSignature(f"{name} is missing" if not values else f"{name} occurs {len(values)} times")
-    return [values[0] for values in found]
+def get_single_header(headers: Headers, name: str) -> bytes:
+    """Return the value of a header; it must occur once, since two readers could use different ones of two."""
+    encoded_name = name.encode()
+    values = [value for key, value in headers if key.lower() == encoded_name]
+    if len(values) != 1:
+        raise BadSignature(f"{name} is missing" if not values else f"{name} occurs {len(values)} times")
+    return values[0]
 
 
 def check_timestamp(timestamp: bytes, now: float, name: str, tolerance_seconds: int = TOLERANCE_SECONDS) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 from moorage.errors import BadSignature
 from moorage.provider_types import VerifiedDelivery
 from providers.jwks import KeySet
-from providers.signatures import TOLERANCE_SECONDS, Headers, check_timestamp, get_single_headers, mac
+from providers.signatures import TOLERANCE_SECONDS, Headers, check_timestamp, get_single_header, mac
 
 STANDARD_HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 SVIX_HEADERS: Final = ("svix-id", "svix-timestamp", "svix-signature")
@@ -75,7 +75,7 @@ class StandardVerifier(Verifier):
 
     def parse(self, headers: Headers, now: float) -> StandardSignature:
         names = self._find_header_names(headers)
-        webhook_id, timestamp, signatures = get_single_headers(headers, names)
+        webhook_id, timestamp, signatures = (get_single_header(headers, name) for name in names)
         if not _ID.fullmatch(webhook_id):
             raise BadSignature(f"{names[0]} is empty or has a character that is invalid in an id")
         check_timestamp(timestamp, now, names[1])
@@ -134,7 +134,7 @@ class DigestVerifier(Verifier):
         return True
 
     def parse(self, headers: Headers, now: float) -> DigestSignature:
-        *signed, signature = get_single_headers(headers, self._names)
+        *signed, signature = (get_single_header(headers, name) for name in self._names)
         for name, value in zip(self._names, signed[:2], strict=False):
             if not _VISIBLE.fullmatch(value):
                 raise BadSignature(f"{name} is empty or has a character that is invalid in an id")
@@ -182,8 +182,7 @@ class HmacVerifier(Verifier):
         return bool(self._secrets)
 
     def parse(self, headers: Headers, now: float) -> HmacSignature:
-        (value,) = get_single_headers(headers, [self._header])
-        parts = [part.strip(b" \t") for part in value.split(b",")]
+        parts = [part.strip(b" \t") for part in get_single_header(headers, self._header).split(b",")]
         start = b""
         if self._is_timed:
             times = [part[2:] for part in parts if part.startswith(b"t=")]
@@ -215,7 +214,7 @@ class TokenVerifier(Verifier):
         return bool(self._expected)
 
     def parse(self, headers: Headers, now: float) -> bool:  # noqa: ARG002 (there is no time stamp)
-        (value,) = get_single_headers(headers, [self._header])
+        value = get_single_header(headers, self._header)
         matches = [hmac.compare_digest(value, expected) for expected in self._expected]
         if not any(matches):  # all are compared, for constant time
             raise BadSignature(f"{self._header} is not a current token")

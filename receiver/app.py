@@ -1,7 +1,6 @@
 """The receiver as an ASGI application: `granian --interface asgi --workers 1 receiver.app:app`."""
 
 import asyncio
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -50,8 +49,7 @@ class Receiver:
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
-            trace = logs.read_traceparent(scope["headers"])
-            with logs.bind_fields(**trace) if trace else contextlib.nullcontext():
+            with logs.bind_fields(**logs.read_traceparent(scope["headers"])):
                 response = await self._handle_request(scope, receive)
             await send_response(send, response, method=scope["method"])
         else:

@@ -59,7 +59,7 @@ SELECT 'delivery', id, NULL, state, 'receiver' FROM inserted
 """
 
 FIND = """
-SELECT id, provider, webhook_id, state FROM deliveries
+SELECT id, provider, webhook_id, state IN ('new', 'unmatched') AS is_pending FROM deliveries
   JOIN unnest(%(provider)b::text[], %(webhook_id)b::text[]) AS known (provider, webhook_id)
  USING (provider, webhook_id)
 """
@@ -80,13 +80,9 @@ async def insert_deliveries(conn: Connection, batch: Sequence[NewDelivery]) -> d
     keys = {"provider": [item.provider for item in batch], "webhook_id": [item.webhook_id for item in batch]}
     rows = await (await conn.execute(FIND, keys)).fetchall()
     by_key = {(row["provider"], row["webhook_id"]): row for row in rows}
-    recorded = {}
-    for item in batch:
-        if row := by_key.get((item.provider, item.webhook_id)):
-            is_new = row["id"] == item.id  # inserted now, or by an attempt whose outcome was unknown
-            is_pending = row["state"] in ("new", "unmatched")
-            recorded[item.id] = RecordedDelivery(row["id"], is_new=is_new, is_pending=is_pending)
-    return recorded
+    known = [(item.id, by_key.get((item.provider, item.webhook_id))) for item in batch]
+    # New: inserted now, or by an attempt whose outcome was unknown.
+    return {id_: RecordedDelivery(row["id"], row["id"] == id_, row["is_pending"]) for id_, row in known if row}
 
 
 def build_arguments(batch: Sequence[NewDelivery]) -> dict[str, Any]:

@@ -65,8 +65,7 @@ class DeliveryRecorder:
 
     def _start_sender(self) -> None:
         """Start a sender, if one more is allowed, after those requests that arrived together with this one."""
-        limit = MAX_BATCHES if self._slow_batches or len(self._waiting) >= MAX_ROWS else 1
-        if len(self._senders) < limit:
+        if len(self._senders) < (MAX_BATCHES if self._slow_batches or len(self._waiting) >= MAX_ROWS else 1):
             sender = asyncio.get_running_loop().create_task(self._send_batches())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
@@ -80,8 +79,7 @@ class DeliveryRecorder:
             await asyncio.wait({task}, timeout=SLOW_SECONDS)
             if not task.done():
                 self._slow_batches += 1
-                if self._waiting:
-                    self._start_sender()
+                self._start_sender()
                 await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
                 self._slow_batches -= 1
             if not task.done():

@@ -75,9 +75,9 @@ class BytesInFlight:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for read in [read for read in self.reads if read.deadline <= now]:
-            slow = f"{read.size} bytes in {read.age():.0f} s, at least {MIN_BYTES_PER_SECOND // 1024} kB/s"
-            needed = f"and all within {READ_SECONDS:.0f} s are needed: retry"
-            self._end(read, Refused(f"the body arrived too slowly: {slow} {needed}", status=408))
+            needed = f"at least {MIN_BYTES_PER_SECOND // 1024} kB/s and all within {READ_SECONDS:.0f} s are needed"
+            slow = f"the body arrived too slowly: {read.size} bytes in {read.age():.0f} s, {needed}: retry"
+            self._end(read, Refused(slow, status=408))
         following = min((read.deadline for read in self.reads), default=None)
         self._timer = loop.call_at(max(following, now + CHECK_SECONDS), self._end_late) if following else None
 

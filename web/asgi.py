@@ -18,8 +18,6 @@ from web.page.views import is_page_path
 
 log = logs.get_logger(__name__)
 
-# At Python's 700 objects, requests in flight are visited again and again: a tenth of the time of a webhook.
-GC_THRESHOLD: Final = (20_000, 10, 10)
 WEBHOOK_PREFIXES: Final = ("/webhooks/", "/api/v1/webhooks/")
 
 
@@ -69,7 +67,7 @@ class CombinedApp:
             started.append(lifespan)
         else:
             gc.freeze()  # what the API loaded would be visited by every full collection while webhooks arrive
-            gc.set_threshold(*GC_THRESHOLD)
+            gc.set_threshold(20_000, 10, 10)  # at 700 objects, requests in flight are visited again and again
             await send(reply)
             self._on_started()
             await receive()

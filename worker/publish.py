@@ -22,7 +22,7 @@ from worker.broker_errors import BROKER_ERRORS, explain
 log = logs.get_logger(__name__)
 
 QUEUE_LENGTH: Final = 1000
-GATHER_SECONDS: Final = 0.05  # between two batches of the relay: it takes the GIL from the event loop
+GATHER_SECONDS: Final = 0.05  # after a batch of the relay, which takes the GIL from the event loop
 PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not accept
 
 
@@ -150,11 +150,7 @@ def abandon_on_error(connection: Connection | None) -> Iterator[None]:
 
 
 class WakeRelay:
-    """
-    Publish wakes from a bounded queue in one thread. A dropped wake is delayed to the next dispatch.
-
-    The first wake is published at once, those that follow within GATHER_SECONDS together.
-    """
+    """Publish wakes from a bounded queue in one thread. A dropped wake is delayed to the next dispatch."""
 
     def __init__(
         self, send: Callable[[Sequence[Wake]], int] = publish_wakes, *, pause_seconds: float = PAUSE_SECONDS
@@ -176,8 +172,7 @@ class WakeRelay:
                 self._wakes.append(wake)
             else:
                 metrics.WAKES_DROPPED.labels("full").inc()
-        if not self._waiting.is_set():
-            self._waiting.set()
+        self._waiting.set()
 
     def stop(self, *, timeout_seconds: float = 2.0) -> None:
         self._stopping.set()
