@@ -19,9 +19,22 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS: Final = 3
 _READ_SECONDS: Final = 20
-_DESCRIPTIONS: Final = Loader()  # the S3 API, 1 MB of JSON: parsed once, also for forked workers
+_SERVICES: Final = ("s3", "sso", "sso-oidc", "sts")  # the others of AWS give no credentials, either
 WHOLE_BYTES: Final = 2**22  # of a body that is sent from memory
 _ATTEMPTS: Final = 2  # further retries are the row's
+
+
+class _Loader(Loader):
+    """Loads the endpoints of these services alone, not of all that AWS has: 5 of 7 MB in each process."""
+
+    def load_data_with_path(self, name: str) -> tuple[Any, str]:
+        data, path = super().load_data_with_path(name)
+        for partition in data.get("partitions", ()) if name == "endpoints" else ():
+            partition["services"] = {key: value for key, value in partition["services"].items() if key in _SERVICES}
+        return data, path
+
+
+_DESCRIPTIONS: Final = _Loader()  # of the S3 API: parsed once, also for forked workers
 
 
 class S3Clients:
