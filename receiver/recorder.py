@@ -6,7 +6,7 @@ unique key makes that safe. After an error that may be one row's alone its rows 
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -64,9 +64,8 @@ class DeliveryRecorder:
             request.result.set_exception(late)
 
     def _start_sender(self) -> None:
-        """Start a sender, if one more is allowed, after those requests that arrived together with this one."""
         if len(self._senders) < (MAX_BATCHES if self._slow_batches or len(self._waiting) >= MAX_ROWS else 1):
-            sender = asyncio.get_running_loop().create_task(self._send_batches())
+            sender = asyncio.create_task(self._send_batches())  # it starts after those that arrived with this one
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
 
@@ -129,8 +128,7 @@ class DeliveryRecorder:
             if row := recorded.get(request.delivery.id):
                 request.result.set_result(row)
             else:
-                gone = "the delivery disappeared while it was being recorded"
-                request.result.set_exception(DatabaseUnavailable(gone))
+                request.result.set_exception(DatabaseUnavailable("the delivery disappeared while it was recorded"))
         new, size = sum(row.is_new for row in recorded.values()), sum(len(x.delivery.body) for x in batch)
         log.info("deliveries.recorded", new=new, known=len(recorded) - new, bytes=size)
 
@@ -170,24 +168,21 @@ class RefusalRecorder:
 
     def __init__(self, connections: ConnectionPool) -> None:
         self._connections = connections
-        self._counts: Counter[str] = Counter()
-        self._reasons: dict[str, str] = {}
+        self._refused: dict[str, tuple[int, str]] = {}  # number and last reason by provider
         self._task: asyncio.Task[None] | None = None
 
     def add(self, provider: str, reason: str) -> None:
         """Count a refusal of a provider that exists; it is written within a second, or lost with the process."""
-        self._counts[provider] += 1
-        self._reasons[provider] = reason
+        self._refused[provider] = (self._refused.get(provider, (0, ""))[0] + 1, reason)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write_later())
 
     async def _write_later(self) -> None:
         await asyncio.sleep(REFUSAL_SECONDS)
-        counts, self._counts = self._counts, Counter()
+        refused, self._refused = self._refused, {}
         try:
             async with self._connections.acquire() as conn:
-                for provider, value in counts.items():
-                    args = {"provider": provider, "value": value, "reason": self._reasons[provider]}
-                    await conn.execute(RECORD_REFUSALS, args)
+                for provider, (value, reason) in refused.items():
+                    await conn.execute(RECORD_REFUSALS, {"provider": provider, "value": value, "reason": reason})
         except psycopg.Error as error:
             log.warning("refusals.not_recorded", error=str(error))

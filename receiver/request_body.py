@@ -83,11 +83,7 @@ class BytesInFlight:
 
 
 class BodyReader:
-    """
-    Reads a body in the running task; it is in flight until the block ends: `async with BodyReader(...) as body`.
-
-    Raises Refused: 413, 408 too slow, 400 incomplete; BytesInFlightExceeded: no room, or evicted.
-    """
+    """A body, in flight until the block ends. Raises Refused: 413, 408 too slow, 400; or BytesInFlightExceeded."""
 
     def __init__(self, receive: Receive, headers: Headers, max_bytes: int, in_flight: BytesInFlight) -> None:
         self._receive, self._headers, self._max_bytes, self._in_flight = receive, headers, max_bytes, in_flight

@@ -64,10 +64,9 @@ class WebhookReceiver:
             verified = await self._verify(provider, signature, body)
             key_sha256 = webhook_keys.hash_key_in_query(query.decode("latin-1")) if query else None
             recorded = await self._recorder.record(_build_delivery(provider, verified, headers, body, key_sha256))
-            size = len(body)
+            metrics.WEBHOOK_BYTES.inc(len(body))
         if recorded.is_pending:
             self._relay.enqueue(Wake("ingest", recorded.id))
-        metrics.WEBHOOK_BYTES.inc(size)
         (metrics.WEBHOOKS_RECORDED if recorded.is_new else metrics.WEBHOOKS_KNOWN).labels(name).inc()
         status = provider.new_delivery_status if recorded.is_new else provider.known_delivery_status
         outcome = "recorded" if recorded.is_new else "known"

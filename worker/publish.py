@@ -196,6 +196,5 @@ class WakeRelay:
             log.error("wake.publish_failed", exc_info=True, wakes=len(wakes), step=wakes[0].step)
             sent = 0
         metrics.WAKES_SENT.inc(sent)
-        if sent < len(wakes):
-            metrics.WAKES_DROPPED.labels("failed").inc(len(wakes) - sent)
+        metrics.WAKES_DROPPED.labels("failed").inc(len(wakes) - sent)
         return sent == len(wakes)
