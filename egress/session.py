@@ -116,7 +116,6 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self._tls = _tls_context()
         self.poolmanager.pool_classes_by_scheme = _guarded_pools(self._egress, self._limits.connect_seconds)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
@@ -139,7 +138,8 @@ class _Adapter(HTTPAdapter):
         cert: Any = None,  # noqa: ARG002
     ) -> ConnectionPool:
         """Return the pool of the host; never a proxy, always verified."""
-        pool: ConnectionPool = self.poolmanager.connection_from_url(request.url or "", {"ssl_context": self._tls})
+        tls = {"ssl_context": load_tls_context()}
+        pool: ConnectionPool = self.poolmanager.connection_from_url(request.url or "", tls)
         return pool
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
@@ -194,8 +194,9 @@ def _guarded_pools(egress: EgressGuard, seconds: float) -> dict[str, type[HTTPCo
     return {"http": HttpPool, "https": HttpsPool}
 
 
-@functools.cache  # 40 ms of processor time; forked worker children inherit it
-def _tls_context() -> ssl.SSLContext:
+@functools.cache
+def load_tls_context() -> ssl.SSLContext:
+    """Return the context with the roots, which take 40 ms of processor time and 5 MB: forked processes inherit it."""
     context = create_urllib3_context()
     context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
     context.load_default_certs()  # includes the system's roots; SSL_CERT_FILE adds a private authority

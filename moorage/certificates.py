@@ -3,13 +3,14 @@
 import ssl
 from collections.abc import Iterator
 
-from urllib3.util.ssl_match_hostname import CertificateError  # urllib3's own, where it compares host names itself
 
-
-def find_certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | CertificateError | None:
+def find_certificate_error(error: BaseException) -> BaseException | None:
     """Return the error by which a server's certificate was refused: its issuer, its dates or its host."""
-    refusals = (ssl.SSLCertVerificationError, CertificateError)
-    return next((cause for cause in iterate_causes(error) if isinstance(cause, refusals)), None)
+    return next((cause for cause in iterate_causes(error) if _is_of_certificate(cause)), None)
+
+
+def _is_of_certificate(error: BaseException) -> bool:  # urllib3's own by name: beat and Flower do not load it
+    return isinstance(error, ssl.SSLCertVerificationError) or type(error).__name__ == "CertificateError"
 
 
 def iterate_causes(error: BaseException) -> Iterator[BaseException]:
@@ -30,4 +31,4 @@ def describe_cause(error: BaseException) -> str:
     """
     *_, innermost = iterate_causes(error)
     name = type(innermost).__name__
-    return f"{name}: {innermost}"[:300] if isinstance(innermost, OSError | CertificateError) else name
+    return f"{name}: {innermost}"[:300] if isinstance(innermost, OSError) or _is_of_certificate(innermost) else name

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS: Final = 3
 _READ_SECONDS: Final = 20
-_DESCRIPTIONS: Final = Loader()  # the S3 API, 1 MB of JSON: parsed once, also for forked workers
+_SERVICES: Final = ("oidc", "portal.sso", "s3", "sts")  # the others of AWS give no credentials, either
 WHOLE_BYTES: Final = 2**22  # of a body that is sent from memory
 _ATTEMPTS: Final = 2  # further retries are the row's
+_DESCRIPTIONS: Final = Loader()  # of the S3 API, 1 MB of JSON: parsed once, also for forked workers
 
 
 class S3Clients:
@@ -56,6 +57,8 @@ class S3Clients:
     def _create_client(self, endpoint: str | None, config: dict[str, Any]) -> "S3Client":
         # Not the default session of boto3, which is not thread-safe.
         session = botocore.session.Session()
+        for partition in _DESCRIPTIONS.load_data("endpoints")["partitions"]:  # of all of AWS: 5 of 7 MB in each process
+            partition["services"] = {name: data for name, data in partition["services"].items() if name in _SERVICES}
         session.register_component("data_loader", _DESCRIPTIONS)
         session.set_config_variable("region", self._settings.aws_region)  # also used for STS and SSO
         key, secret, token = _get_static_credentials(self._settings)

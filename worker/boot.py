@@ -13,7 +13,7 @@ from typing import Final
 import providers
 from db import migrate
 from db.connection import Database
-from egress.session import EgressGuard
+from egress.session import EgressGuard, load_tls_context
 from media.limits import Limits
 from moorage import logs
 from moorage import settings as settings_module
@@ -70,6 +70,8 @@ def check_dependencies(queues: Collection[str]) -> None:
     _retry("disk space", lambda: placeholder.check_placeholder_file(deps.settings, deps.limits))
     _retry("PostgreSQL", lambda: deps.database.run(migrate.require_current_schema))
     deps.database.close()
+    if set(queues) != {"sweeps"}:  # they send no request
+        load_tls_context()
     if set(queues) <= {"keep"}:
         _await_buckets(deps)
     elif set(queues) != {"sweeps"}:  # they do not use storage, and need not have its keys

@@ -203,9 +203,9 @@ def tls_server(certificate):
 def trusted(certificate, monkeypatch):
     """Trust the server's certificate in the one TLS context of the process."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    session._tls_context.cache_clear()
+    session.load_tls_context.cache_clear()
     yield
-    session._tls_context.cache_clear()
+    session.load_tls_context.cache_clear()
 
 
 def test_tls_is_verified_by_name_and_waits_in_steps(tls_server, trusted):

@@ -8,7 +8,6 @@ from typing import get_args
 import pytest
 
 from moorage.model import Step
-from moorage.settings import Settings
 from tests.acceptance.test_failpoint_crashes import POINTS, RECEIVER, SHORT
 from worker import schedule, step_runner
 
@@ -16,8 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("db", "egress", "media", "providers", "receiver", "storage", "tasks", "web", "worker")
 TESTS = [path for path in (ROOT / "tests").glob("*/*.py") if path != Path(__file__)]
 STEPS = get_args(Step)
-ANY = Settings(_env_file=None, database_url="postgresql://u:p@127.0.0.1/d", broker_url="redis://127.0.0.1/0")
-SWEEPS = tuple(entry["args"][0] for entry in schedule.build_beat_schedule(ANY).values())
+SWEEPS = schedule.SWEEPS
 
 
 def failpoints() -> set[str]:
