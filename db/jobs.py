@@ -83,11 +83,7 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
           FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(job_id)s) counted /* planned */
 """)
 def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
-    """
-    Count a locked job's outputs, in a separate statement that sees what the lock waited for.
-
-    A deferred output counts as dead.
-    """
+    """Count a locked job's outputs (a deferred one as dead), in a statement that sees what the lock waited for."""
 
 
 CHANGE_STATE = f"""
