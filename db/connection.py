@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import secrets
 import select
 import signal
 import threading
@@ -59,7 +60,7 @@ class Connection(psycopg.Connection[Row]):
     _queue: list[QueuedQuery] | None = None  # None: outside a transaction of Database
     _process: QueuedQuery | None = None
     _calls: Mapping[str, str] = {}  # of prepared statements
-    _plan_count = 0
+    keeps_plans = True  # False in a process that has met a pooler which does not keep sessions
 
     def execute(
         self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
@@ -83,7 +84,9 @@ class Connection(psycopg.Connection[Row]):
         return query
 
     def _keeps_plan(self, sql: Any) -> bool:
-        is_own = self._process is not None and self._process.rows == [{"pid": self.info.backend_pid}]
+        is_own = (
+            self.keeps_plans and self._process is not None and self._process.rows == [{"pid": self.info.backend_pid}]
+        )
         return is_own and self._queue is not None and isinstance(sql, str) and sql.endswith(_PLANNED)
 
     def _prepare(self, sql: str) -> str:
@@ -91,11 +94,12 @@ class Connection(psycopg.Connection[Row]):
         queued = self._queue if self._queue is not None else []
         if call := self._calls.get(sql) or dict(query.call for query in queued if query.call).get(sql):
             return call
-        self._plan_count += 1
         names = list(dict.fromkeys(filter(None, _PLACEHOLDER.findall(sql))))
         text = _PLACEHOLDER.sub(lambda match: f"${names.index(match[1]) + 1}" if match[1] else "%", sql)
-        call = f"EXECUTE planned_{self._plan_count}({', '.join(f'%({name})s' for name in names)})"
-        queued.append(QueuedQuery(f"PREPARE planned_{self._plan_count} AS {text}", (sql, call)))
+        given = f"({', '.join(f'%({name})s' for name in names)})" if names else ""
+        name = f"planned_{secrets.token_hex(8)}"  # never one of another client, should a pooler mix sessions
+        call = f"EXECUTE {name}{given}"
+        queued.append(QueuedQuery(f"PREPARE {name} AS {text}", (sql, call)))
         return call
 
     def send_queue(self) -> psycopg.Cursor[Row]:
@@ -210,6 +214,7 @@ class Database:
                 else:
                     self.close()
                     code = getattr(error, "sqlstate", None) or "08"
+                    Connection.keeps_plans &= code != "26000"
                     if is_committing and code.startswith(("08", "57P")):  # after another answer it is not committed
                         reason = sqlstates.first_line(error)
                         raise CommitUncertain(f"PostgreSQL failed during COMMIT: {reason}") from error

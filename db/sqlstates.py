@@ -10,9 +10,11 @@ from moorage.errors import DatabaseLocked, DatabaseUnavailable
 # A code, or the two characters of its class. What is not listed is an error of moorage: INTERNAL, and counted.
 ERROR_TYPES: Final[Mapping[str, type[DatabaseLocked | DatabaseUnavailable]]] = {
     "08": DatabaseUnavailable,  # the connection failed; PgBouncer's own errors
+    "0A000": DatabaseUnavailable,  # a migration changed the result of a statement that this connection had prepared
     "25006": DatabaseUnavailable,  # read-only: a standby, or a managed server with a full disk
     "25P03": DatabaseUnavailable,  # idle in a transaction for too long: the process was stopped meanwhile
     "25P04": DatabaseUnavailable,  # the limit of a transaction's time, from PostgreSQL 17 on
+    "26000": DatabaseUnavailable,  # a prepared statement is missing: a pooler gave the transaction another session
     "42501": DatabaseUnavailable,  # a missing permission, also on PostgreSQL's own files (EROFS, EACCES)
     "53": DatabaseUnavailable,  # no disk space, memory, connections or temporary files left
     "55P03": DatabaseLocked,

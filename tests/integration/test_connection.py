@@ -5,6 +5,7 @@ import pytest
 
 from bench.round_trips import RoundTripCounter
 from db.connection import CommitUncertain, Connection, Database
+from moorage.errors import DatabaseUnavailable
 
 ADD = "INSERT INTO pauses (target, reason, paused_by) VALUES (%(target)s, 'test 100%%', 'test') RETURNING target"
 
@@ -149,3 +150,35 @@ def test_a_planned_statement_outlives_the_transaction_that_prepared_it(
     database.fetch_all(PLANNED_ADD, {"target": "c"})
 
     assert targets(conn) == ["c"]
+
+
+def test_a_session_that_lost_its_plans_costs_one_attempt(
+    database: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pooler that does not keep sessions, and passes on the server's process id, gives each transaction another."""
+    monkeypatch.setattr(Connection, "keeps_plans", True)
+    for target in "ab":
+        database.fetch_all(PLANNED_ADD, {"target": target})
+    database.fetch_all("DEALLOCATE ALL", {})
+
+    with pytest.raises(DatabaseUnavailable, match="26000"):
+        database.fetch_all(PLANNED_ADD, {"target": "c"})
+    for target in "cd":
+        database.fetch_all(PLANNED_ADD, {"target": target})
+
+    assert targets(conn) == list("abcd")
+    assert database.fetch_all(PREPARED, {})[0]["count"] == 0
+
+
+def test_a_statement_is_prepared_again_after_a_change_of_its_result(database: Database, conn: Connection) -> None:
+    """A migration beside a worker, which has nothing to do with the row that the worker processes."""
+    read = "SELECT * FROM changed /* planned */\n"
+    conn.execute("CREATE TABLE changed (a int)")
+    for _ in range(2):
+        database.fetch_all(read, {})
+    conn.execute("ALTER TABLE changed ADD COLUMN b int")
+
+    with pytest.raises(DatabaseUnavailable, match="0A000"):
+        database.fetch_all(read, {})
+    assert database.fetch_all(read, {}) == []
+    conn.execute("DROP TABLE changed")

@@ -34,7 +34,7 @@ def test_a_listed_code_is_about_the_server(code):
     assert translated.is_internal
 
 
-@pytest.mark.parametrize("code", ["23505", "22012", "42P01", "42703", "54000", "55000", "0A000", "XX000", "25P02"])
+@pytest.mark.parametrize("code", ["23505", "22012", "42P01", "42703", "54000", "55000", "0B000", "XX000", "25P02"])
 def test_any_other_code_is_an_error_of_ours(code):
     """It is counted, and ends as INTERNAL."""
     assert sqlstates.translate(psycopg.errors.lookup(code)("wrong")) is None
