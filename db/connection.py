@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import select
 import signal
 import threading
@@ -24,11 +25,16 @@ Row = dict[str, Any]
 BLOCKED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
 RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 
-# SET LOCAL, because a session setting does not survive PgBouncer in transaction mode.
+# SET LOCAL, because a session setting does not survive PgBouncer in transaction mode; nor does a prepared statement. So
+# the first transaction asks for its process: PgBouncer tells its clients another one.
 BEGIN: Final = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = {lock_ms};"
     " SET LOCAL idle_in_transaction_session_timeout = '20s'"
 )
+_PROCESS: Final = "; SELECT pg_backend_pid() AS pid"
+# Ends a statement whose plan a connection keeps: planning it takes longer than executing it.
+_PLANNED: Final = "/* planned */\n"
+_PLACEHOLDER: Final = re.compile(r"%(?:\((\w+)\)[sb]|%)")
 LOCK_MS: Final = 2000  # how long a statement waits for a lock; must be below the statement's own limit
 OBSERVED_LOCK_MS: Final = 300  # in the second attempt, which only finds out who holds the lock
 
@@ -36,10 +42,9 @@ OBSERVED_LOCK_MS: Final = 300  # in the second attempt, which only finds out who
 class QueuedQuery:
     """A statement that is sent together with a later one; then `rows` has its result."""
 
-    rows: list[Row]
-
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, call: tuple[str, str] | None = None) -> None:
+        self.text, self.call = text, call  # call: of the statement that this one prepares
+        self.rows: list[Row] = []
 
 
 class Connection(psycopg.Connection[Row]):
@@ -52,11 +57,14 @@ class Connection(psycopg.Connection[Row]):
     """
 
     _queue: list[QueuedQuery] | None = None  # None: outside a transaction of Database
+    _process: QueuedQuery | None = None
+    _calls: Mapping[str, str] = {}  # of prepared statements
+    _plan_count = 0
 
     def execute(
         self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
     ) -> psycopg.Cursor[Row]:
-        if not self._queue:
+        if not self._queue and not self._keeps_plan(query):
             return super().execute(query, params, prepare=prepare, binary=binary)
         self.queue(query, params)
         return self.send_queue()
@@ -66,12 +74,29 @@ class Connection(psycopg.Connection[Row]):
 
     def queue(self, sql: str, args: Mapping[str, Any] | None = None) -> QueuedQuery:
         """Execute a statement together with the next one; outside a transaction at once."""
+        sql = self._prepare(sql) if self._keeps_plan(sql) else sql
         query = QueuedQuery(psycopg.ClientCursor(self).mogrify(sql, args))
         if self._queue is None:
             self._send([query])
         else:
             self._queue.append(query)
         return query
+
+    def _keeps_plan(self, sql: Any) -> bool:
+        is_own = self._process is not None and self._process.rows == [{"pid": self.info.backend_pid}]
+        return is_own and self._queue is not None and isinstance(sql, str) and sql.endswith(_PLANNED)
+
+    def _prepare(self, sql: str) -> str:
+        """Return the call of a prepared statement; PREPARE is sent together with the first one."""
+        queued = self._queue if self._queue is not None else []
+        if call := self._calls.get(sql) or dict(query.call for query in queued if query.call).get(sql):
+            return call
+        self._plan_count += 1
+        names = list(dict.fromkeys(filter(None, _PLACEHOLDER.findall(sql))))
+        text = _PLACEHOLDER.sub(lambda match: f"${names.index(match[1]) + 1}" if match[1] else "%", sql)
+        call = f"EXECUTE planned_{self._plan_count}({', '.join(f'%({name})s' for name in names)})"
+        queued.append(QueuedQuery(f"PREPARE planned_{self._plan_count} AS {text}", (sql, call)))
+        return call
 
     def send_queue(self) -> psycopg.Cursor[Row]:
         """Execute what is queued; return the result of the last statement."""
@@ -83,11 +108,14 @@ class Connection(psycopg.Connection[Row]):
         cursor.execute(";\n".join(query.text for query in queries))
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
             queries[n].rows = cursor.set_result(n).fetchall() if cursor.set_result(n).description else []
+        self._calls = {**self._calls, **dict(query.call for query in queries if query.call)}
         return cursor.set_result(-1)
 
     def begin(self, lock_ms: int) -> None:
         self._queue = []
-        self.queue(BEGIN.format(lock_ms=lock_ms))
+        is_known = self._process is not None and self._process.rows
+        begin = self.queue(BEGIN.format(lock_ms=lock_ms) + ("" if is_known else _PROCESS))
+        self._process = self._process if is_known else begin
 
     def end(self, command: str) -> None:
         """Commit or roll back, unless nothing was executed."""

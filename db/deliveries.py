@@ -34,8 +34,8 @@ WITH named AS MATERIALIZED (
 UPDATE deliveries d SET attempt = attempt + 1, crashes = crashes + 1, lease_token = gen_random_uuid(),
        leased_by = %(leased_by)s, leased_until = moment() + make_interval(secs => %(lease_seconds)s)
  WHERE d.id = ANY (ARRAY(SELECT id FROM due))  -- a join would read all deliveries: the planner expects more rows
-RETURNING d.id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until,
-          key_sha256, headers ->> 'traceparent' AS traceparent, lease_token, moment() AS claimed_at, attempt, crashes
+RETURNING d.id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until, key_sha256,
+          headers ->> 'traceparent' AS traceparent, lease_token, moment() AS claimed_at, attempt, crashes /* planned */
 """
 
 
@@ -55,7 +55,7 @@ def claim_due(
 
 @statement("""
 SELECT id FROM deliveries WHERE id = ANY(%(ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])
- ORDER BY id FOR UPDATE SKIP LOCKED
+ ORDER BY id FOR UPDATE SKIP LOCKED /* planned */
 """)
 def queue_lock(conn: Connection, ids: Sequence[UUID], tokens: Sequence[UUID]) -> QueuedQuery:
     """Lock leased deliveries, before any other row, but none that is locked; the rows are those locked."""
@@ -73,7 +73,7 @@ WITH moved AS (
            AS e (id, token, state, reason, external_id, prediction_id, job_id)
       JOIN (SELECT id, state FROM deliveries) old USING (id) WHERE d.id = e.id AND d.lease_token = e.token
     RETURNING d.id, old.state AS from_state, d.state AS to_state, d.reason AS end_reason, e.job_id
-) {build_event_insert("delivery", "from_state", "to_state", "end_reason")}
+) {build_event_insert("delivery", "from_state", "to_state", "end_reason")} /* planned */
 """
 
 
@@ -119,7 +119,7 @@ WITH waiting AS (
 )
 UPDATE deliveries d SET run_at = moment(), woken_at = NULL
   FROM waiting WHERE d.id = waiting.id AND d.state = 'unmatched'
-RETURNING d.id
+RETURNING d.id /* planned */
 """
 
 

@@ -44,7 +44,7 @@ def queue_add(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bo
     return conn.queue(ADD, {**args, "fallback_chain": Jsonb(args["fallback_chain"])})
 
 
-LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(job_id)s FOR UPDATE"
+LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(job_id)s FOR UPDATE /* planned */\n"
 
 
 @statement(LOCK)
@@ -57,7 +57,7 @@ SELECT {_COLUMNS} FROM jobs
  WHERE id = ANY (ARRAY(SELECT job_id FROM predictions
                         WHERE (provider, external_id) IN
                               (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))))
- ORDER BY id FOR UPDATE SKIP LOCKED
+ ORDER BY id FOR UPDATE SKIP LOCKED /* planned */
 """)
 def queue_lock(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> QueuedQuery:
     """Lock the jobs of predictions, given by provider and external id, but none that is locked."""
@@ -80,14 +80,10 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
                o.state = 'waiting' AND o.deferred_at IS NOT NULL AS is_deferred,
                o.is_placeholder, o.category, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
                o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
-          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(job_id)s) counted
+          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(job_id)s) counted /* planned */
 """)
 def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
-    """
-    Count a locked job's outputs, in a separate statement that sees what the lock waited for.
-
-    A deferred output counts as dead.
-    """
+    """Count a locked job's outputs (a deferred one as dead), in a statement that sees what the lock waited for."""
 
 
 CHANGE_STATE = f"""
@@ -106,7 +102,7 @@ WITH moved AS (
     SELECT 'job', id, id, from_state, state, reason, %(actor)s FROM moved
     RETURNING id, subject_id
 ), {notifications.ADD_FOR_JOB_END}
-SELECT subject_id AS id FROM event
+SELECT subject_id AS id FROM event /* planned */
 """
 
 CHECK_AFTER = timedelta(minutes=5)  # when a sweep counts the outputs of a keeping job again, in case it was not settled

@@ -147,9 +147,8 @@ def reschedule(
     kind: EventKind = "attempt_failed",
 ) -> None:
     """
-    End the lease and make the row due again after a wait. Raises LeaseLost.
-
-    `counts_as_error`: False if the worker is stopping or an internal service failed.
+    End the lease and make the row due again after a wait. Raises LeaseLost. `counts_as_error`: False if the worker is
+    stopping or an internal service failed.
     """
 
 
@@ -160,11 +159,7 @@ def hand_back(conn: Connection, lease: Lease, error: StepInterrupted | DatabaseL
 
 
 def execute(conn: Connection, lease: Lease, sql: str, **args: object) -> Row:
-    """
-    Execute a statement that checks the lease's token and return its row. Raises LeaseLost if there is none.
-
-    The statement also receives `id`, `token` and `actor` of the lease.
-    """
+    """Execute a statement with `id`, `token` and `actor` of a lease; return its row. Raises LeaseLost without one."""
     return require_row(lease, fetch_one(conn, sql, build_args(lease, **args)))
 
 

@@ -66,7 +66,7 @@ SELECT claimed.*, p.provider, p.external_id, p.model,
                 AND (job.project_id IS NULL OR EXISTS (SELECT FROM project)), false) AS is_awaited,
        EXISTS (SELECT FROM outputs WHERE id = %(id)s AND {_DUE} AND NOT {_ALIVE} AND {UNPAUSED["outputs"]}) AS is_poison
   FROM (VALUES (true)) one LEFT JOIN claimed ON true LEFT JOIN predictions p ON p.id = claimed.prediction_id
-  LEFT JOIN job ON true
+  LEFT JOIN job ON true /* planned */
 """
 
 
@@ -80,12 +80,8 @@ def claim(
     host_share: int | None = None,
 ) -> tuple[Lease | None, bool]:
     """
-    Claim the most urgent due output; the named one while something is paused.
-
-    Return the lease, and True if the named output is due but reached the crash limit.
-
-    Args:
-        host_share: how many outputs of one host the worker may have leased while those of others are due.
+    Claim the most urgent due output; the named one while something is paused. Return the lease, and True if the named
+    one reached the crash limit. `host_share`: outputs of one host that a worker may lease while others are due.
     """
     token, worker = uuid.uuid4(), f"{leased_by.rpartition('/')[0]}/"
     args = {"id": row_id, "token": token, "leased_by": leased_by, "lease_seconds": lease_seconds, "worker": worker}
@@ -125,10 +121,5 @@ UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING 
 
 
 def wake_outputs(conn: Connection, *, limit: int, queued: int) -> list[UUID]:
-    """
-    Mark due outputs as woken and return them: as many as are due beyond the wakes in the queue, or have none for 30 s.
-
-    Args:
-        queued: messages in the queue.
-    """
+    """Mark due outputs as woken and return them: as are due beyond the `queued` wakes, or have none for 30 s."""
     return [row["id"] for row in fetch_all(conn, WAKE, {"limit": limit, "queued": queued, "first": queued + limit})]

@@ -39,7 +39,7 @@ WITH moved AS (
     ON CONFLICT (prediction_id, path) DO NOTHING
     RETURNING id, job_id, state, coalesce(reason, path) AS reason,
               CASE WHEN deferred_at IS NOT NULL THEN 'deferred' END AS kind
-) {build_event_insert("output", "NULL", "state", "reason", kind="kind")}
+) {build_event_insert("output", "NULL", "state", "reason", kind="kind")} /* planned */
 """
 
 
@@ -56,10 +56,8 @@ def build_add(new: Sequence[NewOutput], actor: str, *, in_reserve: bool = False)
     """
     Return the arguments of ADD for files of locked jobs; it returns those whose path is new.
 
-    The caller publishes their wakes: dispatch does so 30 s later, or when the queue is empty.
-
-    Args:
-        in_reserve: of a late success (db/deferral.py).
+    The caller publishes their wakes: dispatch does so 30 s later, or when the queue is empty. `in_reserve`: of a late
+    success (db/deferral.py).
     """
     args: Row = {name: [getattr(one, name) for one in new] for name in ("id", "job_id", "prediction_id", "expires_at")}
     files = [one.file for one in new]
@@ -158,7 +156,7 @@ _IS_AWAITED = """
        AND EXISTS (SELECT FROM jobs j WHERE j.id = outputs.job_id AND j.state = 'keeping'
                                         AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))"""
 END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
-END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _IS_AWAITED)
+END_AWAITED = leases.build_end_statement("outputs", "waiting", "kept", _KEPT, _IS_AWAITED) + "/* planned */\n"
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:

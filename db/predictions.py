@@ -32,7 +32,7 @@ SELECT {_COLUMNS}, EXISTS (SELECT FROM renders r WHERE r.id = p.job_id) AS has_r
 
 
 @statement(f"""{_WITH_FACTS}
- WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))
+ WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[])) /* planned */
 """)
 def find(conn: Connection, providers: Sequence[str], external_ids: Sequence[str]) -> list[Prediction]: ...
 
@@ -70,7 +70,7 @@ WITH moved AS (
       FROM unnest(%(ids)s::uuid[], %(from_states)s::text[], %(raw_statuses)s::text[]) AS e (id, from_state, raw_status)
      WHERE p.id = e.id AND p.state = e.from_state
     RETURNING p.id, p.job_id, e.from_state
-) {build_event_insert("prediction", "from_state", "%(to_state)s", "%(reason)s")}
+) {build_event_insert("prediction", "from_state", "%(to_state)s", "%(reason)s")} /* planned */
 """
 
 

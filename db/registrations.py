@@ -34,7 +34,7 @@ SELECT subject, e.id, job.id, e.state, e.reason, %(actor)s
   FROM job, prediction, LATERAL (VALUES ('job', job.id, job.state, %(provider)s || ' ' || %(external_id)s),
                                         ('prediction', prediction.id, prediction.state, NULL))
                                 AS e (subject, id, state, reason)
-RETURNING job_id
+RETURNING job_id /* planned */
 """
 
 
@@ -54,6 +54,6 @@ def queue_add(
 
 @statement("""
 SELECT p.job_id, p.id AS prediction_id, j.state FROM predictions p JOIN jobs j ON j.id = p.job_id
- WHERE p.provider = %(provider)s AND p.external_id = %(external_id)s
+ WHERE p.provider = %(provider)s AND p.external_id = %(external_id)s /* planned */
 """)
 def queue_find(conn: Connection, provider: str, external_id: str) -> QueuedQuery: ...

@@ -18,14 +18,14 @@ WITH moved AS (
       FROM jobs j WHERE j.id = %(job_id)s AND EXISTS (SELECT FROM outputs WHERE job_id = j.id AND state = 'kept')
     ON CONFLICT (id) DO NOTHING
     RETURNING id
-) {build_event_insert("render", "NULL", "'published'", job_id="id")}
+) {build_event_insert("render", "NULL", "'published'", job_id="id")} /* planned */
 """
 
 ADD_VARIANTS = """
 INSERT INTO render_variants (render_id, idx, output_id)
 SELECT o.job_id, o.idx, o.id FROM outputs o JOIN renders r ON r.id = o.job_id
  WHERE o.job_id = %(job_id)s AND o.state = 'kept'
-ON CONFLICT DO NOTHING
+ON CONFLICT DO NOTHING /* planned */
 """
 
 # A cover stays, unless it is a placeholder, or there was no image or video before.

@@ -66,6 +66,7 @@ class Provider(ABC):
         self._first_poll_seconds = settings.constants.poll_first_seconds or self.default_first_poll_seconds
         # A developer override may be longer than the output life.
         self._longest_poll_seconds = max((self.output_lifetime_seconds or 1e9) / 10, self._first_poll_seconds)
+        self._recorded_names: Final = {name.encode(): name for name in self.recorded_headers}
         self._api_url = ""
         self._token_header: tuple[str, str] | None = None  # None without a token, as both clients
         self._api: ApiClient | None = None
@@ -148,9 +149,8 @@ class Provider(ABC):
         self.verifier.fetch_keys()
 
     def select_headers(self, headers: Headers) -> dict[str, str]:
-        named = [(name.decode("latin-1").lower(), value) for name, value in headers]
-        chosen = [(name, value.decode("latin-1")) for name, value in named if name in self.recorded_headers]
-        return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in chosen}
+        named = [(self._recorded_names.get(name.lower()), value) for name, value in headers]
+        return {name: to_storable(value.decode("latin-1"), _MAX_HEADER_CHARS) for name, value in named if name}
 
     def extract_files(
         self, value: Any, path: str, declares: Declares = output_schemas.say_nothing

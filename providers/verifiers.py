@@ -74,7 +74,7 @@ class StandardVerifier(Verifier):
         return bool(self._secrets or self._keys)
 
     def parse(self, headers: Headers, now: float) -> StandardSignature:
-        names = self._find_header_names(headers)
+        names = self._names[0] if len(self._names) == 1 else self._find_header_names(headers)
         webhook_id, timestamp, signatures = (get_single_header(headers, name) for name in names)
         if not _ID.fullmatch(webhook_id):
             raise BadSignature(f"{names[0]} is empty or has a character that is invalid in an id")

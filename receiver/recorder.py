@@ -1,15 +1,14 @@
 """
-Records deliveries by group commit: requests that arrive while two batches are on their way share the next one.
+Records deliveries by group commit: requests that arrive while a batch is on its way share the next one.
 
 A batch is repeated over new connections until it is committed or the deadlines of all its requests have passed; the
 unique key makes that safe. After an error that may be one row's alone its rows are repeated one by one.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -21,7 +20,8 @@ from receiver.deliveries import NewDelivery, RecordedDelivery, insert_deliveries
 
 log = logs.get_logger(__name__)
 
-MAX_BATCHES: Final = 2  # in flight: one is sent while the server commits the other
+MAX_BATCHES: Final = 2  # in flight: the second when the first is slow, or when MAX_ROWS wait
+SLOW_SECONDS: Final = 0.02
 MAX_ROWS: Final = 128
 MAX_BYTES: Final = 4 << 20  # of bodies in a batch of several: a small webhook does not wait for many large ones
 RETRY_SECONDS: Final = 0.1  # pause before a failed batch is repeated
@@ -29,8 +29,7 @@ REFUSAL_SECONDS: Final = 1.0
 REFUSAL_STATUSES: Final = (401, 404)  # a wrong signature, or a provider without a secret
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RecordRequest:
+class RecordRequest(NamedTuple):
     """A delivery to record, and who waits for it: the result is an error once the deadline has passed."""
 
     delivery: NewDelivery
@@ -44,6 +43,7 @@ class DeliveryRecorder:
         self._answer_seconds = answer_seconds
         self._waiting: deque[RecordRequest] = deque()
         self._senders: set[asyncio.Task[None]] = set()
+        self._slow_batches = 0
         self._batches: set[asyncio.Task[None]] = set()  # also those that are given up: the loop has a weak reference
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
@@ -51,10 +51,7 @@ class DeliveryRecorder:
         loop = asyncio.get_running_loop()
         request = RecordRequest(delivery, loop.time() + self._answer_seconds, loop.create_future())
         self._waiting.append(request)
-        if len(self._senders) < MAX_BATCHES:
-            sender = loop.create_task(self._send_batches())  # it starts after those that arrived together with this one
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+        self._start_sender()
         timer = loop.call_at(request.deadline, self._expire, request)
         try:
             return await request.result
@@ -66,13 +63,24 @@ class DeliveryRecorder:
             late = DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
             request.result.set_exception(late)
 
+    def _start_sender(self) -> None:
+        if len(self._senders) < (MAX_BATCHES if self._slow_batches or len(self._waiting) >= MAX_ROWS else 1):
+            sender = asyncio.create_task(self._send_batches())  # it starts after those that arrived with this one
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+
     async def _send_batches(self) -> None:
         """Commit batches until no request waits. One whose requests have all been answered is given up."""
         while batch := self._take_batch():
             task = asyncio.create_task(self._insert_until_committed(batch))
             self._batches.add(task)
             task.add_done_callback(self._forget_batch)
-            await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
+            await asyncio.wait({task}, timeout=SLOW_SECONDS)
+            if not task.done():
+                self._slow_batches += 1
+                self._start_sender()
+                await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
+                self._slow_batches -= 1
             if not task.done():
                 task.cancel()  # without waiting: an unresponsive server also delays the cancellation
             elif error := task.exception():
@@ -120,8 +128,7 @@ class DeliveryRecorder:
             if row := recorded.get(request.delivery.id):
                 request.result.set_result(row)
             else:
-                gone = "the delivery disappeared while it was being recorded"
-                request.result.set_exception(DatabaseUnavailable(gone))
+                request.result.set_exception(DatabaseUnavailable("the delivery disappeared while it was recorded"))
         new, size = sum(row.is_new for row in recorded.values()), sum(len(x.delivery.body) for x in batch)
         log.info("deliveries.recorded", new=new, known=len(recorded) - new, bytes=size)
 
@@ -161,24 +168,21 @@ class RefusalRecorder:
 
     def __init__(self, connections: ConnectionPool) -> None:
         self._connections = connections
-        self._counts: Counter[str] = Counter()
-        self._reasons: dict[str, str] = {}
+        self._refused: dict[str, tuple[int, str]] = {}  # number and last reason by provider
         self._task: asyncio.Task[None] | None = None
 
     def add(self, provider: str, reason: str) -> None:
         """Count a refusal of a provider that exists; it is written within a second, or lost with the process."""
-        self._counts[provider] += 1
-        self._reasons[provider] = reason
+        self._refused[provider] = (self._refused.get(provider, (0, ""))[0] + 1, reason)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write_later())
 
     async def _write_later(self) -> None:
         await asyncio.sleep(REFUSAL_SECONDS)
-        counts, self._counts = self._counts, Counter()
+        refused, self._refused = self._refused, {}
         try:
             async with self._connections.acquire() as conn:
-                for provider, value in counts.items():
-                    args = {"provider": provider, "value": value, "reason": self._reasons[provider]}
-                    await conn.execute(RECORD_REFUSALS, args)
+                for provider, (value, reason) in refused.items():
+                    await conn.execute(RECORD_REFUSALS, {"provider": provider, "value": value, "reason": reason})
         except psycopg.Error as error:
             log.warning("refusals.not_recorded", error=str(error))

@@ -1,9 +1,8 @@
 """Responses as values, and sending them over ASGI."""
 
 import json
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starlette.types import Send
 
@@ -14,8 +13,7 @@ Headers = list[tuple[bytes, bytes]]
 KINDS: Final = {**asgi.KINDS, 401: "bad_signature"}  # the last part of a problem's `type`; a label of metrics
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     status: int
     body: bytes = b""
     content_type: str = "application/json"
@@ -37,6 +35,6 @@ async def send_response(send: Send, response: Response, *, method: str) -> None:
     headers: Headers = [(b"cache-control", b"no-store"), *response.headers]
     if response.status != HTTPStatus.NO_CONTENT:
         headers.append((b"content-type", response.content_type.encode()))
-        headers.append((b"content-length", str(len(response.body)).encode()))
+        headers.append((b"content-length", b"%d" % len(response.body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})

@@ -17,7 +17,7 @@ from moorage.settings import Settings
 from providers.base import Provider
 from receiver import deliveries, request_body
 from receiver.recorder import DeliveryRecorder
-from receiver.responses import Headers, Response, json_response
+from receiver.responses import Headers, Response
 from worker.publish import WakeRelay
 
 PREFIXES: Final = ("/webhooks/", "/api/webhooks/", "/api/v1/webhooks/")
@@ -60,18 +60,17 @@ class WebhookReceiver:
         provider = self.get_enabled_provider(name)
         signature = provider.check_headers(headers, time.time())  # before any byte of the body is held
         limit = min(self._max_bytes, provider.max_delivery_bytes or self._max_bytes)
-        async with request_body.read_body(receive, headers, limit, self.in_flight) as body:
+        async with request_body.BodyReader(receive, headers, limit, self.in_flight) as body:
             verified = await self._verify(provider, signature, body)
             key_sha256 = webhook_keys.hash_key_in_query(query.decode("latin-1")) if query else None
             recorded = await self._recorder.record(_build_delivery(provider, verified, headers, body, key_sha256))
-            size = len(body)
+            metrics.WEBHOOK_BYTES.inc(len(body))
         if recorded.is_pending:
             self._relay.enqueue(Wake("ingest", recorded.id))
-        metrics.WEBHOOK_BYTES.inc(size)
         (metrics.WEBHOOKS_RECORDED if recorded.is_new else metrics.WEBHOOKS_KNOWN).labels(name).inc()
         status = provider.new_delivery_status if recorded.is_new else provider.known_delivery_status
         outcome = "recorded" if recorded.is_new else "known"
-        return json_response(status, {"id": str(recorded.id), "status": outcome})
+        return Response(status, f'{{"id": "{recorded.id}", "status": "{outcome}"}}'.encode())
 
     async def _verify(self, provider: Provider, signature: Any, body: bytes) -> VerifiedDelivery:
         """Return what a signature authenticates. Raises BadSignature; KeysStale: keys not fetched in time (503)."""

@@ -19,22 +19,10 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS: Final = 3
 _READ_SECONDS: Final = 20
-_SERVICES: Final = ("s3", "sso", "sso-oidc", "sts")  # the others of AWS give no credentials, either
+_SERVICES: Final = ("oidc", "portal.sso", "s3", "sts")  # the others of AWS give no credentials, either
 WHOLE_BYTES: Final = 2**22  # of a body that is sent from memory
 _ATTEMPTS: Final = 2  # further retries are the row's
-
-
-class _Loader(Loader):
-    """Loads the endpoints of these services alone, not of all that AWS has: 5 of 7 MB in each process."""
-
-    def load_data_with_path(self, name: str) -> tuple[Any, str]:
-        data, path = super().load_data_with_path(name)
-        for partition in data.get("partitions", ()) if name == "endpoints" else ():
-            partition["services"] = {key: value for key, value in partition["services"].items() if key in _SERVICES}
-        return data, path
-
-
-_DESCRIPTIONS: Final = _Loader()  # of the S3 API: parsed once, also for forked workers
+_DESCRIPTIONS: Final = Loader()  # of the S3 API, 1 MB of JSON: parsed once, also for forked workers
 
 
 class S3Clients:
@@ -69,6 +57,8 @@ class S3Clients:
     def _create_client(self, endpoint: str | None, config: dict[str, Any]) -> "S3Client":
         # Not the default session of boto3, which is not thread-safe.
         session = botocore.session.Session()
+        for partition in _DESCRIPTIONS.load_data("endpoints")["partitions"]:  # of all of AWS: 5 of 7 MB in each process
+            partition["services"] = {name: data for name, data in partition["services"].items() if name in _SERVICES}
         session.register_component("data_loader", _DESCRIPTIONS)
         session.set_config_variable("region", self._settings.aws_region)  # also used for STS and SSO
         key, secret, token = _get_static_credentials(self._settings)

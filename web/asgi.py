@@ -4,7 +4,7 @@ import asyncio
 import gc
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,7 +18,7 @@ from web.page.views import is_page_path
 
 log = logs.get_logger(__name__)
 
-WEBHOOK_PREFIX: Final = "/api/v1/webhooks/"
+WEBHOOK_PREFIXES: Final = ("/webhooks/", "/api/v1/webhooks/")
 
 
 class AppLifespan:
@@ -49,12 +49,11 @@ class CombinedApp:
         self._receiver = receiver
         self._on_started = on_started
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await self._run_lifespan(scope, receive, send)
-            return
+            return self._run_lifespan(scope, receive, send)
         app = self._api if is_api_path(scope["path"]) else self._receiver
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
     async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start both and stop both. If one fails to start, stop the other and forward the failure."""
@@ -68,6 +67,7 @@ class CombinedApp:
             started.append(lifespan)
         else:
             gc.freeze()  # what the API loaded would be visited by every full collection while webhooks arrive
+            gc.set_threshold(20_000, 10, 10)  # at 700 objects, requests in flight are visited again and again
             await send(reply)
             self._on_started()
             await receive()
@@ -91,7 +91,7 @@ def _log_listening() -> None:
 
 def is_api_path(path: str) -> bool:
     """Return True for paths of the API and the page. Webhooks below /api/v1 belong to the receiver."""
-    if path.startswith(WEBHOOK_PREFIX):
+    if path.startswith(WEBHOOK_PREFIXES):
         return False
     if path in api.PUBLIC_PATHS or is_page_path(path):
         return True

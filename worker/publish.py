@@ -2,8 +2,8 @@
 
 import functools
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -22,7 +22,7 @@ from worker.broker_errors import BROKER_ERRORS, explain
 log = logs.get_logger(__name__)
 
 QUEUE_LENGTH: Final = 1000
-BATCH_LENGTH: Final = 128  # wakes that the relay publishes over one connection
+GATHER_SECONDS: Final = 0.05  # after a batch of the relay, which takes the GIL from the event loop
 PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not accept
 
 
@@ -157,7 +157,8 @@ class WakeRelay:
     ) -> None:
         self._send = send
         self._pause_seconds = pause_seconds
-        self._wakes: queue.Queue[Wake] = queue.Queue(QUEUE_LENGTH)
+        self._wakes: deque[Wake] = deque()
+        self._waiting = threading.Event()  # a wake waits, or the relay is stopping
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
 
@@ -167,25 +168,24 @@ class WakeRelay:
     def enqueue(self, *wakes: Wake) -> None:
         """Queue wakes without blocking; drop and count those that exceed the queue."""
         for wake in wakes:
-            try:
-                self._wakes.put_nowait(wake)
-            except queue.Full:
+            if len(self._wakes) < QUEUE_LENGTH:
+                self._wakes.append(wake)
+            else:
                 metrics.WAKES_DROPPED.labels("full").inc()
+        self._waiting.set()
 
     def stop(self, *, timeout_seconds: float = 2.0) -> None:
         self._stopping.set()
+        self._waiting.set()
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
-        while not (self._stopping.is_set() and self._wakes.empty()):
-            try:
-                wakes = [self._wakes.get(timeout=0.2)]
-            except queue.Empty:
-                continue
-            with suppress(queue.Empty):
-                while len(wakes) < BATCH_LENGTH:
-                    wakes.append(self._wakes.get_nowait())
-            if not self._publish(wakes) and self._stopping.wait(self._pause_seconds):
+        while not self._stopping.is_set() or self._wakes:
+            self._waiting.wait()
+            self._waiting.clear()  # first: a wake that is added meanwhile sets it again
+            wakes = [self._wakes.popleft() for _ in range(len(self._wakes))]
+            is_sent = not wakes or self._publish(wakes)
+            if self._stopping.wait(GATHER_SECONDS if is_sent else self._pause_seconds) and not is_sent:
                 return
 
     def _publish(self, wakes: Sequence[Wake]) -> bool:
@@ -196,6 +196,5 @@ class WakeRelay:
             log.error("wake.publish_failed", exc_info=True, wakes=len(wakes), step=wakes[0].step)
             sent = 0
         metrics.WAKES_SENT.inc(sent)
-        if sent < len(wakes):
-            metrics.WAKES_DROPPED.labels("failed").inc(len(wakes) - sent)
+        metrics.WAKES_DROPPED.labels("failed").inc(len(wakes) - sent)
         return sent == len(wakes)

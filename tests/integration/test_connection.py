@@ -8,6 +8,9 @@ from db.connection import CommitUncertain, Connection, Database
 
 ADD = "INSERT INTO pauses (target, reason, paused_by) VALUES (%(target)s, 'test 100%%', 'test') RETURNING target"
 
+PLANNED_ADD = f"{ADD} /* planned */\n"
+PREPARED = "SELECT sum(generic_plans + custom_plans) AS uses, count(*) FROM pg_prepared_statements"
+
 
 def targets(conn: Connection) -> list[str]:
     return [row["target"] for row in conn.execute("SELECT target FROM pauses ORDER BY 1").fetchall()]
@@ -97,3 +100,52 @@ def test_a_connection_that_ends_with_commit_is_uncertain(database: Database, con
     with pytest.raises(CommitUncertain):
         database.run(add)
     assert targets(conn) == []
+
+
+def test_a_planned_statement_is_prepared_once_by_a_connection(database: Database, conn: Connection) -> None:
+    """From its second transaction on: the first one finds whether the session is its own."""
+    counter = RoundTripCounter()
+
+    def add(own: Connection) -> str:
+        own.queue(PLANNED_ADD, {"target": "b"})
+        own.queue(PLANNED_ADD, {"target": "c"})
+        row = own.execute(PLANNED_ADD, {"target": "d"}).fetchone()
+        last = own.execute(PLANNED_ADD, {"target": "e"}).fetchone()
+        return str(row and row["target"]) + str(last and last["target"])
+
+    database.close()  # other tests have used its session
+    database.fetch_all(PLANNED_ADD, {"target": "a"})
+    with counter.count("planned", database.connection().pgconn):
+        added = database.run(add)
+    database.fetch_all(PLANNED_ADD, {"target": "f"})
+
+    assert (added, counter.round_trips["planned"]) == ("de", 3)
+    assert targets(conn) == list("abcdef")
+    (row,) = database.fetch_all(PREPARED, {})
+    assert (row["count"], row["uses"]) == (1, 5)
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_a_planned_statement_outlives_the_transaction_that_prepared_it(
+    database: Database, conn: Connection, is_sent: bool
+) -> None:
+    """The transaction failed, before or after its statements were sent; or a savepoint dropped them."""
+
+    def fail(own: Connection) -> None:
+        own.queue(PLANNED_ADD, {"target": "a"})
+        if is_sent:
+            own.execute("SELECT 1 / 0")
+        raise ZeroDivisionError
+
+    def drop(own: Connection) -> None:
+        with own.transaction() as savepoint:
+            own.queue(PLANNED_ADD, {"target": "b"})
+            raise psycopg.Rollback(savepoint)
+
+    database.fetch_all("SELECT 1", {})
+    with pytest.raises(psycopg.errors.DivisionByZero if is_sent else ZeroDivisionError):
+        database.run(fail)
+    database.run(drop)
+    database.fetch_all(PLANNED_ADD, {"target": "c"})
+
+    assert targets(conn) == ["c"]

@@ -75,3 +75,12 @@ def test_the_holder_of_a_lock_is_named_behind_it(stack: Stack, at: World) -> Non
             return raised.value.facts.get("pid")
 
         assert wait_until(named) == holder.info.backend_pid
+
+
+def test_no_statement_is_prepared_behind_it(at: World) -> None:
+    """It would exist in one of its sessions only, and the next transaction gets another."""
+    for output_id in at.outputs(at.keeping([at.source.picture(0), at.source.picture(1)]).job_id):
+        wait_until(lambda output_id=output_id: is_kept(at, output_id))
+
+    (row,) = at.deps.database.fetch_all("SELECT count(*) FROM pg_prepared_statements", {})
+    assert row["count"] == 0

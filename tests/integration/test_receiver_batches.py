@@ -20,7 +20,7 @@ from receiver.recorder import MAX_ROWS, DeliveryRecorder
 
 PATIENT = 60.0  # seconds: a busy computer must not change an answer
 Work = Callable[[DeliveryRecorder], Awaitable[Any]]
-# Rows that PostgreSQL refuses: by psycopg, by the type of a column, and by an error that others have as an outage.
+# Rows that PostgreSQL refuses: in text, in the type of a column, and by an error that others have as an outage.
 BAD_ID, BAD_HEADER, BAD_DISK = "msg\0", {"x": "\0"}, "msg_full"
 REFUSE = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -73,7 +73,7 @@ def counts(conn: Connection) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("bad", "seconds"),
     [(new(BAD_ID), PATIENT), (new("msg_header", BAD_HEADER), PATIENT), (new(BAD_DISK), 10.0)],
-    ids=["refused-by-the-driver", "refused-by-a-type", "refused-as-an-outage"],
+    ids=["refused-as-text", "refused-by-a-type", "refused-as-an-outage"],
 )
 def test_one_refused_row_among_127_good_ones_fails_alone(
     database_url: str, conn: Connection, bad: NewDelivery, seconds: float
@@ -130,6 +130,22 @@ def test_equal_webhooks_in_one_statement_create_one_row(database_url: str, conn:
     assert sum(row.is_new for row in answers) == 2
     assert len({row.id for row in answers}) == 2
     assert counts(conn) == {"rows": 2, "commits": 1, "events": 2}
+
+
+def test_a_batch_that_hangs_holds_up_no_other(database_url: str, conn: Connection) -> None:
+    """It waits for the row of another transaction; webhooks that arrive meanwhile are committed beside it."""
+
+    async def work(to: DeliveryRecorder) -> None:
+        with psycopg.connect(database_url) as other:
+            other.execute(deliveries.INSERT, deliveries.build_arguments([new("msg_1")]))
+            hanging = asyncio.create_task(to.record(new("msg_1")))
+            await until(lambda: (conn.execute(WAITING).fetchone() or {})["n"] == 1)
+            assert all([(await to.record(new(f"msg_{n}"))).is_new for n in (2, 3)])
+            assert not hanging.done()
+            other.rollback()
+        assert (await hanging).is_new
+
+    run(database_url, work)
 
 
 def test_each_request_keeps_its_own_deadline(database_url: str) -> None:

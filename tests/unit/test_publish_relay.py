@@ -8,7 +8,7 @@ import pytest
 from moorage import ids, metrics
 from moorage.model import Wake
 from worker import publish
-from worker.publish import BATCH_LENGTH, QUEUE_LENGTH, WakeRelay
+from worker.publish import QUEUE_LENGTH, WakeRelay
 
 
 def dropped() -> float:
@@ -49,23 +49,28 @@ def test_a_relay_survives_a_publisher_that_raises_and_goes_on() -> None:
     assert sent == [first, second]
 
 
-def test_a_stopping_relay_sends_what_waits_in_batches() -> None:
-    """A clean stop costs no wake, and what waits together is published together."""
+def test_the_first_wake_is_sent_at_once_and_those_that_follow_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each publication takes the GIL from the event loop. A clean stop waits for nothing and costs no wake."""
+    monkeypatch.setattr(publish, "GATHER_SECONDS", 600.0)
     batches: list[Sequence[Wake]] = []
+    sent = threading.Event()
 
     def send(wakes: Sequence[Wake]) -> int:
         batches.append(wakes)
+        sent.set()
         return len(wakes)
 
     relay = WakeRelay(send)
-    wakes = [Wake("ingest", ids.uuid7()) for _ in range(BATCH_LENGTH + 10)]
-    relay.enqueue(*wakes)
+    first, *others = [Wake("ingest", ids.uuid7()) for _ in range(300)]
 
     relay.start()
+    relay.enqueue(first)
+    assert sent.wait(60)
+    for wake in others:
+        relay.enqueue(wake)
     relay.stop(timeout_seconds=60)
 
-    assert [len(batch) for batch in batches] == [BATCH_LENGTH, 10]
-    assert [wake for batch in batches for wake in batch] == wakes
+    assert batches == [[first], others]
 
 
 def test_wakes_that_the_broker_did_not_take_are_counted() -> None:

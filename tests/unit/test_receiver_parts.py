@@ -62,7 +62,7 @@ def chunk(body: bytes, *, more: bool) -> dict[str, Any]:
 
 
 async def read_all(messages: Iterable[dict[str, Any]], in_flight: request_body.BytesInFlight, limit: int = 10) -> bytes:
-    async with request_body.read_body(arriving(*messages), [], limit, in_flight) as body:
+    async with request_body.BodyReader(arriving(*messages), [], limit, in_flight) as body:
         assert in_flight.bytes == len(body)
         return body
 
@@ -89,7 +89,7 @@ async def read_slowly(body: bytes, pause: float, in_flight: request_body.BytesIn
         await asyncio.sleep(pause)
         return chunk(body, more=True)
 
-    async with request_body.read_body(receive, [], 10**6, in_flight) as whole:
+    async with request_body.BodyReader(receive, [], 10**6, in_flight) as whole:
         return whole
 
 
@@ -152,7 +152,7 @@ def test_room_is_reserved_for_small_bodies() -> None:
     in_flight.bytes = 880_000
 
     async def read_small() -> bytes:
-        async with request_body.read_body(arriving(chunk(b"x" * 60_000, more=False)), [], 10**6, in_flight) as body:
+        async with request_body.BodyReader(arriving(chunk(b"x" * 60_000, more=False)), [], 10**6, in_flight) as body:
             return body
 
     assert len(asyncio.run(read_small())) == 60_000
