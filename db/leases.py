@@ -263,7 +263,7 @@ UPDATE {table} SET woken_at = moment() WHERE id = ANY (ARRAY(SELECT id FROM due)
     if step != "keep"
 }
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
-_IS_DUE: Final = "(SELECT min(run_at) FROM {} WHERE {} AND lease_token IS NULL) <= moment()"
+_IS_DUE: Final = "(SELECT run_at FROM {} WHERE {} AND lease_token IS NULL ORDER BY run_at LIMIT 1) <= moment()"
 _IS_SUBMIT_DUE: Final = " OR ".join(_IS_DUE.format("predictions", f"state = '{s}'") for s in ("planned", "submitting"))
 IS_DUE: Final = {
     step: _IS_SUBMIT_DUE if states == _PLANNED else _IS_DUE.format(table, states)
