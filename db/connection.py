@@ -84,10 +84,8 @@ class Connection(psycopg.Connection[Row]):
         return query
 
     def _keeps_plan(self, sql: Any) -> bool:
-        is_own = (
-            self.keeps_plans and self._process is not None and self._process.rows == [{"pid": self.info.backend_pid}]
-        )
-        return is_own and self._queue is not None and isinstance(sql, str) and sql.endswith(_PLANNED)
+        is_planned = self.keeps_plans and self._queue is not None and isinstance(sql, str) and sql.endswith(_PLANNED)
+        return is_planned and self._process is not None and self._process.rows == [{"pid": self.info.backend_pid}]
 
     def _prepare(self, sql: str) -> str:
         """Return the call of a prepared statement; PREPARE is sent together with the first one."""
@@ -96,9 +94,8 @@ class Connection(psycopg.Connection[Row]):
             return call
         names = list(dict.fromkeys(filter(None, _PLACEHOLDER.findall(sql))))
         text = _PLACEHOLDER.sub(lambda match: f"${names.index(match[1]) + 1}" if match[1] else "%", sql)
-        given = f"({', '.join(f'%({name})s' for name in names)})" if names else ""
         name = f"planned_{secrets.token_hex(8)}"  # never one of another client, should a pooler mix sessions
-        call = f"EXECUTE {name}{given}"
+        call = f"EXECUTE {name}({', '.join(f'%({argument})s' for argument in names)})".replace("()", "")
         queued.append(QueuedQuery(f"PREPARE {name} AS {text}", (sql, call)))
         return call
 
@@ -123,8 +120,7 @@ class Connection(psycopg.Connection[Row]):
 
     def end(self, command: str) -> None:
         """Commit or roll back, unless nothing was executed."""
-        queries, self._queue = self._queue or [], None
-        queries = [] if command == "ROLLBACK" else queries
+        queries, self._queue = [] if command == "ROLLBACK" else self._queue or [], None
         if len(queries) > 1 or self.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             self._send([*queries, QueuedQuery(command)])
 
