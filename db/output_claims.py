@@ -116,7 +116,7 @@ WITH RECURSIVE avoided AS MATERIALIZED ({OPEN_PLACES}
      WHERE id = ANY (ARRAY(SELECT id FROM (SELECT *, row_number() OVER () AS place FROM urgent) AS u
                             WHERE place > %(queued)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s'))
        AND {_WAITING} ORDER BY {_URGENCY} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id /* planned */
 """
 
 

@@ -47,7 +47,7 @@ WITH present AS MATERIALIZED (
 ), old AS (
     DELETE FROM ticks WHERE sweep = %(sweep)s AND slot < (SELECT slot FROM present) - 100
 )
-SELECT slot, due FROM claimed JOIN present USING (slot)
+SELECT slot, due FROM claimed JOIN present USING (slot) /* planned */
 """
 
 
