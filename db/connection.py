@@ -27,12 +27,11 @@ BLOCKED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.
 RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 
 # SET LOCAL, because a session setting does not survive PgBouncer in transaction mode; nor does a prepared statement. So
-# the first transaction asks for its process: PgBouncer tells its clients another one.
+# the first transaction asks for its process at its end: PgBouncer tells its clients another one.
 BEGIN: Final = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = {lock_ms};"
     " SET LOCAL idle_in_transaction_session_timeout = '20s'"
 )
-_PROCESS: Final = "; SELECT pg_backend_pid() AS pid"
 # Ends a statement whose plan a connection keeps: planning it takes longer than executing it.
 _PLANNED: Final = "/* planned */\n"
 _PLACEHOLDER: Final = re.compile(r"%(?:\((\w+)\)[sb]|%)")
@@ -114,15 +113,15 @@ class Connection(psycopg.Connection[Row]):
 
     def begin(self, lock_ms: int) -> None:
         self._queue = []
-        is_known = self._process is not None and self._process.rows
-        begin = self.queue(BEGIN.format(lock_ms=lock_ms) + ("" if is_known else _PROCESS))
-        self._process = self._process if is_known else begin
+        self.queue(BEGIN.format(lock_ms=lock_ms))
 
     def end(self, command: str) -> None:
         """Commit or roll back, unless nothing was executed."""
         queries, self._queue = [] if command == "ROLLBACK" else self._queue or [], None
         if len(queries) > 1 or self.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-            self._send([*queries, QueuedQuery(command)])
+            process = self._process or QueuedQuery("SELECT pg_backend_pid() AS pid")
+            self._send([*queries, QueuedQuery(command), *([] if self._process else [process])])
+            self._process = process
 
     @contextlib.contextmanager
     def transaction(self, *args: Any, **options: Any) -> Iterator[psycopg.Transaction]:
@@ -158,8 +157,13 @@ def connect(url: str, *, name: str = "moorage") -> Connection:
             keepalives_count=3,
             tcp_user_timeout=15_000,
         )
-    except (psycopg.OperationalError, OSError) as error:  # OSError: no file descriptor is free
-        raise DatabaseUnavailable(f"PostgreSQL connection failed: {sqlstates.first_line(error)}") from error
+    except (psycopg.OperationalError, OSError) as error:
+        reason = sqlstates.first_line(error)
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as full:  # libpq does not say that no file descriptor is free
+            reason = str(full)
+        raise DatabaseUnavailable(f"PostgreSQL connection failed: {reason}") from error
 
 
 class Database:

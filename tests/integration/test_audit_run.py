@@ -166,7 +166,10 @@ def test_a_stopped_command_did_not_finish(deps: Deps, conn: Connection, stack: S
     conn.execute("UPDATE renders SET owner = 'thief'")
     command = [sys.executable, "-m", "cli.main", "audit", "--second-look", "60"]
     others = [row["pid"] for row in conn.execute("SELECT pid FROM pg_stat_activity").fetchall()]
-    connected = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> ALL(%s)"
+    connected = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> ALL(%s)"
+        " AND backend_type = 'client backend'"  # not autovacuum
+    )
 
     with subprocess.Popen(
         command, env=env, cwd=cli.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

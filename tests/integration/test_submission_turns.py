@@ -365,7 +365,7 @@ def test_the_choice_is_flat_in_the_number_of_planned_rows(at: World) -> None:
     for n in range(50):
         queue.plan(f"o{n}", 200)
     at.conn.execute("ANALYZE predictions")
-    limits = submission_turns._build_limits(queue.at.deps.settings, ["replicate"])
+    limits = submission_turns.build_limits(queue.at.deps.settings, ["replicate"])
     who = {"leased_by": LEASED_BY, "lease_seconds": 30, "max_crashes": 5, "id": uuid4(), "token": uuid4()}
     for sql in (submission_turns.CLAIM, submission_turns.WAKE):
         text = f"EXPLAIN (ANALYZE, BUFFERS) {sql}"
