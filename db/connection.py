@@ -158,12 +158,7 @@ def connect(url: str, *, name: str = "moorage") -> Connection:
             tcp_user_timeout=15_000,
         )
     except (psycopg.OperationalError, OSError) as error:
-        reason = sqlstates.first_line(error)
-        try:
-            os.close(os.open(os.devnull, os.O_RDONLY))
-        except OSError as full:  # libpq does not say that no file descriptor is free
-            reason = str(full)
-        raise DatabaseUnavailable(f"PostgreSQL connection failed: {reason}") from error
+        raise DatabaseUnavailable(f"PostgreSQL connection failed: {sqlstates.explain_no_connection(error)}") from error
 
 
 class Database:

@@ -1,5 +1,6 @@
 """The SQLSTATEs that are about the server or a lock, not about a row. docs/reference/errors.md has the same table."""
 
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -34,6 +35,15 @@ def translate(error: BaseException) -> DatabaseUnavailable | DatabaseLocked | No
         return DatabaseUnavailable(f"PostgreSQL connection lost: {first_line(error)}") if is_lost else None
     error_type = ERROR_TYPES.get(code) or ERROR_TYPES.get(code[:2])
     return error_type(f"PostgreSQL refused ({code}): {first_line(error)}") if error_type else None
+
+
+def explain_no_connection(error: BaseException) -> str:
+    """Return why a connection failed; libpq does not say that no file descriptor is free."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as full:
+        return str(full)
+    return first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -159,8 +159,8 @@ def _find_media(folder: Path, console: Console) -> Iterable[FileSource]:
 def _wait_until_settled(deps: Deps, job_id: UUID, until: float, progress: Progress) -> list[dict[str, Any]] | None:
     """Return the outputs; None if the job is not settled in time."""
     while True:
+        job = deps.database.run(lambda conn: jobs.get_with_render(conn, job_id))  # first: then its files are final
         rows = deps.database.run(lambda conn: outputs.list_by_job(conn, job_id))
-        job = deps.database.run(lambda conn: jobs.get_with_render(conn, job_id))
         ended = sum(row["ended_at"] is not None for row in rows)
         retried = [row["reason"] for row in rows if row["state"] == "waiting" and row["reason"]]
         hint = f"  (retrying: {retried[0]})" if retried else ""

@@ -1,17 +1,23 @@
 """Keep: one output under one lease, downloaded, validated, stored and recorded."""
 
 import hashlib
+import importlib
 import io
+import sys
 import threading
+import time
+import types
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from PIL import Image, ImageFile
 
-from db.connection import connect
+from cli.console import Progress
+from db import outputs
+from db.connection import Connection, Row, connect
 from embedded.stack import Stack
 from media import png
 from moorage.errors import DatabaseUnavailable, StepInterrupted, StorageUnavailable
@@ -397,3 +403,24 @@ def test_postgresql_that_goes_away_while_recording_is_waited_for(at: World, stac
 
     row = at.row("outputs", output_id)
     assert (row["state"], row["attempt"], row["crashes"]) == ("kept", 1, 0)
+
+
+def test_the_command_reads_files_after_the_end_of_their_job(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job ended between its two reads: it printed the file as waiting, and status 1."""
+    job_id = at.keeping([at.source.picture()]).job_id
+    (output_id,) = at.outputs(job_id)
+    read = outputs.list_by_job
+
+    def read_before_the_end(conn: Connection, id_: UUID) -> list[Row]:
+        rows = read(conn, id_)
+        at.step("keep", output_id)
+        return rows
+
+    monkeypatch.setattr(outputs, "list_by_job", read_before_the_end)
+    monkeypatch.setitem(sys.modules, "worker.celery", types.SimpleNamespace(app=None))  # it reads the environment
+    monkeypatch.delitem(sys.modules, "cli.commands.keep", raising=False)
+    command = importlib.import_module("cli.commands.keep")
+    with at.beside() as deps, Progress("waiting") as progress:
+        rows = command._wait_until_settled(deps, job_id, time.monotonic() + 60, progress)
+
+    assert [row["state"] for row in rows or []] == ["kept"]
