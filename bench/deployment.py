@@ -27,7 +27,7 @@ from bench.load import LoadResult, send_bodies
 from db.connection import Connection, connect, fetch_all
 from embedded.stack import Stack
 from moorage.ids import uuid7
-from moorage.settings import Settings
+from moorage.settings import Constants, Settings
 from simulation.stack import LocalDeployment
 from storage import buckets, s3
 
@@ -134,13 +134,14 @@ class Bench:
         facts = fetch_all(self.conn, RECORDED, {"ids": list(external_ids)})[0]
         if facts["kept"] != len(external_ids):
             raise SystemExit(f"{len(external_ids) - facts['kept']} outputs are missing")
+        # Outputs beyond the depth of the queue have their first wake from dispatch.
+        repeated = fetch_all(self.conn, WAKES, {"since": since})[0]["wakes"] - max(0, facts["kept"] - QUEUE_DEPTH)
         return {
             "outputs": len(external_ids),
             "seconds": facts["ended"] - min(result.started_at for result in sent),
             "cpu_seconds": sum(used[name] for name in self.workers),
             "cpu_by_process": used,
-            "claims": (facts["attempts"] + fetch_all(self.conn, REPEATED, {"since": since})[0]["wakes"])
-            / facts["kept"],
+            "claims": (facts["attempts"] + max(0, repeated)) / facts["kept"],
         }
 
     def await_published(self, external_ids: Sequence[str]) -> None:
@@ -193,7 +194,8 @@ SELECT count(*) AS kept, sum(o.attempt) AS attempts,
 """
 
 # Wakes that dispatch published for outputs: each is a claim of an output that another wake has named already.
-REPEATED: Final = """
+QUEUE_DEPTH: Final[int] = Constants.model_fields["queue_depth"].default
+WAKES: Final = """
 SELECT coalesce(sum((result ->> 'keep')::integer), 0)::integer AS wakes
   FROM ticks WHERE sweep = 'dispatch' AND started_at >= to_timestamp(%(since)s)
 """
