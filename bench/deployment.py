@@ -193,8 +193,8 @@ SELECT count(*) AS kept, sum(o.attempt) AS attempts,
  WHERE p.external_id = ANY(%(ids)s) AND o.state = 'kept'
 """
 
-# Wakes that dispatch published for outputs: each is a claim of an output that another wake has named already.
 QUEUE_DEPTH: Final[int] = Constants.model_fields["queue_depth"].default
+# Wakes that dispatch published for outputs, first and repeated ones.
 WAKES: Final = """
 SELECT coalesce(sum((result ->> 'keep')::integer), 0)::integer AS wakes
   FROM ticks WHERE sweep = 'dispatch' AND started_at >= to_timestamp(%(since)s)
