@@ -178,11 +178,12 @@ class RefusalRecorder:
             self._task = asyncio.create_task(self._write_later())
 
     async def _write_later(self) -> None:
-        await asyncio.sleep(REFUSAL_SECONDS)
-        refused, self._refused = self._refused, {}
-        try:
-            async with self._connections.acquire() as conn:
-                for provider, (value, reason) in refused.items():
-                    await conn.execute(RECORD_REFUSALS, {"provider": provider, "value": value, "reason": reason})
-        except psycopg.Error as error:
-            log.warning("refusals.not_recorded", error=str(error))
+        while self._refused:  # also what is added during a write
+            await asyncio.sleep(REFUSAL_SECONDS)
+            refused, self._refused = self._refused, {}
+            try:
+                async with self._connections.acquire() as conn:
+                    for provider, (value, reason) in refused.items():
+                        await conn.execute(RECORD_REFUSALS, {"provider": provider, "value": value, "reason": reason})
+            except psycopg.Error as error:
+                log.warning("refusals.not_recorded", error=str(error))

@@ -1,13 +1,14 @@
 """Parts of the receiver that need no server."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from moorage.errors import Refused
-from receiver import deliveries, request_body
+from receiver import deliveries, recorder, request_body
 from receiver.responses import problem_response, send_response
 from receiver.webhooks import parse_provider_name
 
@@ -169,3 +170,28 @@ def test_a_response_to_head_has_headers_and_no_body() -> None:
 
     assert dict(sent[0]["headers"])[b"content-type"] == b"application/problem+json"
     assert sent[1]["body"] == b""
+
+
+def test_a_refusal_during_a_write_is_written_by_the_next_one(monkeypatch):
+    """It waited for a later refusal, which may never come."""
+    written = []
+
+    class Connections:
+        @contextlib.asynccontextmanager
+        async def acquire(self):
+            yield self
+
+        async def execute(self, _sql, args):
+            written.append((args["value"], args["reason"]))
+            if len(written) == 1:
+                refusals.add("replicate", "second")
+
+    monkeypatch.setattr(recorder, "REFUSAL_SECONDS", 0.0)
+    refusals = recorder.RefusalRecorder(Connections())
+
+    async def refuse():
+        refusals.add("replicate", "first")
+        await refusals._task
+
+    asyncio.run(refuse())
+    assert written == [(1, "first"), (1, "second")]
