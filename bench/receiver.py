@@ -36,7 +36,7 @@ PEERS: Final = ROOT / "bench" / "peers"
 PEER_BIN: Final = PEERS / ".venv" / "bin"
 SIGNING_SECRET: Final = "whsec_" + base64.b64encode(b"moorage-bench-signs-with-this-key").decode()
 START_SECONDS: Final = 60.0
-MAX_PER_SECOND: Final = 60_000  # of requests prepared for the floor; the others have a sixth
+MAX_PER_SECOND: Final = 60_000  # of requests prepared for the floor; the others have a quarter
 CONNECTIONS: Final = 64
 FLOOR: Final = "null ASGI on granian"
 
@@ -130,7 +130,7 @@ def send_load(port: int, folder: Path, *, run: str, count: int, seconds: float, 
 def measure(candidate: Candidate, folder: Path, *, seconds: float) -> dict[str, Any]:
     """Measure a receiver: at its peak, then at half of it."""
     run = secrets.token_hex(4)
-    count = int(seconds * (MAX_PER_SECOND if candidate.name == FLOOR else MAX_PER_SECOND / 6))
+    count = int(seconds * (MAX_PER_SECOND if candidate.name == FLOOR else MAX_PER_SECOND / 4))
     with running(candidate, folder / "receiver.log") as (port, pid):
         send_load(port, folder, run=f"{run}w", count=min(count, 500), seconds=1.0)
         processes.await_idle([pid], cpu=0.02)
