@@ -39,7 +39,7 @@ class LocalDeployment:
         folder: Path,  # data, logs and passwords; they are reused by the next start
         *,
         keep_workers: int = 1,  # for the queue `keep`; `quick` and `sweeps` have one each, so that they never wait
-        concurrency: int = 2,  # pool children of each worker, except that of `sweeps`
+        concurrency: int = 0,  # pool children of `quick` and `keep`; 0: two, and three where files wait for hosts
         beats: int = 1,
         flower: bool = False,
         fixed_ports: bool = False,  # those of the last start, else FIXED_PORTS: URLs of files must stay the same
@@ -150,10 +150,10 @@ class LocalDeployment:
         ready_url, flags = f"{self.url}/healthz", granian_flags("127.0.0.1", self.port)
         address = {"GRANIAN_HOST": "127.0.0.1", "GRANIAN_PORT": str(self.port)}  # for the line that it logs
         self.add_process("receiver", ["granian", *flags], ready_url=ready_url, **address)
-        self.add_worker("quick", "-Q", "quick", "-c", str(concurrency))
+        self.add_worker("quick", "-Q", "quick", "-c", str(concurrency or 2))
         self.add_worker("sweeps", "-Q", "sweeps", "-c", "1")
         for number in range(1, keep_workers + 1):
-            self.add_worker(f"keep{number}", "-Q", "keep", "-c", str(concurrency))
+            self.add_worker(f"keep{number}", "-Q", "keep", "-c", str(concurrency or 3))
         for number in range(1, beats + 1):
             self.add_process(f"beat{number}", ["worker", "beat"])
         if flower:
