@@ -29,7 +29,7 @@ up: $(STAMP)  ## Run the complete stack locally until Ctrl-C
 test test-unit: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(STAMP)  ## Run all tests except the long forms
-	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -q -n 6 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(STAMP)  ## Run the tests that need no server (half a minute)
 	@$(BIN)/python -m pytest -q -n 2 tests/unit
