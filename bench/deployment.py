@@ -234,13 +234,17 @@ def build_settings(servers: Servers) -> dict[str, str]:
 
 @contextlib.contextmanager
 def start(
-    servers: Servers, *, keep_workers: int = 1, flower: bool = False, overrides: Mapping[str, str] | None = None
+    servers: Servers,
+    *,
+    keep_workers: int = 1,
+    concurrency: int = 0,
+    flower: bool = False,
+    overrides: Mapping[str, str] | None = None,
 ) -> Iterator[Bench]:
     """Start moorage's processes as `moorage up` does, and stop them at the end of the block."""
     settings = {**build_settings(servers), **(overrides or {})}
-    local = LocalDeployment(
-        servers.folder / "up", stack=servers.stack, keep_workers=keep_workers, flower=flower, overrides=settings
-    )
+    counts = {"keep_workers": keep_workers, "concurrency": concurrency}
+    local = LocalDeployment(servers.folder / "up", stack=servers.stack, flower=flower, overrides=settings, **counts)
     with local, contextlib.closing(connect_directly(servers.stack)) as conn:
         require_durable(conn)
         bench = Bench(local, servers.files_port, conn, servers.folder)

@@ -8,6 +8,7 @@ time is that of all processes of the workers, their decoder processes included.
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -27,14 +28,14 @@ FLOOR: Final = "one process"
 PEER: Final = "Celery chain of four tasks"
 FORMATS: Final = ("jpeg", "png", "webp")
 PEERS: Final = results.ROOT / "bench" / "peers"
-CONCURRENCY: Final = 2  # of the peer's worker, as of moorage's for `keep`
+CHILDREN: Final = 2  # of the peer's worker: Celery's default on two cores
 
 Figures = dict[str, dict[str, Any]]  # by format: outputs, seconds, cpu_seconds
 
 
-def measure_moorage(servers: Servers, count: int, formats: Sequence[str]) -> Figures:
+def measure_moorage(servers: Servers, count: int, formats: Sequence[str], *, children: int = 0) -> Figures:
     figures = {}
-    with deployment.start(servers) as bench:
+    with deployment.start(servers, concurrency=children) as bench:
         for format_ in formats:
             bench.publish(8, format_)  # every child has loaded what it needs
             bench.await_idle()
@@ -42,9 +43,12 @@ def measure_moorage(servers: Servers, count: int, formats: Sequence[str]) -> Fig
     return figures
 
 
-def measure_peer(servers: Servers, count: int, formats: Sequence[str]) -> Figures:
+def measure_peer(servers: Servers, count: int, formats: Sequence[str], *, children: int = CHILDREN) -> Figures:
     figures: Figures = {}
-    with running_peer(servers) as (port, pid), redis.Redis.from_url(servers.stack.valkey.url(1)) as broker:
+    with (
+        running_peer(servers, children) as (port, pid),
+        redis.Redis.from_url(servers.stack.valkey.url(1)) as broker,
+    ):
         for format_ in formats:
             for number in (8, count):
                 figures[format_] = _measure_chains(servers, port, pid, broker, number, format_)
@@ -73,7 +77,7 @@ def _measure_chains(
 
 
 @contextlib.contextmanager
-def running_peer(servers: Servers) -> Iterator[tuple[int, int]]:
+def running_peer(servers: Servers, children: int = CHILDREN) -> Iterator[tuple[int, int]]:
     """Start the peer's web server and worker; yield the port of the one and the process id of the other."""
     (port,) = ports.reserve(1)
     files = servers.folder / "peer"
@@ -87,7 +91,7 @@ def running_peer(servers: Servers) -> Iterator[tuple[int, int]]:
     programs = PEERS / ".venv" / "bin"
     commands = {
         "web": [programs / "gunicorn", "-w", "4", "celery_chain:app", "-b", f"127.0.0.1:{port}"],
-        "worker": [programs / "celery", "-A", "celery_chain:celery", "worker", "-c", str(CONCURRENCY)],
+        "worker": [programs / "celery", "-A", "celery_chain:celery", "worker", "-c", str(children)],
     }
     with contextlib.ExitStack() as stops:
         started = {}
@@ -143,9 +147,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--outputs", type=int, default=100)
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
+    parser.add_argument("--children", type=int, help="pool children of moorage's workers and of the peer's")
     args = parser.parse_args()
     run = results.Run("pipeline")
-    measures = {FLOOR: floor.run, "moorage": measure_moorage, PEER: measure_peer}
+    given = {"children": args.children} if args.children else {}
+    measures = {
+        FLOOR: floor.run,
+        "moorage": functools.partial(measure_moorage, **given),
+        PEER: functools.partial(measure_peer, **given),
+    }
     names = list_available(measures)
     with deployment.start_servers(args.formats) as servers:
         rounds = results.alternate(
