@@ -29,8 +29,9 @@ UPDATE {table} t SET {values} FROM wrong WHERE t.id = wrong.id RETURNING t.id
 """
 
 
-# Waits are five minutes at most. Only a longer Retry-After of a server is shortened by this.
-_IS_FAR: Final = "lease_token IS NULL AND run_at > moment() + interval '10 min'"
+# Waits are five minutes at most, those of notifications 26 hours. Only a longer Retry-After is shortened by this.
+_IS_FAR: Final = "lease_token IS NULL AND run_at > moment() + interval"
+_MAX_WAITS: Final = {"notifications": "27 h"}
 _SUBMITTED_AT: Final = {"predictions": ", submitted_at = least(submitted_at, moment())"}
 # A live worker renews within a third of its lease; that of a dead worker now expires in time.
 _IS_LONG: Final = "lease_token IS NOT NULL AND leased_until > moment() + make_interval(secs => 2 * %(lease_seconds)s)"
@@ -38,7 +39,11 @@ CORRECTIONS: Final = {
     f"{table} {name}": _build_correction(table, condition, values)
     for table, waiting in _WAITING.items()
     for name, condition, values in (
-        ("due", f"{waiting} AND {_IS_FAR}", f"run_at = moment(), woken_at = NULL{_SUBMITTED_AT.get(table, '')}"),
+        (
+            "due",
+            f"{waiting} AND {_IS_FAR} '{_MAX_WAITS.get(table, '10 min')}'",
+            f"run_at = moment(), woken_at = NULL{_SUBMITTED_AT.get(table, '')}",
+        ),
         ("leased", _IS_LONG, "leased_until = moment() + make_interval(secs => %(lease_seconds)s)"),
     )
 }

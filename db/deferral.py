@@ -93,7 +93,7 @@ def cancel_others(conn: Connection, job_id: UUID, chosen_id: UUID | None, *, rea
 
 
 LIST_INCOMPLETE = f"""
-SELECT o.id, o.path, o.attempt, o.category, o.reason, p.provider
+SELECT o.id, o.path, o.attempt, o.category, coalesce(o.reason, 'requests to its host fail') AS reason, p.provider
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id
  WHERE o.job_id = %(id)s AND o.state = 'waiting' AND o.{_DEFERRED} AND o.category IS NOT NULL
    AND EXISTS (SELECT FROM outputs s WHERE s.prediction_id = o.prediction_id AND s.state <> 'waiting'

@@ -134,14 +134,27 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> Clai
                     wakes, result = _run_claimed(deps, spec, step, lease, guard)
                 claim.wakes += wakes
                 claim.results.append((lease, result))
-    if may_be_poison and (poisoned := failures.dead_letter_poison(deps, step, row_id, leased_by)):
+    if may_be_poison:
+        _end_poison(deps, step, row_id, leased_by, claim)
+    for _, result in claim.results:
+        metrics.ATTEMPTS.labels(step, _name_outcome(step, result), result.category).inc()
+    return claim
+
+
+def _end_poison(deps: Deps, step: Step, row_id: UUID, leased_by: str, claim: ClaimResult) -> None:
+    """Add the end of the named row if it reached the crash limit; while its job is locked, leave it to a later wake."""
+    try:
+        poisoned = failures.dead_letter_poison(deps, step, row_id, leased_by)
+    except (errors.DatabaseUnavailable, errors.DatabaseLocked) as error:
+        if not claim.results:
+            raise
+        log.warning("step.poison_delayed", error=str(error))  # what other rows came to is still published
+        return
+    if poisoned:
         lease, decision, wakes = poisoned
         claim.wakes += wakes
         dead = StepResult("dead", f"{decision.category}: {decision.reason}", category=decision.category)
         claim.results.append((lease, dead))
-    for _, result in claim.results:
-        metrics.ATTEMPTS.labels(step, _name_outcome(step, result), result.category).inc()
-    return claim
 
 
 def _run_batch(deps: Deps, leased: list[Lease]) -> tuple[list[Wake], list[Lease]]:
@@ -164,7 +177,7 @@ def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[L
         return [lease] if lease else [], is_poison
     if step == "ingest":
         leased = deliveries.claim_due(deps.database, row_id, **who, max_rows=queues.INGEST_ROWS)
-        return leased, not leased
+        return leased, row_id not in {lease.row_id for lease in leased}
     if step in ("submit", "generate"):
         lease, is_poison = submit.claim(deps, step, row_id, **who)
         return [lease] if lease else [], is_poison
@@ -215,7 +228,7 @@ def _return_row(
     except errors.LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
         return LEASE_LOST
-    except errors.DatabaseLocked:
+    except (errors.DatabaseUnavailable, errors.DatabaseLocked):
         guard.hand_back_later(lease, error)
         log.warning("lease.return_delayed", attempt=lease.attempt, error=str(error))
     else:
@@ -239,7 +252,8 @@ def _record_failure(
     except Exception as bug:  # border: the step runner
         log.error("step.failure_not_recorded", exc_info=True)
         if isinstance(error, FailureUnrecorded):
-            raise error from None  # the lease expires, which counts a crash: the row ends as POISON
+            # Its lease expires, which counts a crash: the row ends as POISON.
+            return [], StepResult(text=f"its failure is not recorded, its lease expires: {error}")
         unrecorded = FailureUnrecorded(f"its failure could not be recorded: {type(bug).__name__}")
         return _record_failure(deps, lease, step, unrecorded, guard)
     return wakes, _report_decision(lease, decision, error)

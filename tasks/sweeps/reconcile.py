@@ -1,5 +1,6 @@
 """The reconcile sweep: five repairs, each safe at any time and by any number of workers at once."""
 
+import contextlib
 import random
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
@@ -12,7 +13,7 @@ import psycopg
 from db import cancellation, clock_skew, deferral, jobs, leases, placements, predictions, progress, projects
 from db.connection import Connection
 from moorage import logs
-from moorage.errors import DatabaseLocked
+from moorage.errors import DatabaseLocked, DatabaseUnavailable
 from moorage.failpoints import failpoint
 from moorage.model import ProjectKey, Wake
 from moorage.retry_policy import DeadLetterDecision
@@ -23,7 +24,6 @@ RECHECK_INTERVAL: Final = timedelta(seconds=60)
 REPAIRS: Final = ("clock", "leases", "jobs", "documents", "statuses")
 MAX_LOCKED: Final = 2  # each is waited for, and its holder looked up, for a third of a second: dispatch waits meanwhile
 RENEWED_BY: Final = 2 / 3  # of a lease's duration: its second renewal is due by then
-ROW_ERRORS: Final = (psycopg.Error, LookupError, DatabaseLocked)  # of one row: the others are still processed
 LOCK_MS: Final = 50  # a locked row is skipped: the next run finds it again
 
 log = logs.get_logger(__name__)
@@ -72,22 +72,28 @@ def _draw_rows(rows: Sequence[T], locked: Sequence[T]) -> Iterator[T]:
             yield row
 
 
-def _log_error(event: str, error: Exception, row: T, locked: list[T]) -> None:
-    log.error(event, id=str(row), error=f"{type(error).__name__}: {error}")
-    if isinstance(error, DatabaseLocked):
-        locked.append(row)
+@contextlib.contextmanager
+def _log_error(event: str, row: T, locked: list[T]) -> Iterator[None]:
+    """Log the error of one row: the others are still processed. While PostgreSQL is unavailable, the sweep ends."""
+    try:
+        yield
+    except DatabaseUnavailable:
+        raise
+    except Exception as error:  # border: one row
+        is_locked = isinstance(error, DatabaseLocked)
+        log.error(event, id=str(row), error=f"{type(error).__name__}: {error}", exc_info=not is_locked)
+        if is_locked:
+            locked.append(row)
 
 
 def check_deadlines(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
     job_ids, locked = deps.database.run(jobs.list_due), list[UUID]()
     wakes: list[Wake] = []
     for job_id in _draw_rows(job_ids, locked):
-        try:
+        with _log_error("job.check_failed", job_id, locked):
             work = partial(_check_job, deps=deps, job_id=job_id, actor=actor)
             wakes += deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_check")
-        except ROW_ERRORS as error:
-            _log_error("job.check_failed", error, job_id, locked)
     return len(job_ids), wakes
 
 
@@ -110,12 +116,10 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
 def repair_documents(deps: Deps) -> int:
     keys, locked = deps.database.run(projects.list_overwritten), list[ProjectKey]()
     for key in _draw_rows(keys, locked):
-        try:
+        with _log_error("project.repair_failed", key, locked):
             work = partial(repair_document, key=key, asset_base=deps.asset_base)
             deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_mend")
-        except ROW_ERRORS as error:
-            _log_error("project.repair_failed", error, key, locked)
     return len(keys)
 
 
@@ -129,8 +133,6 @@ def correct_statuses(deps: Deps) -> int:
     """Compare the status of the next projects with their jobs and correct it; returns how many differed."""
     keys, locked = deps.database.run(progress.list_wrong_statuses), list[ProjectKey]()
     for key in _draw_rows(keys, locked):
-        try:
+        with _log_error("project.status_failed", key, locked):
             deps.database.run(partial(progress.update_status, project=key), lock_ms=LOCK_MS)
-        except ROW_ERRORS as error:
-            _log_error("project.status_failed", error, key, locked)
     return len(keys)

@@ -63,7 +63,7 @@ def test_a_walk_from_the_first_picture_to_its_deletion(chromium, world, owner):
         page.keyboard.press("End")
         assert "JPEG, 400 × 1200" in page.locator("#caption").inner_text()  # noqa: RUF001
         page.keyboard.press("Escape")
-        assert page.evaluate("document.activeElement.matches('.thumbs a')")
+        until(lambda: page.evaluate("document.activeElement.matches('.thumbs a')"), "the focus is back")
 
         page.set_viewport_size(drive.DESK)
         page.get_by_role("button", name="Mark as favourite").click()

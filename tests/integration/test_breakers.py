@@ -310,6 +310,25 @@ def test_a_job_does_not_wait_longer_for_a_breaker_than_for_attempts(at: World) -
     assert (at.state("jobs", job.job_id), at.state("outputs", second)) == ("succeeded", "kept")
 
 
+def test_with_policy_discard_a_file_that_was_never_tried_is_given_up_with_its_job(at: World) -> None:
+    """It has no error yet; its dead letter names the breaker, and the other jobs of the sweep are checked."""
+    jobs = [at.keeping([at.source.picture(n) for n in range(2)], partial="discard").job_id for _ in range(2)]
+    first, untried = at.outputs(jobs[0])
+    at.step("keep", first)
+    at.conn.execute("DELETE FROM target_attempts")
+    open_breaker(at, host(at))
+    at.conn.execute("UPDATE breakers SET opened_at = moment() - interval '901 s'")
+    at.conn.execute("UPDATE jobs SET run_at = moment()")
+
+    counts = reconcile.reconcile(at.deps, "sweeper", len, ["jobs"])
+
+    assert counts["jobs"] == 2
+    assert at.state("jobs", jobs[0]) == "failed"
+    (letter,) = at.letters(untried)
+    assert (letter["category"], letter["reason"]) == ("DOWNLOAD_FAILED", "requests to its host fail")
+    assert at.one("SELECT count(*) FROM jobs WHERE run_at <= moment()") == 0
+
+
 def test_broken_files_of_one_owner_do_not_delay_anothers_on_the_same_host(at: World) -> None:
     """50 files of an owner answer 404 or break off: no breaker opens, and the good ones are kept at their turn."""
     broken = [at.source.broken(404) for _ in range(48)] + [at.source.broken(200, b"no image") for _ in range(2)]

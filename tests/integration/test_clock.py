@@ -98,3 +98,19 @@ def test_a_wait_that_was_asked_for_is_left_alone(at: World) -> None:
     assert run_reconcile(at)["clock"] == 0
 
     assert at.one("SELECT run_at > moment() + interval '50 min' FROM outputs WHERE id = %s", waiting)
+
+
+def test_a_notification_keeps_the_waits_of_its_schedule(at: World) -> None:
+    """They are up to a day: made due each time, an application that is down would get all attempts within minutes."""
+    job_id = at.keeping([at.source.picture()]).job_id
+    for number, hours in enumerate((1, 24, 30)):
+        at.conn.execute(
+            "INSERT INTO notifications (id, job_id, event_id, type, run_at)"
+            " VALUES (gen_random_uuid(), %s, %s, 'job.succeeded', moment() + make_interval(hours => %s))",
+            (job_id, number + 1, hours),
+        )
+    at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
+
+    run_reconcile(at)
+
+    assert at.one("SELECT count(*) FROM notifications WHERE run_at > moment()") == 2

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from db import deliveries, output_claims
-from db.connection import connect
+from db import deliveries, leases, output_claims
+from db.connection import Connection, connect
 from embedded.stack import Stack
-from moorage.model import Wake
-from tests.integration.core import LEASED_BY, World, database_of, prediction, world
+from moorage.errors import DatabaseUnavailable
+from moorage.model import Lease, Wake
+from tests.integration.core import LEASED_BY, World, database_of, prediction, wait_until, world
 from tests.integration.studio import crash
 from worker import boot, publish, step_runner
 
@@ -216,6 +218,67 @@ def test_a_batch_is_bounded_by_bytes(at: World, monkeypatch: pytest.MonkeyPatch)
     claimed = [{lease.row_id for lease in deliveries.claim_due(at.deps.database, ids[0], **limits)} for _ in range(4)]
 
     assert claimed == [{*ids[:3]}, {ids[3]}, {ids[4]}, set()]
+
+
+def test_a_poisonous_delivery_ends_while_others_are_due(
+    at: World, sent: list[list[Wake]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not wait for an hour without other webhooks."""
+    monkeypatch.setattr(step_runner, "BATCH_SECONDS", 0.0)  # as long as others are always due
+    for name in ("a", "b", "c"):
+        at.registered(name)
+    ids = [succeeded(at, name) for name in ("a", "b", "c")]
+    at.conn.execute("UPDATE deliveries SET crashes = 5 WHERE id = %s", (ids[0],))
+
+    outcomes = step_runner.run_step("ingest", ids[0], LEASED_BY)
+
+    assert states(at, ids) == ["dead", "applied", "applied"]
+    assert [outcome.state for outcome in outcomes if outcome.row_id == str(ids[0])] == ["dead"]
+
+
+def test_rows_that_cannot_be_handed_back_during_an_outage_are_handed_back_after_it(
+    at: World, sent: list[list[Wake]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else their leases would expire, which counts a crash against rows that nothing was done with."""
+    for name in ("a", "b", "c"):
+        at.registered(name)
+    ids = [succeeded(at, name) for name in ("a", "b", "c")]
+    hand_back, calls = leases.hand_back, count()
+
+    def hand_back_later(conn: Connection, lease: Lease, error: Any) -> None:
+        if next(calls) < 3:
+            raise DatabaseUnavailable("the server is shutting down")
+        hand_back(conn, lease, error)
+
+    monkeypatch.setattr(leases, "hand_back", hand_back_later)
+    monkeypatch.setattr(step_runner, "_run_batch", lambda _deps, leased: ([], leased))
+    monkeypatch.setattr(step_runner, "BATCH_SECONDS", 0.0)  # over before the first of them
+
+    outcomes = step_runner.run_step("ingest", ids[0], LEASED_BY)
+
+    assert len(outcomes) == 3
+    wait_until(lambda: at.one("SELECT count(*) FROM deliveries WHERE lease_token IS NOT NULL") == 0)
+    assert at.one("SELECT count(*) FROM deliveries WHERE state = 'new' AND attempt = 0 AND crashes = 0") == 3
+
+
+def test_the_result_of_a_file_does_not_wait_for_the_locked_job_of_a_poisonous_one(
+    at: World, sent: list[list[Wake]]
+) -> None:
+    """The wakes of what was stored are published, and its outcome is shown."""
+    good, poison = (at.keeping([at.source.picture(n)]) for n in range(2))
+    ((first,), (second,)) = (at.outputs(job.job_id) for job in (good, poison))
+    at.conn.execute("UPDATE outputs SET crashes = 5 WHERE id = %s", (second,))
+    other = connect(at.database_url)
+    with other.transaction():
+        other.execute("SELECT id FROM jobs WHERE id = %s FOR UPDATE", (poison.job_id,))
+
+        outcomes = step_runner.run_step("keep", second, LEASED_BY)
+
+    other.close()
+    assert [(outcome.row_id, outcome.state) for outcome in outcomes] == [(str(first), "done")]
+    assert (at.state("outputs", first), at.state("outputs", second)) == ("kept", "waiting")
+    (poisoned,) = step_runner.run_step("keep", second, LEASED_BY)
+    assert (poisoned.state, at.state("outputs", second)) == ("dead", "dead")
 
 
 # --- crashes --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Sweeps: dispatch, reconcile and discard, by any number of workers at once."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from db import leases, ticks
 from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
-from moorage.model import Wake
+from moorage.model import Job, Wake
 from tasks.sweeps import dispatch, reconcile
 from tests.integration.core import World, database_of, prediction, together, wait_until, world
 
@@ -330,3 +331,22 @@ def test_a_row_that_postgresql_refuses_does_not_keep_others_waiting(at: World, r
     run_reconcile(at)
 
     assert at.one("SELECT document #>> '{scenes,0,imageUrls}' FROM projects WHERE id = 'good'") == "[]"
+
+
+def test_an_error_of_one_row_does_not_keep_others_waiting(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is: a bug that concerns one job must not end the deadlines of all."""
+    bad, good = at.registered("p1"), at.registered("p2")
+    at.conn.execute("DELETE FROM predictions")
+    advance = reconcile.fallback.advance
+
+    def fail_for_one(conn: Connection, job: Job, *args: Any, **kwargs: Any) -> list[Wake]:
+        if job.id == bad.job_id:
+            raise AttributeError("'NoneType' object has no attribute 'replace'")
+        return advance(conn, job, *args, **kwargs)
+
+    monkeypatch.setattr(reconcile.fallback, "advance", fail_for_one)
+    with at.later("61 minutes") as then:
+        for _ in range(2):
+            run_reconcile(then)
+
+    assert (at.state("jobs", bad.job_id), at.state("jobs", good.job_id)) == ("open", "failed")
