@@ -30,11 +30,17 @@ def translate(error: BaseException) -> DatabaseUnavailable | DatabaseLocked | No
     if not isinstance(error, psycopg.Error):
         return None
     code = error.sqlstate
-    if code is None:  # not sent by a server: the connection is lost
-        is_lost = isinstance(error, psycopg.OperationalError)
-        return DatabaseUnavailable(f"PostgreSQL connection lost: {first_line(error)}") if is_lost else None
+    if code is None:
+        lost = DatabaseUnavailable(f"PostgreSQL connection lost: {first_line(error)}")
+        return lost if is_connection_lost(error) else None
     error_type = ERROR_TYPES.get(code) or ERROR_TYPES.get(code[:2])
     return error_type(f"PostgreSQL refused ({code}): {first_line(error)}") if error_type else None
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Return True for an error of libpq: those of a server have a code, those of psycopg itself other types."""
+    is_libpq = isinstance(error, psycopg.OperationalError) or type(error) is psycopg.DatabaseError
+    return isinstance(error, psycopg.Error) and is_libpq and error.sqlstate is None
 
 
 def explain_no_connection(error: BaseException) -> str:

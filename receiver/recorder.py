@@ -42,9 +42,8 @@ class DeliveryRecorder:
         self._connections = connections
         self._answer_seconds = answer_seconds
         self._waiting: deque[RecordRequest] = deque()
-        self._senders: set[asyncio.Task[None]] = set()
-        self._slow_batches = 0
-        self._batches: set[asyncio.Task[None]] = set()  # also those that are given up: the loop has a weak reference
+        self._senders = self._slow_batches = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # senders, and batches that are given up: the loop refers weakly
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
         """Commit a delivery, or return the existing one. Raises DatabaseUnavailable: uncertain, a retry is safe."""
@@ -64,28 +63,35 @@ class DeliveryRecorder:
             request.result.set_exception(late)
 
     def _start_sender(self) -> None:
-        if len(self._senders) < (MAX_BATCHES if self._slow_batches or len(self._waiting) >= MAX_ROWS else 1):
+        if self._senders < (MAX_BATCHES if self._slow_batches or len(self._waiting) >= MAX_ROWS else 1):
+            self._senders += 1
             sender = asyncio.create_task(self._send_batches())  # it starts after those that arrived with this one
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+            self._tasks.add(sender)
+            sender.add_done_callback(self._tasks.discard)
 
     async def _send_batches(self) -> None:
         """Commit batches until no request waits. One whose requests have all been answered is given up."""
-        while batch := self._take_batch():
-            task = asyncio.create_task(self._insert_until_committed(batch))
-            self._batches.add(task)
-            task.add_done_callback(self._forget_batch)
-            await asyncio.wait({task}, timeout=SLOW_SECONDS)
-            if not task.done():
-                self._slow_batches += 1
-                self._start_sender()
-                await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
-                self._slow_batches -= 1
-            if not task.done():
-                task.cancel()  # without waiting: an unresponsive server also delays the cancellation
-            elif error := task.exception():
-                for request in _list_unanswered(batch):
-                    request.result.set_exception(error)
+        try:
+            while batch := self._take_batch():
+                await self._send_batch(batch)
+        finally:
+            self._senders -= 1  # in the turn that found none waiting: the next request starts another sender
+
+    async def _send_batch(self, batch: list[RecordRequest]) -> None:
+        task = asyncio.create_task(self._insert_until_committed(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._forget_batch)
+        await asyncio.wait({task}, timeout=SLOW_SECONDS)
+        if not task.done():
+            self._slow_batches += 1
+            self._start_sender()
+            await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
+            self._slow_batches -= 1
+        if not task.done():
+            task.cancel()  # without waiting: an unresponsive server also delays the cancellation
+        elif error := task.exception():
+            for request in _list_unanswered(batch):
+                request.result.set_exception(error)
 
     def _take_batch(self) -> list[RecordRequest]:
         batch: list[RecordRequest] = []
@@ -100,7 +106,7 @@ class DeliveryRecorder:
         return batch
 
     def _forget_batch(self, task: asyncio.Task[None]) -> None:
-        self._batches.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.debug("batch.failed", error=type(task.exception()).__name__)
 
@@ -146,7 +152,7 @@ def _refuse(request: RecordRequest, error: BaseException) -> None:
 
 def _is_connection_lost(error: BaseException) -> bool:
     """Return True if no server answered: repeating each row alone would wait for a connection each time."""
-    return isinstance(error, OSError) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None)
+    return isinstance(error, OSError) or sqlstates.is_connection_lost(error)
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -172,7 +178,7 @@ class RefusalRecorder:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, provider: str, reason: str) -> None:
-        """Count a refusal of a provider that exists; it is written within a second, or lost with the process."""
+        """Count a refusal of a provider that exists; it is written within a second; metrics count it in any case."""
         self._refused[provider] = (self._refused.get(provider, (0, ""))[0] + 1, reason)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write_later())
@@ -185,5 +191,5 @@ class RefusalRecorder:
                 async with self._connections.acquire() as conn:
                     for provider, (value, reason) in refused.items():
                         await conn.execute(RECORD_REFUSALS, {"provider": provider, "value": value, "reason": reason})
-            except psycopg.Error as error:
+            except (psycopg.Error, OSError) as error:
                 log.warning("refusals.not_recorded", error=str(error))

@@ -52,10 +52,10 @@ class BytesInFlight:
         is_large = read.size + more > SMALL_BYTES
         limit = self._limit - self._limit // RESERVED_SHARE if is_large else self._limit
         while self.bytes + more > limit:
-            others = (x for x in self.reads if x is not read and x.size > 0 and x.age() >= EVICTION_SECONDS)
-            slowest = min(others, key=lambda other: (other.size <= SMALL_BYTES, other.size / other.age()), default=None)
-            if slowest is None:
+            others = [x for x in self.reads if x is not read and x.size > 0 and x.age() >= EVICTION_SECONDS]
+            if self.bytes + more - sum(other.size for other in others) > limit:
                 raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {limit} is the limit")
+            slowest = min(others, key=lambda other: (other.size <= SMALL_BYTES, other.size / other.age()))
             evicted = "the limit of bytes in flight was reached, and this body arrived slower than others"
             self._end(slowest, BytesInFlightExceeded(evicted))
 

@@ -58,7 +58,7 @@ def idle_too_long(conn: Connection, eyes: Connection) -> None:
     """Stay idle in a transaction until the server has ended it."""
     pid = conn.execute(BACKEND).fetchone()["pid"]
     conn.execute("SET LOCAL idle_in_transaction_session_timeout = 1")
-    wait_until(lambda: not eyes.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone())
+    wait_until(lambda: not eyes.execute("SELECT 1 AS n FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone())
     conn.execute(INSERT)
 
 

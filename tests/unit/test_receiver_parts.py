@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
+import uvloop
 
 from moorage.errors import Refused
 from receiver import deliveries, recorder, request_body
@@ -157,6 +159,60 @@ def test_room_is_reserved_for_small_bodies() -> None:
             return body
 
     assert len(asyncio.run(read_small())) == 60_000
+
+
+def test_bodies_are_not_evicted_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that would not fit without them, either, is refused, and they are received."""
+    monkeypatch.setattr(request_body, "EVICTION_SECONDS", 0.0)
+    in_flight = request_body.BytesInFlight(1_000_000)
+    in_flight.bytes = 700_000  # held by requests whose body is complete
+
+    async def scenario() -> list[Any]:
+        slow = asyncio.create_task(read_slowly(b"x" * 1000, 0.001, in_flight))
+        while in_flight.bytes == 700_000:
+            await asyncio.sleep(0.001)
+        with pytest.raises(request_body.BytesInFlightExceeded, match="limit"):
+            await read_all([chunk(b"z" * 400_000, more=False)], in_flight, limit=10**6)
+        await asyncio.sleep(0)
+        slow.cancel()
+        return await asyncio.gather(slow, return_exceptions=True)
+
+    (end,) = asyncio.run(scenario())
+
+    assert isinstance(end, asyncio.CancelledError)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_webhook_that_arrives_as_a_batch_ends_is_sent(
+    monkeypatch: pytest.MonkeyPatch, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Else the last one of a burst would wait for the next, or for its deadline and a 503."""
+
+    class Connections:
+        @contextlib.asynccontextmanager
+        async def acquire(self) -> AsyncIterator[None]:
+            yield None
+
+    async def insert(_: object, batch: Sequence[deliveries.NewDelivery]) -> dict[UUID, deliveries.RecordedDelivery]:
+        await asyncio.sleep(0)
+        return {item.id: deliveries.RecordedDelivery(item.id, is_new=True, is_pending=True) for item in batch}
+
+    async def record_pairs() -> None:
+        connections: Any = Connections()
+        for turns in range(40):  # of the loop between the two: one is that in which the batch ends
+            sender = recorder.DeliveryRecorder(connections, answer_seconds=30.0)
+            ids = [uuid4(), uuid4()]
+            new = [deliveries.NewDelivery(id_, "p", str(id_), {}, b"", "") for id_ in ids]
+            first = asyncio.create_task(sender.record(new[0]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                recorded = await asyncio.gather(first, sender.record(new[1]))
+            assert [row.id for row in recorded] == ids
+
+    monkeypatch.setattr(recorder, "insert_deliveries", insert)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(record_pairs())
 
 
 def test_a_response_to_head_has_headers_and_no_body() -> None:

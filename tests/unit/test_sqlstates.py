@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from db import sqlstates
+from moorage.errors import DatabaseUnavailable
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/errors.md"
 
@@ -45,3 +46,11 @@ def test_an_error_without_a_code_is_a_lost_connection():
     assert "lost" in str(sqlstates.translate(psycopg.OperationalError("server closed the connection")))
     assert sqlstates.translate(psycopg.ProgrammingError("no results to fetch")) is None
     assert sqlstates.translate(TypeError("ours")) is None
+
+
+@pytest.mark.parametrize("text", ["lost synchronization with server", "cannot allocate memory for input buffer"])
+def test_an_error_of_libpq_is_a_lost_connection(text: str) -> None:
+    """psycopg raises it as a plain DatabaseError. One of its own, such as a value it cannot adapt, is a bug."""
+    assert isinstance(sqlstates.translate(psycopg.DatabaseError(text)), DatabaseUnavailable)
+    assert sqlstates.translate(psycopg.DataError("integer out of range")) is None
+    assert sqlstates.translate(psycopg.ProgrammingError("no placeholder")) is None
