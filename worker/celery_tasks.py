@@ -5,6 +5,7 @@ import os
 from typing import Any, Final
 from uuid import UUID
 
+from billiard import pool
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Task, signals
 
@@ -31,6 +32,10 @@ from worker.celery import app
 log = logs.get_logger(__name__)
 
 SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
+
+# A child that ends waits until its results are read. Celery's main process reads none during a stop if it has discarded
+# the tasks that were sent last: at billiard's 30 s the stop would take as long.
+pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20  # times 0.1 s
 
 REPORT_CHARS: Final = 4_000_000  # one outcome for each delivery of a second
 
