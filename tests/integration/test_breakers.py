@@ -346,6 +346,37 @@ def test_the_probe_is_a_file_of_an_owner_whose_files_did_not_fail(at: World) -> 
     assert (at.state("outputs", good), open_targets(at)) == ("kept", [])
 
 
+def reserve(at: World) -> UUID:
+    """Return an output in reserve, whose job stores another file that is not due."""
+    job_id = chains.started(at)
+    first, slow = chains.running(at, job_id)
+    chains.time_out(at, first, slow)
+    _, second = chains.running(at, job_id)
+    chains.hear(at, second, "succeeded", [at.source.picture(1)])
+    chains.hear(at, slow, "succeeded", [at.source.picture()])
+    chosen, held = at.outputs(job_id)
+    at.conn.execute("UPDATE outputs SET run_at = moment() + interval '1 h' WHERE id = %s", (chosen,))
+    at.conn.execute("UPDATE outputs SET expires_at = moment() + '60 s', run_at = moment() WHERE id = %s", (held,))
+    return held
+
+
+def test_files_in_reserve_use_up_no_probe(at: World) -> None:
+    """Nothing is requested for them: six, each postponed by 30 s, took every probe of a host that serves again."""
+    rows = [reserve(at) for _ in range(7)]
+    open_breaker(at, host(at))
+    make_probe_due(at)
+    at.step("keep", uuid4())
+    assert at.one("SELECT count(*) FROM outputs WHERE id = ANY (%s) AND run_at > moment()", rows) == 1, "it is alone"
+    asked = len(at.source.asked)
+    (good,) = waiting(at, [at.source.picture()], 500)
+    make_probe_due(at)
+
+    at.step("keep", uuid4())
+
+    assert len(at.source.asked) == asked + 1
+    assert (at.state("outputs", good), open_targets(at)) == ("kept", [])
+
+
 # --- the share of a host
 
 
