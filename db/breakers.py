@@ -56,6 +56,7 @@ def build_candidates(condition: str, limit: str) -> str:
 
     They are empty if the CTE `avoided (host, place)` is: then the index outputs_urgent has the most urgent outputs.
     The probe is one of an owner whose files did not fail just now, if there is any: broken files of one delay no other.
+    A file that is not requested, as its job stores another prediction's, is the probe only if no other is due.
     """
     columns, order = "SELECT id, woken_at, expires_at, run_at", "ORDER BY expires_at, run_at"
     return f"""
@@ -71,11 +72,12 @@ hosts (host) AS (
     UNION ALL
     SELECT c.*, 0 FROM avoided a
       CROSS JOIN LATERAL (
-           SELECT f.id, f.woken_at, f.expires_at, f.run_at
-             FROM ({columns}, job_id FROM outputs WHERE {condition} AND {HOST} = a.host {order} LIMIT 1000) f
+           SELECT f.id, f.woken_at, f.expires_at, f.run_at FROM (
+               {columns}, job_id, prediction_id FROM outputs WHERE {condition} AND {HOST} = a.host {order} LIMIT 1000) f
              JOIN jobs j ON j.id = f.job_id
-            ORDER BY j.owner = ANY (ARRAY(SELECT s.owner FROM target_attempts t JOIN jobs s ON s.id = t.job_id
-                                           WHERE t.target = 'host ' || a.host)), f.expires_at, f.run_at LIMIT 1) c
+            ORDER BY j.state = 'keeping' AND f.prediction_id <> j.chosen_id, j.owner = ANY (
+                  ARRAY(SELECT s.owner FROM target_attempts t JOIN jobs s ON s.id = t.job_id
+                         WHERE t.target = 'host ' || a.host)), f.expires_at, f.run_at LIMIT 1) c
      WHERE a.place = 0
     UNION ALL
     SELECT c.*, 2 FROM avoided a

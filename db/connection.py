@@ -59,6 +59,7 @@ class Connection(psycopg.Connection[Row]):
     _queue: list[QueuedQuery] | None = None  # None: outside a transaction of Database
     _process: QueuedQuery | None = None
     _calls: Mapping[str, str] = {}  # of prepared statements
+    after_commit: tuple[Callable[[], object], ...] = ()  # called when this transaction of Database has committed
     keeps_plans = True  # False in a process that has met a pooler which does not keep sessions
 
     def execute(
@@ -112,7 +113,7 @@ class Connection(psycopg.Connection[Row]):
         return cursor.set_result(-1)
 
     def begin(self, lock_ms: int) -> None:
-        self._queue = []
+        self._queue, self.after_commit = [], ()
         self.queue(BEGIN.format(lock_ms=lock_ms))
 
     def end(self, command: str) -> None:
@@ -165,10 +166,8 @@ class Database:
     """A lazily opened connection, reopened after a fork or an error. Not thread-safe."""
 
     def __init__(self, url: str, *, name: str = "moorage") -> None:
-        self._url = url
-        self._name = name
+        self._url, self._name, self._pid = url, name, 0
         self._connection: Connection | None = None
-        self._pid = 0
 
     def connection(self) -> Connection:
         if self._connection is not None and self._pid != os.getpid():
@@ -202,6 +201,8 @@ class Database:
                 yield conn
                 is_committing = True
                 conn.end("COMMIT")
+                for call in conn.after_commit:
+                    call()
             except BaseException as error:
                 translated = sqlstates.translate(error)
                 if not isinstance(translated, DatabaseUnavailable):  # certainly not committed

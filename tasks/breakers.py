@@ -7,6 +7,7 @@ while nothing fails, no step has a further round trip. What cannot be recorded i
 
 import contextlib
 import time
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -41,7 +42,7 @@ def note_success(conn: Connection, deps: Deps, target: str | None) -> None:
     now = time.monotonic()
     if target is not None and now - deps.noted.get(target, -breakers.SUCCESS_SECONDS) >= breakers.SUCCESS_SECONDS:
         breakers.queue_success(conn, target)
-        deps.noted[target] = now
+        conn.after_commit += (partial(deps.noted.update, {target: now}),)
 
 
 def note_download_error(deps: Deps, output: Output, error: errors.MoorageError) -> None:

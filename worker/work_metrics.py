@@ -24,7 +24,11 @@ def schedule_flush() -> None:
     global _is_scheduled
     if not _is_scheduled:
         _is_scheduled = True
-        threading.Thread(target=_flush_later, name="work-metrics", daemon=True).start()
+        try:
+            threading.Thread(target=_flush_later, name="work-metrics", daemon=True).start()
+        except RuntimeError as error:  # too many processes: the next task tries again
+            _is_scheduled = False
+            log.warning("work_metrics.not_scheduled", error=str(error))
 
 
 def _flush_later() -> None:

@@ -49,6 +49,8 @@ class Racer:
 class _Asking:
     """A connection that asks before each statement."""
 
+    after_commit: tuple[Callable[[], object], ...] = ()  # never called: what a process remembers changes no row
+
     def __init__(self, conn: Connection, racer: Racer) -> None:
         self._conn, self._racer = conn, racer
 

@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 import pytest
+from psycopg import errors as pg
 
 from bench.round_trips import RoundTripCounter, run_step
 from db import breakers, output_claims, submission_turns, ticks
-from db.connection import Database
+from db.connection import Connection, Database
 from embedded.stack import Stack
 from moorage.errors import (
+    DatabaseUnavailable,
     DownloadInterrupted,
     InvalidMedia,
     MalformedPayload,
@@ -23,10 +25,11 @@ from moorage.errors import (
 from moorage.model import Wake
 from moorage.provider_types import SubmitResult
 from moorage.urls import find_source_host
-from tasks.breakers import is_outage, note_failure
+from tasks.breakers import is_outage, note_failure, note_success
+from tasks.step import commit_step
 from tasks.sweeps import dispatch, reconcile
 from tests.integration import chains
-from tests.integration.core import World, database_of, prediction, serving, together, world
+from tests.integration.core import Held, World, database_of, prediction, serving, together, world
 
 BAD = DownloadInterrupted("the server returned 503", facts={"status": 503})
 API = "api replicate"
@@ -214,6 +217,24 @@ def test_while_nothing_fails_a_kept_file_costs_no_further_round_trip(at: World) 
     assert at.one("SELECT count(*) FROM target_attempts") == 1
 
 
+@pytest.mark.parametrize("error", [pg.DeadlockDetected, DatabaseUnavailable])
+def test_a_success_is_recorded_by_the_transaction_that_commits(at: World, error: type[Exception]) -> None:
+    """One that is rolled back recorded nothing: the next one, whoever repeats it, closes the breaker."""
+    open_breaker(at, host(at))
+    errors = [error("a fault")]
+
+    def record(conn: Connection) -> None:
+        note_success(conn, at.deps, host(at))
+        if errors:
+            raise errors.pop()
+
+    commit_step(at.deps, at.claimed_output(waiting(at, [at.source.picture()])[0]), Held(), record)
+
+    assert open_targets(at) == []
+    at.deps.database.run(record)
+    assert at.one("SELECT count(*) FROM target_attempts WHERE job_id IS NULL") == 1, "once in ten seconds"
+
+
 # --- claims and dispatch while a breaker is open
 
 
@@ -362,6 +383,37 @@ def test_the_probe_is_a_file_of_an_owner_whose_files_did_not_fail(at: World) -> 
 
     at.step("keep", uuid4())
 
+    assert (at.state("outputs", good), open_targets(at)) == ("kept", [])
+
+
+def reserve(at: World) -> UUID:
+    """Return an output in reserve, whose job stores another file that is not due."""
+    job_id = chains.started(at)
+    first, slow = chains.running(at, job_id)
+    chains.time_out(at, first, slow)
+    _, second = chains.running(at, job_id)
+    chains.hear(at, second, "succeeded", [at.source.picture(1)])
+    chains.hear(at, slow, "succeeded", [at.source.picture()])
+    chosen, held = at.outputs(job_id)
+    at.conn.execute("UPDATE outputs SET run_at = moment() + interval '1 h' WHERE id = %s", (chosen,))
+    at.conn.execute("UPDATE outputs SET expires_at = moment() + '60 s', run_at = moment() WHERE id = %s", (held,))
+    return held
+
+
+def test_files_in_reserve_use_up_no_probe(at: World) -> None:
+    """Nothing is requested for them: six, each postponed by 30 s, took every probe of a host that serves again."""
+    rows = [reserve(at) for _ in range(7)]
+    open_breaker(at, host(at))
+    make_probe_due(at)
+    at.step("keep", uuid4())
+    assert at.one("SELECT count(*) FROM outputs WHERE id = ANY (%s) AND run_at > moment()", rows) == 1, "it is alone"
+    asked = len(at.source.asked)
+    (good,) = waiting(at, [at.source.picture()], 500)
+    make_probe_due(at)
+
+    at.step("keep", uuid4())
+
+    assert len(at.source.asked) == asked + 1
     assert (at.state("outputs", good), open_targets(at)) == ("kept", [])
 
 

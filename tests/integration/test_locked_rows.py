@@ -1,10 +1,12 @@
 """A forgotten transaction that holds rows: its rows wait, everything else continues, and its session is named."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from uuid import UUID
 
 import psycopg
@@ -14,10 +16,12 @@ from db import leases, lock_holders
 from db.connection import Connection, connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseLocked
+from moorage.model import Lease
 from moorage.setting_types import RETENTION_DAYS
 from tasks.outputs import discard
-from tasks.step import commit_step
+from tasks.step import Deps, LeaseGuard, commit_step
 from tasks.sweeps import reconcile, retention
+from tests.integration import command_line as cli
 from tests.integration.core import LEASED_BY, Held, World, database_of, prediction, wait_until, world
 
 LOCK_JOB = "SELECT FROM jobs WHERE id = %s FOR UPDATE"
@@ -207,6 +211,40 @@ def test_a_row_that_is_locked_itself_is_handed_back_afterwards(at: World) -> Non
         assert at.row("outputs", output_id)["lease_token"] is not None
 
     wait_until(lambda: counters(at, "outputs", output_id) == HANDED_BACK)
+
+
+def end_as_a_recycled_child(output_id: str) -> NoReturn:
+    """Run a step whose row is locked meanwhile, and end as a child of Celery's pool: by its signal, then os._exit."""
+    from worker import celery_tasks, step_runner  # they read the environment
+
+    url = os.environ["DATABASE_URL"]
+    console, eyes = connect(url, name="console"), connect(url)
+
+    def be_locked(_deps: Deps, _lease: Lease, _guard: LeaseGuard) -> NoReturn:
+        console.execute("BEGIN")
+        console.execute(LOCK_OUTPUT, (output_id,))
+        raise DatabaseLocked("somebody holds the row")
+
+    def release() -> None:
+        wait_until(lambda: eyes.execute(WAITING, ("moorage-heartbeat",)).fetchone() is not None)
+        console.rollback()
+
+    step_runner.STEPS["keep"] = replace(step_runner.STEPS["keep"], run=be_locked)
+    step_runner.run_step("keep", UUID(output_id), LEASED_BY)
+    threading.Thread(target=release).start()
+    celery_tasks.signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+    os._exit(0)
+
+
+def test_a_child_that_is_recycled_hands_its_rows_back_first(at: World, stack: Stack) -> None:
+    """Celery replaces a child after 500 tasks, or above a size: the lease expired, which counted a crash."""
+    (output_id,) = at.outputs(at.keeping([at.source.picture()]).job_id)
+    code = f"from tests.integration import test_locked_rows as t; t.end_as_a_recycled_child('{output_id}')"
+
+    ended = cli.fork_server.run(["-c", code], env=cli.environment(stack, at.database_url), cwd=cli.ROOT)
+
+    assert ended.returncode == 0, ended.stderr
+    assert counters(at, "outputs", output_id) == HANDED_BACK
 
 
 def test_a_provider_is_not_polled_about_a_locked_job(at: World) -> None:

@@ -1,5 +1,6 @@
 """What workers count of their work: added up in PostgreSQL, and shown by /metrics."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -131,6 +132,23 @@ def test_counts_wait_for_postgresql(at: World, monkeypatch: pytest.MonkeyPatch) 
     work_metrics.flush()
 
     assert totals(at) == {"attempts_total done poll": 1.0}
+
+
+def test_a_machine_without_processes_left_ends_no_task(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error replaced the task's result, and no later task added what it counted."""
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(work_metrics, "_is_scheduled", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        work_metrics.schedule_flush()
+        patch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
+        work_metrics.schedule_flush()
+
+    assert [thread.name for thread in started] == ["work-metrics"]
+
+
+def refuse(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_hosts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
