@@ -121,7 +121,7 @@ def get_queue_depth(queue: Queue) -> int | None:
     from worker.celery import app  # the app reads the settings: only when it is needed
 
     try:
-        connection = _keep_connection(app, os.getpid())
+        connection = _keep_connection(app, os.getpid(), threading.get_ident())
         with abandon_on_error(connection):
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
@@ -131,9 +131,10 @@ def get_queue_depth(queue: Queue) -> int | None:
         return None
 
 
-@functools.lru_cache(maxsize=1)
-def _keep_connection(app: Any, _pid: int) -> Connection:
+@functools.lru_cache(maxsize=8)
+def _keep_connection(app: Any, _pid: int, _thread: int) -> Connection:
     """Return a connection of its own: RabbitMQ blocks those that publish while it is out of memory or disk."""
+    # One for each thread: of two that wait for an answer over one connection, py-amqp lets one wait for ever.
     connection: Connection = app.connection_for_write()
     return connection
 
