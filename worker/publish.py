@@ -32,7 +32,7 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
 
     Those of a free place at a provider go to a full queue, too: there are no more of them than places, and dispatch
     would repeat them only after 30 s, since their rows are marked as woken.
-    Raises no broker error; a broker that does not answer takes about two seconds.
+    Raises no broker error; a broker that does not answer takes seconds.
     """
     within, left = list[Wake](), 0
     room: dict[Queue, int] = {}
@@ -56,7 +56,7 @@ def send_wakes(wakes: Iterable[Wake]) -> int:
     """
     Publish wakes over one connection until the broker fails, whatever is in their queue; return how many it accepted.
 
-    Raises no broker error; a broker that does not answer takes about two seconds.
+    Raises no broker error; a broker that does not answer takes seconds: for RabbitMQ six, as it is connected to anew.
     """
     from worker.celery import app  # the app reads the settings: only when it is needed
 

@@ -1,12 +1,14 @@
 """The depth of a queue, which dispatch reads each second."""
 
 import os
+import signal
 import sys
 import threading
 import types
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any
 
@@ -16,6 +18,7 @@ import redis
 from celery import Celery
 
 from embedded.stack import Stack
+from moorage.model import Wake
 from tests.integration import rabbitmq_broker as rabbit
 from tests.support.rabbitmq import Rabbitmq
 from worker import publish, queues, redis_transport
@@ -63,6 +66,7 @@ def threads(server: Rabbitmq, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     """Give two threads that have read a depth from RabbitMQ before."""
     app = use_broker(server.url, monkeypatch)
     app.conf.update(broker_connection_timeout=2, broker_transport_options={"confirm_publish": True})
+    app.conf.task_publish_retry_policy = {"max_retries": 1, "interval_start": 0}
     pools = [ThreadPoolExecutor(1), ThreadPoolExecutor(1)]
     assert [pool.submit(publish.get_queue_depth, "keep").result(30) for pool in pools] == [0, 0]
     yield pools
@@ -70,7 +74,19 @@ def threads(server: Rabbitmq, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
         with suppress(TimeoutError):
             pool.submit(forget_connection).result(5)
         pool.shutdown(wait=False)  # a thread that hangs ends with the server
+    with app.producer_pool.acquire(block=True) as producer:  # the only one
+        producer.connection.collect()
     publish._keep_connection.cache_clear()
+
+
+@contextmanager
+def stalled(server: Rabbitmq) -> Iterator[None]:
+    """Let the broker accept everything and answer nothing."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 def count_connections(broker: "redis.Redis") -> int:
@@ -122,3 +138,25 @@ def test_two_threads_read_depths_at_once(threads: list[ThreadPoolExecutor], monk
     asked = [pool.submit(publish.get_queue_depth, "keep") for pool in threads]
 
     assert [one.result(15) for one in asked] == [0, 0]
+
+
+@rabbit.needs_rabbitmq
+def test_a_broker_that_answers_nothing_has_no_depth(threads: list[ThreadPoolExecutor], server: Rabbitmq) -> None:
+    """py-amqp waits for ever: relays, children after a commit and the child of the sweeps did until it answered."""
+    thread, _ = threads
+    with stalled(server):
+        assert thread.submit(publish.get_queue_depth, "keep").result(15) is None  # 2 s
+
+    assert thread.submit(publish.get_queue_depth, "keep").result(30) == 0
+
+
+@rabbit.needs_rabbitmq
+def test_a_broker_that_answers_nothing_is_sent_nothing(threads: list[ThreadPoolExecutor], server: Rabbitmq) -> None:
+    """Only a message had a limit to its confirmation: the queue that is declared before it had none."""
+    thread, _ = threads
+    ingest, keep = [Wake("ingest", uuid.uuid4())], [Wake("keep", uuid.uuid4())]
+    assert thread.submit(publish.send_wakes, ingest).result(30) == 1
+    with stalled(server):
+        assert thread.submit(publish.send_wakes, keep).result(25) == 0  # 6 s: it connects anew, twice
+
+    assert thread.submit(publish.send_wakes, keep).result(30) == 1
