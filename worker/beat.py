@@ -1,6 +1,7 @@
 """Beat's scheduler: a tick that the broker does not accept is one line in the log, and a signal always ends it."""
 
 import signal
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +31,19 @@ def handle_signals(sender: Any, **_: object) -> None:
 
 class Scheduler(beat.Scheduler):
     """Celery's scheduler without a schedule file; Celery 5.7 logs two hundred lines for each tick that fails."""
+
+    _clock_offset = 0.0  # between the clock, which can be set, and the monotonic one, at the last tick
+
+    def tick(self, *args: Any, **kwargs: Any) -> Any:
+        """Start the schedule anew if the clock was set back: Celery would send nothing until it has caught up."""
+        offset = self.app.now().timestamp() - time.monotonic()
+        if (seconds := self._clock_offset - offset) > 2.0:  # less delays ticks by less
+            log.warning("beat.clock_set_back", seconds=round(seconds))
+            self.schedule.clear()
+            self.setup_schedule()
+            self._heap = None
+        self._clock_offset = offset
+        return super().tick(*args, **kwargs)
 
     def setup_schedule(self) -> None:
         """Make every periodic sweep due at once: after a restart, one with a long period would count as late."""

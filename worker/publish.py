@@ -32,7 +32,7 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
 
     Those of a free place at a provider go to a full queue, too: there are no more of them than places, and dispatch
     would repeat them only after 30 s, since their rows are marked as woken.
-    Raises no broker error; a broker that does not answer takes about two seconds.
+    Raises no broker error; a broker that does not answer takes seconds.
     """
     within, left = list[Wake](), 0
     room: dict[Queue, int] = {}
@@ -56,7 +56,7 @@ def send_wakes(wakes: Iterable[Wake]) -> int:
     """
     Publish wakes over one connection until the broker fails, whatever is in their queue; return how many it accepted.
 
-    Raises no broker error; a broker that does not answer takes about two seconds.
+    Raises no broker error; a broker that does not answer takes seconds: for RabbitMQ six, as it is connected to anew.
     """
     from worker.celery import app  # the app reads the settings: only when it is needed
 
@@ -121,7 +121,7 @@ def get_queue_depth(queue: Queue) -> int | None:
     from worker.celery import app  # the app reads the settings: only when it is needed
 
     try:
-        connection = _keep_connection(app, os.getpid())
+        connection = _keep_connection(app, os.getpid(), threading.get_ident())
         with abandon_on_error(connection):
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
@@ -131,9 +131,10 @@ def get_queue_depth(queue: Queue) -> int | None:
         return None
 
 
-@functools.lru_cache(maxsize=1)
-def _keep_connection(app: Any, _pid: int) -> Connection:
+@functools.lru_cache(maxsize=8)
+def _keep_connection(app: Any, _pid: int, _thread: int) -> Connection:
     """Return a connection of its own: RabbitMQ blocks those that publish while it is out of memory or disk."""
+    # One for each thread: of two that wait for an answer over one connection, py-amqp lets one wait for ever.
     connection: Connection = app.connection_for_write()
     return connection
 

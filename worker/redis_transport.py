@@ -1,5 +1,5 @@
 """
-kombu's transports for Redis and Sentinel, with two changes, and for RabbitMQ behind TLS.
+kombu's transports for Redis and Sentinel, with two changes, and for RabbitMQ, with limits of time and behind TLS.
 
 A reply that refuses (OOM, READONLY, ...) is an outage like a lost connection: kombu 5.7 counts only lost connections,
 and Celery ends the worker at any other error. A list entry that is no message is delivered as a message of unknown
@@ -43,7 +43,7 @@ def register_transports() -> None:
     """Have kombu use these transports for their URLs, also for the second one of a list. Call it before connecting."""
     here = f"{__name__}:"
     aliases = {"redis": "RedisTransport", "rediss": "RedisTransport", "sentinel": "SentinelTransport"}
-    aliases["amqps"] = "AmqpsTransport"
+    aliases |= {"amqp": "AmqpTransport", "amqps": "AmqpsTransport"}
     kombu.transport.TRANSPORT_ALIASES.update({scheme: here + name for scheme, name in aliases.items()})
 
 
@@ -202,6 +202,16 @@ class SentinelTransport(kombu_redis.SentinelTransport):
 
     Channel = SentinelChannel
     connection_errors = (*kombu_redis.SentinelTransport.connection_errors, redis.RedisError)
+
+
+class AmqpTransport(pyamqp.Transport):
+    """RabbitMQ."""
+
+    def establish_connection(self) -> Any:
+        """Connect, and limit each wait for an answer to as long: it has no end in py-amqp, except behind TLS."""
+        connection = super().establish_connection()
+        connection.transport.sock.settimeout(connection.connect_timeout)
+        return connection
 
 
 class AmqpsTransport(pyamqp.SSLTransport):

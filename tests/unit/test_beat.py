@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -41,6 +42,34 @@ def test_beat_waits_until_a_tick_is_due(monkeypatch: pytest.MonkeyPatch) -> None
         time.sleep(max(scheduler.tick(), 0.0))
 
     assert len(asked) <= 3 * len(sent)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_delays_no_tick(
+    hours: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Set back by an hour, beat sent no tick for an hour and logged nothing: the times of the next ones stayed."""
+    app, sent, now = Celery("tests", broker="memory://"), list[str](), datetime(2026, 7, 1, 12, 30, tzinfo=UTC)
+    app.conf.beat_schedule = schedule.build_beat_schedule(ANY)
+    monkeypatch.setattr(Scheduler, "apply_entry", lambda _self, entry, **_: sent.append(entry.args[0]))
+    monkeypatch.setattr(app, "now", lambda: now)
+    scheduler = Scheduler(app)
+    first = send_due(scheduler, sent)
+    now += timedelta(hours=hours)
+
+    again = send_due(scheduler, sent)
+
+    assert [sweep for sweep in again if sweep != "usage"] == first  # each of them once; usage is hourly
+    assert max(entry.last_run_at for entry in scheduler.schedule.values()) <= now  # nor do the nightly ones wait
+    assert [record.getMessage() for record in caplog.records] == ["beat.clock_set_back"] * (hours < 0)
+
+
+def send_due(scheduler: Scheduler, sent: list[str]) -> list[str]:
+    """Send what is due; returns it."""
+    sent.clear()
+    while scheduler.tick() == 0:
+        pass
+    return sorted(sent)
 
 
 @pytest.fixture
