@@ -7,11 +7,12 @@ from pathlib import Path
 
 # A child of a pool whose last result nobody reads, as when the main process is stopping.
 CHILD = """
-import multiprocessing
+import billiard
 from worker import celery_tasks
 from billiard import pool
 
-child = pool.Worker(None, None, on_ready_counter=multiprocessing.Value("i", 0))
+queues = [billiard.get_context().SimpleQueue() for _ in range(2)]
+child = pool.Worker(*queues, on_ready_counter=billiard.Value("i", 0))
 waits = []
 pool.time.sleep = waits.append
 assert child._ensure_messages_consumed(completed=1) is False
