@@ -104,7 +104,7 @@ class BodyReader:
         except BaseException as error:
             self._in_flight.release(self)
             if isinstance(error, asyncio.CancelledError) and self.error and not self.task.uncancel():
-                raise self.error from error  # nobody else has cancelled the task
+                raise self.error from error  # nothing else has cancelled the task
             raise
         self._in_flight.reads.discard(self)  # complete: it is not evicted while it is recorded
         return b"".join(self.chunks)

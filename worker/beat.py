@@ -35,7 +35,7 @@ class Scheduler(beat.Scheduler):
     _clock_offset = 0.0  # between the clock, which can be set, and the monotonic one, at the last tick
 
     def tick(self, *args: Any, **kwargs: Any) -> Any:
-        """Start the schedule anew if the clock was set back: Celery would send nothing until it has caught up."""
+        """Rebuild the schedule if the clock was set back: Celery would send nothing until it has caught up."""
         offset = self.app.now().timestamp() - time.monotonic()
         if (seconds := self._clock_offset - offset) > 2.0:  # less delays ticks by less
             log.warning("beat.clock_set_back", seconds=round(seconds))

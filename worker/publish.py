@@ -56,7 +56,7 @@ def send_wakes(wakes: Iterable[Wake]) -> int:
     """
     Publish wakes over one connection until the broker fails, whatever is in their queue; return how many it accepted.
 
-    Raises no broker error; a broker that does not answer takes seconds: for RabbitMQ six, as it is connected to anew.
+    Raises no broker error; a broker that does not answer takes seconds: for RabbitMQ six, two of them for each of three connections.
     """
     from worker.celery import app  # the app reads the settings: only when it is needed
 
