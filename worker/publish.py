@@ -56,7 +56,7 @@ def send_wakes(wakes: Iterable[Wake]) -> int:
     """
     Publish wakes over one connection until the broker fails, whatever is in their queue; return how many it accepted.
 
-    Raises no broker error; a broker that does not answer takes seconds: for RabbitMQ six, two of them for each of three connections.
+    Raises no broker error; a broker that does not answer takes about two seconds, on RabbitMQ six.
     """
     from worker.celery import app  # the app reads the settings: only when it is needed
 
