@@ -44,7 +44,10 @@ def page(chromium: Any, world: World) -> Iterator[Any]:
     """Open the console of a system without a problem, whatever earlier tests left in its history."""
     with drive.console_of(chromium, world.local.url, world.local.secrets["api_token"]) as opened:
         opened.get_by_role("link", name="Overview", exact=True).click()
-        until(lambda: is_cleared(world, opened), "All clear")
+        try:
+            until(lambda: is_cleared(world, opened), "All clear")
+        except pytest.fail.Exception:
+            pytest.fail(opened.locator("#live").inner_text()[:1500])
         yield opened
 
 
