@@ -27,6 +27,7 @@ DISCARD_LETTERS = """
 UPDATE dead_letters SET state = 'discarded', closed_at = clock_timestamp(), closed_by = 'test' WHERE state = 'open'
 """
 FORGET_REFUSALS = "DELETE FROM webhook_refusals"
+FORGET_ATTEMPTS = "UPDATE outputs SET attempt = 0 WHERE state = 'waiting' AND lease_token IS NULL"
 ADD_DELIVERIES = """
 INSERT INTO deliveries (id, provider, webhook_id, body, body_sha256, external_id, state, run_at, ended_at)
 SELECT id, 'replicate', 'walk ' || id, %(body)s, %(sha256)s, %(external_id)s, 'dead', NULL, clock_timestamp()
@@ -53,7 +54,7 @@ def page(chromium: Any, world: World) -> Iterator[Any]:
 
 def is_cleared(world: World, page: Any) -> bool:
     """Remove what earlier tests left; each time, as the receiver writes refusals a second after it refused."""
-    for statement in (AGE_HISTORY, DISCARD_LETTERS, FORGET_REFUSALS):
+    for statement in (AGE_HISTORY, DISCARD_LETTERS, FORGET_REFUSALS, FORGET_ATTEMPTS):
         world.rows(f"WITH changed AS ({statement} RETURNING 1) SELECT 1")
     return bool(page.get_by_role("heading", name="All clear").is_visible())
 
