@@ -27,7 +27,6 @@ DISCARD_LETTERS = """
 UPDATE dead_letters SET state = 'discarded', closed_at = clock_timestamp(), closed_by = 'test' WHERE state = 'open'
 """
 FORGET_REFUSALS = "DELETE FROM webhook_refusals"
-FORGET_ATTEMPTS = "UPDATE outputs SET attempt = 0 WHERE state = 'waiting' AND lease_token IS NULL"
 ADD_DELIVERIES = """
 INSERT INTO deliveries (id, provider, webhook_id, body, body_sha256, external_id, state, run_at, ended_at)
 SELECT id, 'replicate', 'walk ' || id, %(body)s, %(sha256)s, %(external_id)s, 'dead', NULL, clock_timestamp()
@@ -43,6 +42,7 @@ SELECT letter_id, 'delivery', id, 'replicate', 'ingest', %(category)s, %(error)s
 @pytest.fixture
 def page(chromium: Any, world: World) -> Iterator[Any]:
     """Open the console of a system without a problem, whatever earlier tests left in its history."""
+    world.end_others()
     with drive.console_of(chromium, world.local.url, world.local.secrets["api_token"]) as opened:
         opened.get_by_role("link", name="Overview", exact=True).click()
         try:
@@ -54,7 +54,7 @@ def page(chromium: Any, world: World) -> Iterator[Any]:
 
 def is_cleared(world: World, page: Any) -> bool:
     """Remove what earlier tests left; each time, as the receiver writes refusals a second after it refused."""
-    for statement in (AGE_HISTORY, DISCARD_LETTERS, FORGET_REFUSALS, FORGET_ATTEMPTS):
+    for statement in (AGE_HISTORY, DISCARD_LETTERS, FORGET_REFUSALS):
         world.rows(f"WITH changed AS ({statement} RETURNING 1) SELECT 1")
     return bool(page.get_by_role("heading", name="All clear").is_visible())
 

@@ -125,7 +125,7 @@ FIVE_DEATHS = (
 @pytest.mark.parametrize("point", ["poison.before_record", "poison.after_record"])
 def test_a_crash_while_a_poisonous_row_is_buried_buries_it_once(world, point):
     """The row that killed five workers kills a sixth, at the commit that ends it: still one dead letter, one end."""
-    world.postpone_others()
+    world.end_others()
     for armed in (*FIVE_DEATHS, point):
         world.arm(armed)
 

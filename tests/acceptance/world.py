@@ -197,16 +197,14 @@ class World:
             id=asked.job_id,
         )
 
-    def postpone_others(self) -> None:
-        """Put off every file that no job waits for: one that other tests left could use up the crashes of a test."""
-        left = "state = 'waiting' AND deferred_at IS NOT NULL AND run_at < moment() + interval '1 hour'"
-        later = (
-            f"UPDATE outputs SET run_at = moment() + interval '1 day' WHERE {left} AND lease_token IS NULL RETURNING id"
-        )
-        until(
-            lambda: self.rows(later) == [] and not self.one(f"SELECT count(*) AS n FROM outputs WHERE {left}")["n"],
-            "no file of another test is tried",
-        )
+    def end_others(self) -> None:
+        """End every file that other tests left waiting: it could use up the crashes of a test, or be shown as failing."""
+        left = "SELECT DISTINCT job_id AS id FROM outputs WHERE state = 'waiting'"
+        for job in self.rows(f"SELECT id, settled_at IS NULL AS is_open FROM jobs WHERE id IN ({left})"):
+            if job["is_open"]:
+                requests.post(f"{self.local.url}/v1/jobs/{job['id']}/cancel", headers=self.token, timeout=30)
+            requests.delete(f"{self.local.url}/v1/renders/{job['id']}", headers=self.token, timeout=30)
+        until(lambda: not self.rows(left), "no file of another test waits")
 
     def arm(self, point: str) -> None:
         """Have the next process that gets to a failpoint die there."""
