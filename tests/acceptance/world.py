@@ -198,7 +198,7 @@ class World:
         )
 
     def end_others(self) -> None:
-        """End every file that other tests left waiting: it could use up the crashes of a test, or be shown as failing."""
+        """End the files that other tests left waiting: they could use up the crashes of a test, or show as failing."""
         left = "SELECT DISTINCT job_id AS id FROM outputs WHERE state = 'waiting'"
         for job in self.rows(f"SELECT id, settled_at IS NULL AS is_open FROM jobs WHERE id IN ({left})"):
             if job["is_open"]:
