@@ -231,8 +231,8 @@ def _return_row(
     except (errors.DatabaseUnavailable, errors.DatabaseLocked):
         guard.hand_back_later(lease, error)
         log.warning("lease.return_delayed", attempt=lease.attempt, error=str(error))
-    else:
-        log.info("lease.returned", attempt=lease.attempt)
+        return StepResult(text=f"to be handed back, else its lease expires: {error}")
+    log.info("lease.returned", attempt=lease.attempt)
     return StepResult(text=f"handed back, the attempt is not counted: {error}")
 
 
