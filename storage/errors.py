@@ -98,6 +98,6 @@ def _from_response(error: ClientError, request: str) -> MoorageError:
         return StorageUnavailable(message, facts=facts)
     if code == "NoSuchKey":
         return ObjectMissing(message, facts=facts)
-    if code == "EntityTooLarge":
+    if code == "EntityTooLarge" or status == 413:  # a proxy before the store sends no code
         return ObjectRefused(message, facts=facts)
     return StorageRefused(message, facts=facts)

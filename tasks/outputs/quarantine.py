@@ -103,12 +103,15 @@ class QuarantineGuard:
 
 @contextlib.contextmanager
 def open_file(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
-    """Read the file of an output from quarantine. Raises ObjectMissing."""
+    """Read the file of an output from quarantine. Raises ObjectMissing; StorageRefused if the store has altered it."""
     key = output.quarantine_key or ""
     with (
         deps.storage.open_object(deps.storage.private_bucket, key) as opened,
         download.spool_chunks(opened.iterate_chunks(), deps.limits, on_progress) as fetched,
     ):
+        if fetched.sha256 != output.quarantine_sha256:
+            stored = f"in quarantine with the SHA-256 {output.quarantine_sha256}, read with {fetched.sha256}"
+            raise errors.StorageRefused(f"object {key}: {stored}: restore it, or discard the dead letter")
         extension = download.find_extension(output.source or "")
         yield replace(fetched, declared_type=output.quarantine_type, declared_extension=extension)
 
@@ -116,8 +119,11 @@ def open_file(deps: Deps, output: Output, on_progress: Callable[[], None]) -> It
 def forget_missing(deps: Deps, lease: Lease, output: Output) -> Output:
     """Return an output without quarantine if its object is missing, and record that."""
     key, bucket = output.quarantine_key, deps.storage.private_bucket
-    if key is None or deps.storage.head(bucket, key) is not None:
+    if key is None:
         return output
+    with contextlib.suppress(ObjectMissing):  # a HEAD has the same response if the bucket is missing, or a proxy's
+        with deps.storage.open_object(bucket, key, byte_range=(0, 0)):
+            return output
     log.error("quarantine.missing", output_id=output.id, key=key)
     deps.database.run(partial(quarantine.forget, lease=lease))
     return replace(output, quarantine_key=None, quarantine_sha256=None)

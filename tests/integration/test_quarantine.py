@@ -360,6 +360,38 @@ def test_a_missing_object_is_forgotten_and_the_source_is_asked(at: World) -> Non
     assert at.state("outputs", row["id"]) == "kept"
 
 
+def test_a_missing_bucket_makes_no_row_forget_its_object(at: World) -> None:
+    """Its 404 is an error of our own: once it is back, the object is."""
+    _, row = refused(at, png(15))
+    elsewhere = s3.ObjectStore(at.deps.settings.model_copy(update={"s3_private_bucket": "not-there"}))
+    at.source.files.clear()
+
+    again(dataclasses.replace(at, deps=dataclasses.replace(at.deps, storage=elsewhere)), row["id"])
+
+    assert (at.state("outputs", row["id"]), at.row("outputs", row["id"])["attempt"]) == ("waiting", 0)
+    assert at.row("outputs", row["id"])["quarantine_key"] == row["quarantine_key"]
+    at.conn.execute("UPDATE outputs SET run_at = moment() WHERE id = %s", (row["id"],))
+    at.step("keep", row["id"])
+    assert at.state("outputs", row["id"]) == "kept"
+
+
+def test_an_altered_object_is_not_kept(at: World) -> None:
+    """Its digest was recorded when it was stored: other bytes are no proof of what was generated."""
+    _, row = refused(at, png(16))
+    bucket, other = at.deps.storage.private_bucket, png(17)
+    digest = hashlib.sha256(other).hexdigest()
+    key = row["quarantine_key"]
+    at.deps.storage.put(bucket, key, other, size=len(other), sha256=digest, content_type="image/png")
+
+    again(at, row["id"])
+
+    after = at.row("outputs", row["id"])
+    assert (after["state"], after["attempt"], after["quarantine_key"]) == ("waiting", 0, key)
+    assert row["sha256"] is None
+    assert row["quarantine_sha256"] in after["reason"]
+    assert digest in after["reason"]
+
+
 def test_an_error_page_gives_way_to_the_file(at: World) -> None:
     """What the server sent in place of the file cannot become one; a replay finds what it sends now."""
     made, row = refused(at, b"<!DOCTYPE html><html>sorry</html>")

@@ -425,8 +425,27 @@ def test_an_open_dead_letter_keeps_no_job_and_no_delivery(
     assert rows(conn) == {}
 
 
-def test_an_upload_expires_unless_an_open_job_names_it(
-    deps: Deps, conn: Connection, later: Callable[[int], None]
+@pytest.mark.parametrize("state", ["open", "keeping"])
+def test_an_old_render_stays_while_a_live_job_names_it(
+    deps: Deps, conn: Connection, later: Callable[[int], None], state: str
+) -> None:
+    """Also one whose files are being stored: if none can be, its next entry reads the picture."""
+    render_id = world.kept(deps, "abc", [world.picture("red")])
+    job_id = cli.register_one(deps, "def", deadline_seconds=604_800 * 10).job_id
+    conn.execute(
+        "UPDATE jobs j SET fallback_chain = %s, state = %s, chosen_id = CASE %s WHEN 'keeping' THEN p.id END"
+        " FROM predictions p WHERE p.job_id = j.id AND j.id = %s",
+        [json.dumps([{"input": {"image": {"render": str(render_id), "index": 0}}}]), state, state, job_id],
+    )
+    later(31)
+
+    assert run(deps, renders=30) == {}
+    assert deps.database.run(lambda c: renders.list_variants(c, render_id)) != []
+
+
+@pytest.mark.parametrize("state", ["open", "keeping"])
+def test_an_upload_expires_unless_a_live_job_names_it(
+    deps: Deps, conn: Connection, later: Callable[[int], None], state: str
 ) -> None:
     """Inputs are files of users, as renders are."""
     used, unused = uuid7(), uuid7()
@@ -442,7 +461,11 @@ def test_an_upload_expires_unless_an_open_job_names_it(
             [upload_id, key],
         )
     cli.register_one(deps, "abc", deadline_seconds=604_800 * 10)
-    conn.execute("UPDATE jobs SET fallback_chain = %s", [json.dumps([{"input": {"image": {"upload": str(used)}}}])])
+    conn.execute(
+        "UPDATE jobs j SET fallback_chain = %s, state = %s, chosen_id = CASE %s WHEN 'keeping' THEN p.id END"
+        " FROM predictions p WHERE p.job_id = j.id",
+        [json.dumps([{"input": {"image": {"upload": str(used)}}}]), state, state],
+    )
     later(31)
 
     done = run(deps, renders=30)

@@ -1,5 +1,7 @@
 """What a file is, from its first bytes."""
 
+import time
+
 import pytest
 
 from media import sniff
@@ -62,3 +64,15 @@ def test_what_is_kept_is_recognised(head, format_name):
 
     assert kind is not None
     assert kind.name == format_name
+
+
+@pytest.mark.parametrize("lead", [b"<!-- x -->", b"<!---->", b"<??>", b"<!-- a -->\n", b"<!DOCTYPE svg []>"])
+def test_a_head_full_of_comments_is_recognised_in_time(lead):
+    """The time doubled with each comment; nothing interrupts an expression, which keeps the GIL."""
+    count = sniff.HEAD_BYTES // len(lead) - 4
+
+    started = time.process_time()
+    assert sniff.detect_format(lead * 24 + b"<html>") is None
+    assert sniff.detect_format(lead * count + b"<html>") is None
+    assert sniff.detect_format(lead * count + b"<svg >") is sniff.SVG
+    assert time.process_time() - started < 1
