@@ -32,6 +32,8 @@ _HAS_BYTES: Final = """(
 _RENDERS: Final = f"""
   FROM renders r JOIN jobs j ON j.id = r.id
  WHERE r.deleted_at IS NULL AND r.published_at < {_OLD} AND j.settled_at < {_OLD}
+   AND NOT EXISTS (SELECT FROM jobs reader WHERE reader.owner = r.owner AND reader.state IN ('open', 'keeping')
+                      AND strpos(reader.fallback_chain::text, r.id::text) > 0)
 """
 
 MARK_DELETED: Final = f"""

@@ -84,7 +84,7 @@ _BEFORE: Final = "moment() - make_interval(secs => %(seconds)s)"
 
 OLD: Final = f"""
   FROM uploads u WHERE deleted_at IS NULL AND created_at < {_BEFORE}
-   AND NOT EXISTS (SELECT FROM jobs j WHERE j.owner = u.owner AND j.state = 'open'
+   AND NOT EXISTS (SELECT FROM jobs j WHERE j.owner = u.owner AND j.state IN ('open', 'keeping')
                       AND strpos(j.fallback_chain::text, u.id::text) > 0)
 """
 

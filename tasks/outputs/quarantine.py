@@ -121,9 +121,9 @@ def forget_missing(deps: Deps, lease: Lease, output: Output) -> Output:
     key, bucket = output.quarantine_key, deps.storage.private_bucket
     if key is None:
         return output
-    with contextlib.suppress(ObjectMissing):  # a HEAD has the same response if the bucket is missing, or a proxy's
-        with deps.storage.open_object(bucket, key, byte_range=(0, 0)):
-            return output
+    # Not by a HEAD, whose response is the same if the bucket is missing, or that of a proxy.
+    with contextlib.suppress(ObjectMissing), deps.storage.open_object(bucket, key, byte_range=(0, 0)):
+        return output
     log.error("quarantine.missing", output_id=output.id, key=key)
     deps.database.run(partial(quarantine.forget, lease=lease))
     return replace(output, quarantine_key=None, quarantine_sha256=None)
