@@ -62,9 +62,10 @@ UPDATE projects SET updated_at = moment(), is_implicit = false,
                             THEN document -> 'scenes' ELSE '[]' END
                             || jsonb_build_array(%(scene)s::jsonb || %(extra_fields)s))
  WHERE owner = %(owner)s AND id = %(id)s
+RETURNING octet_length(document::text)
 """)
-def add_scene(conn: Connection, project: ProjectKey, scene: str, extra_fields: Jsonb) -> None:
-    """Append a scene (JSON text), with `extra_fields` merged into it, to a locked project."""
+def add_scene(conn: Connection, project: ProjectKey, scene: str, extra_fields: Jsonb) -> int:
+    """Append a scene (JSON text), with `extra_fields` merged, to a locked project; return the document's size."""
 
 
 @statement("""

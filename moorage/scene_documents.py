@@ -11,6 +11,7 @@ from moorage.model import SceneRef
 
 Document = dict[str, Any]
 MAX_SCENES: Final = 1000
+MAX_BYTES: Final = 2**22  # as text, when a scene is added; the body of one request is at most 2.5 MiB in it
 _MAX_DIGITS: Final = 4000
 
 

@@ -245,6 +245,7 @@ def test_a_page_gets_a_cookie_and_reads_with_it(front: wp.Front) -> None:
         ({"sec-fetch-site": "none"}, 403),
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
         ({"origin": "https://evil.example", "sec-fetch-site": "same-origin"}, 403),
         ({"origin": "http://127.0.0.1:8000"}, 404),  # PUBLIC_URL
         ({"origin": "http://moorage.example", "host": "moorage.example"}, 404),

@@ -235,6 +235,16 @@ def test_an_infinite_number_is_rejected(front: wp.Front) -> None:
     assert refused.fields["errors"][0]["field"] == "input.scale"
 
 
+def test_a_number_of_many_digits_is_rejected(front: wp.Front) -> None:
+    """As a float it is 0: the job would run with another number than was sent."""
+    body = b'{"owner": "ada", "chain": [{"provider": "replicate", "model": "m/n"}], "input": {"scale": 1e-16383}}'
+
+    refused = send(front, body)
+
+    assert refused.status == 422
+    assert "1e-16383" in refused.fields["detail"]
+
+
 def test_megabytes_of_input_are_rejected(front: wp.Front) -> None:
     """Eight entries that share a megabyte would be eight megabytes in one row."""
     refused = order(front, chain=[ENTRY] * 8, input={"image": "data:image/png;base64," + "A" * 900_000})

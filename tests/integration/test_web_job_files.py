@@ -70,6 +70,21 @@ def test_an_equal_form_is_the_same_job_and_another_file_is_another_request(front
     assert rp.rows(url, "SELECT count(*) AS n FROM uploads") == before
 
 
+def test_files_count_by_their_names_in_any_order(front: wp.Front) -> None:
+    """Sketch and mask exchanged got the first job; a retry whose client sent the parts in another order, a 409."""
+    red, blue = picture("red"), picture("blue")
+    first = send(front, NAMED, {"sketch": red, "mask": blue}, key="names")
+
+    again = send(front, NAMED, {"mask": blue, "sketch": red}, key="names")
+    exchanged = [
+        send(front, NAMED, files, key="names")
+        for files in ({"sketch": blue, "mask": red}, {"mask": red, "sketch": blue})
+    ]
+
+    assert (first.status, again.status) == (202, 200)
+    assert [answer.status for answer in exchanged] == [409, 409]
+
+
 @pytest.mark.parametrize(
     ("job", "files", "status", "field"),
     [

@@ -217,6 +217,9 @@ def test_a_scene_without_a_name_gets_one_and_a_duplicate_is_rejected(front: wp.F
         b'{"owner": "ada", "document": {"x": "\\u0000"}}',
         b'{"owner": "ada", "document": {"\\ud800": 1}}',
         b'{"owner": "ada", "document": {"x": 1e200000}}',
+        b'{"owner": "ada", "document": {"x": 1e131071}}',
+        b'{"owner": "ada", "document": {"x": [-1.5E-16383]}}',
+        b'{"owner": "ada", "document": {"x": [' + b"1e-999," * 1500 + b"0]}}",
         b'{"owner": "ada", "document": {"x": ' + b"[" * 99 + b"]" * 99 + b"}}",
     ],
 )
@@ -225,6 +228,31 @@ def test_a_document_that_cannot_be_stored_is_rejected(front: wp.Front, name: str
     assert send(front, "PUT", "/v1/projects/refused", body).status == 422
 
     assert front.get("/v1/projects/refused").status == 404
+
+
+def test_a_scene_of_many_digits_is_rejected(front: wp.Front, mine: Connection, name: str) -> None:
+    """Of seven bytes PostgreSQL makes 131,072 digits in every text of the document; text itself may look like it."""
+    put(front, name, {"scenes": []})
+
+    refused = send(front, "POST", f"/v1/projects/{name}/scenes", b'{"id": "a", "x": {"y": [1e131071]}}')
+    stored = send(front, "POST", f"/v1/projects/{name}/scenes", b'{"id": "b", "x": "1e131071", "y": 1.5E+3}')
+
+    assert refused.status == 422
+    assert "such as 1e131071: send them as text" in refused.fields["errors"][0]["message"]
+    assert (stored.status, list(images(stored))) == (201, ["b"])
+
+
+def test_a_document_grows_to_a_limit(front: wp.Front, mine: Connection, name: str) -> None:
+    """A thousand scenes of a megabyte each are a gigabyte in one row, which nothing can read."""
+    put(front, name, {"scenes": []})
+
+    grown = [send(front, "POST", f"/v1/projects/{name}/scenes", {"id": n, "text": "x" * 1_000_000}) for n in range(5)]
+
+    assert [answer.status for answer in grown] == [201] * 4 + [409]
+    assert "larger than 4194304 bytes" in grown[-1].fields["detail"]
+    assert list(images(front.get(f"/v1/projects/{name}"))) == [0, 1, 2, 3]
+    assert send(front, "DELETE", f"/v1/projects/{name}/scenes/0").status == 204
+    assert send(front, "POST", f"/v1/projects/{name}/scenes", {"id": 4, "text": "x" * 1_000_000}).status == 201
 
 
 def test_progress_is_counted_from_the_rows(front: wp.Front, mine: Connection, name: str) -> None:

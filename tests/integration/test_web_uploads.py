@@ -113,6 +113,8 @@ def test_a_form_may_have_the_owner_before_or_after_the_file(front: wp.Front) -> 
         ([('name="file"; filename="a"', picture("PNG"))], 422),  # whose?
         ([('name="who"', b"bob"), ('name="file"; filename="a"', picture("PNG"))], 422),
         ([('filename="a"', picture("PNG"))], 400),
+        ([('name*=a; name*0=b; filename="a"', picture("PNG"))], 400),
+        ([('name="file"; filename*=a; filename*0=b', picture("PNG"))], 400),
         ([('name="owner"', b"bob"), ('name="file"; filename="a"', bytes(MAX_BYTES + 1))], 413),
     ],
 )
@@ -136,7 +138,16 @@ def test_a_truncated_form_is_rejected(front: wp.Front) -> None:
     answer = front.ask("POST", "/v1/uploads", body[:-15], {**wp.BEARER, **headers})
 
     assert answer.status == 400
-    assert front.ask("POST", "/v1/uploads", body, {**wp.BEARER, "content-type": "multipart/form-data"}).status == 400
+
+
+@pytest.mark.parametrize("parameters", ["", "; x*=a; x*0=b; boundary=b0undary", "; boundary*0=b0; boundary*=undary"])
+def test_a_form_without_a_readable_boundary_is_rejected(front: wp.Front, parameters: str) -> None:
+    """Contradictory continuations of a parameter (RFC 2231) were a 500."""
+    body, _ = form([('name="owner"', b"bob"), ('name="file"; filename="a"', picture("PNG"))])
+
+    answer = front.ask("POST", "/v1/uploads", body, {**wp.BEARER, "content-type": f"multipart/form-data{parameters}"})
+
+    assert answer.status == 400
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,29 @@ def test_an_event_at_the_moment_of_the_timeout_is_delivered() -> None:
     assert run(work()) == event(7)
 
 
+def test_a_stream_refused_as_polling_starts_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first poll succeeded in the moment its limit expired: the client got 503, and its place was lost for ever."""
+    monkeypatch.setattr(event_feed, "START_TIMEOUT_SECONDS", 0.01)
+
+    async def never(_work: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def work() -> tuple[BaseException | None, list[Subscription]]:
+        feed = new_feed()
+        monkeypatch.setattr(feed._database, "transaction", never)
+        waits = asyncio.create_task(feed.subscribe("ada"))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(feed._started.set)
+        time.sleep(0.02)  # both are due now: the start, and behind it the end of the wait
+        await asyncio.wait([waits])
+        return waits.exception(), feed._list_subscriptions()
+
+    refused, held = run(work())
+
+    assert isinstance(refused, Problem)
+    assert (refused.status, held) == (503, [])
+
+
 def test_a_stalled_stream_is_disconnected_and_unsubscribed() -> None:
     """A client that opens streams and reads nothing would use up all streams."""
     unsubscribed: list[Subscription] = []

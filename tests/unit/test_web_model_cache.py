@@ -133,6 +133,12 @@ def test_an_invalid_schema_is_unusable() -> None:
         job_inputs.find_schema_errors({"a": 1}, {"type": "nonsense"}, "input")
 
 
+def test_a_number_that_cannot_be_compared_leaves_the_input_unchecked() -> None:
+    """The quotient of 401 digits and a fraction is no float: the response was a 500."""
+    with pytest.raises(job_inputs.UnusableSchema, match="OverflowError"):
+        job_inputs.find_schema_errors({"scale": 10**400}, {"properties": {"scale": {"multipleOf": 0.5}}}, "input")
+
+
 @pytest.mark.parametrize("kind", [{"type": "string"}, {"anyOf": [{"type": "string"}, {"type": "null"}]}])
 def test_a_list_with_an_error_in_every_item_is_validated_quickly(kind):
     """All errors were collected and sorted for the 20 that are reported: the event loop was blocked for seconds."""

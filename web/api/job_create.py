@@ -46,14 +46,15 @@ class JobBody:
     sent: dict[str, Any]  # as received, for the hash of the request
     resolved: dict[str, Any]  # with each `{"file": name}` replaced by `{"upload": id}`
     files: Mapping[UUID, SpooledFile] = field(default_factory=dict)  # by the id of the upload they become
+    names: Sequence[str] = ()  # of the files
 
     async def compute_sha256(self) -> str:
-        """Return the hash of the body and the files; independent of white space and the order of names."""
+        """Return the hash of the body and the files; independent of white space and the order of names and files."""
         digests = []
-        for spooled in self.files.values():
+        for name, spooled in zip(self.names, self.files.values(), strict=True):
             await spooled.flush()
-            digests.append(await asyncio.to_thread(_hash_file, spooled.file))
-        text = json.dumps([self.sent, digests], sort_keys=True, separators=(",", ":"))
+            digests.append((name, await asyncio.to_thread(_hash_file, spooled.file)))
+        text = json.dumps([self.sent, sorted(digests)], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     async def store_files(self, spool: UploadSpool, owner: str) -> None:
@@ -183,7 +184,7 @@ def _parse_form(form: Form) -> JobBody:
         for name in used - upload_ids.keys()
     ]
     validation.raise_errors(errors)
-    return JobBody(body, resolved, {upload_ids[name]: file for name, file in form.files})
+    return JobBody(body, resolved, {upload_ids[name]: file for name, file in form.files}, names)
 
 
 def _resolve_files(value: Any, upload_ids: Mapping[str, UUID], used: set[str]) -> Any:

@@ -146,7 +146,7 @@ def find_schema_errors(value: Mapping[str, Any], schema: Mapping[str, Any], fiel
     validator = _build_validator(json.dumps(schema, sort_keys=True))
     try:
         return list(itertools.islice(_describe_errors(validator, value, field), validation.MAX_ERRORS))
-    except (Unresolvable, RecursionError, TypeError, ValueError) as error:
+    except (Unresolvable, RecursionError, TypeError, ValueError, ArithmeticError) as error:
         raise UnusableSchema(f"{type(error).__name__}: {error}") from error
 
 

@@ -82,7 +82,8 @@ async def add_scene(writer: Writer, scene: Json[SceneBody], data: BodyBytes) -> 
 
     def add(conn: Connection, key: ProjectKey, document: dict[str, Any]) -> None:
         extra_fields = {} if _choose_scene_name(document, scene) else {"id": str(ids.uuid7())}
-        projects.add_scene(conn, key, data.decode(), Jsonb(extra_fields))
+        if projects.add_scene(conn, key, data.decode(), Jsonb(extra_fields)) > scene_documents.MAX_BYTES:
+            raise Problem(409, f"the document would be larger than {scene_documents.MAX_BYTES} bytes: remove scenes")
 
     return await writer(add)
 

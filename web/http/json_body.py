@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeVar
 
@@ -19,6 +19,7 @@ B = TypeVar("B", bound=BaseModel)
 
 MAX_BYTES: Final = 2**20
 MAX_DEPTH: Final = 64
+MAX_EXPONENT: Final = 1000  # of one number; of all numbers of a body together MAX_BYTES
 READ_SECONDS: Final = 5.0
 IDLE_SECONDS: Final = 15.0  # of files
 TOTAL_SECONDS: Final = 300.0
@@ -110,13 +111,32 @@ def check_depth(value: Any, field: str) -> None:
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_build_object, parse_constant=_reject_constant)
+        text, parse_float = body.decode("utf-8"), _limit_exponents()
+        return json.loads(
+            text, object_pairs_hook=_build_object, parse_float=parse_float, parse_constant=_reject_constant
+        )
     except UnicodeDecodeError as error:
         raise Problem(400, f"the body is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
         raise Problem(400, f"the body is not JSON: {error}") from error
     except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits, or too many brackets
         raise Problem(400, f"the body cannot be parsed: {to_storable(str(error), 200)}") from error
+
+
+def _limit_exponents() -> Callable[[str], float]:
+    """Return a parser of one body's fractions. jsonb writes exponents as zeros, so that 7 kB could become 100 MB."""
+    total = 0
+
+    def parse(number: str) -> float:
+        nonlocal total
+        zeros = abs(int(number.lower().partition("e")[2] or 0))
+        total += zeros
+        if zeros > MAX_EXPONENT or total > MAX_BYTES:
+            message = f"has numbers that are too long without exponent, such as {number[:40]}: send them as text"
+            raise validation.invalid_field("", message)
+        return float(number)
+
+    return parse
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

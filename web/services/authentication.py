@@ -125,9 +125,9 @@ def check_origin(method: str, headers: Headers, settings: Settings) -> None:
 
 
 def _is_same_origin(origin: str, host: str, settings: Settings) -> bool:
-    public, sender = urlsplit(settings.public_url), urlsplit(origin)
-    is_public = (sender.scheme, sender.netloc) == (public.scheme, public.netloc)
-    return is_public or (sender.scheme in ("http", "https") and bool(host) and sender.netloc == host)
+    public, (scheme, _, netloc) = urlsplit(settings.public_url), origin.partition("://")  # urlsplit raises for http://[
+    is_public = (scheme, netloc) == (public.scheme, public.netloc)
+    return is_public or (scheme in ("http", "https") and bool(host) and netloc == host)
 
 
 def set_token(response: Response, settings: Settings, token: str, seconds: int, name: str = PAGE) -> None:

@@ -101,11 +101,11 @@ class EventFeed:
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await self._started.wait()
-        except TimeoutError as error:
-            raise unavailable("events are unavailable, retry") from error
-        finally:
-            if not self._started.is_set():
-                self.unsubscribe(subscription)
+        except BaseException as error:  # whether or not polling has started at this moment
+            self.unsubscribe(subscription)
+            if isinstance(error, TimeoutError):
+                raise unavailable("events are unavailable, retry") from error
+            raise
         return subscription
 
     def _make_room(self, owner: str | None) -> bool:

@@ -41,7 +41,7 @@ def is_form(request: Request) -> bool:
 
 async def read_form(request: Request, spool: UploadSpool, *, max_files: int) -> Form:
     """Return the form in a request's body. Raises Problem: 400, 408, 413, 422, or 503 if the disk is full."""
-    boundary = _media_type(request).get_param("boundary")
+    boundary = _get_parameter(_media_type(request), "content-type", "boundary")
     if not isinstance(boundary, str) or not 0 < len(boundary) <= 70 or not boundary.isascii():
         raise Problem(400, "Content-Type must have a boundary of 1 to 70 ASCII characters")
     check_content_length(request, max_files * spool.max_bytes + _OVERHEAD_BYTES)
@@ -107,6 +107,13 @@ def _media_type(request: Request) -> Message:
     return message
 
 
+def _get_parameter(message: Message, header: str, name: str) -> Any:
+    try:
+        return message.get_param(name, header=header)
+    except (TypeError, ValueError) as error:  # contradictory or huge numbers of continuations (RFC 2231)
+        raise Problem(400, f"the parameters of {header} cannot be parsed: write {name}=VALUE") from error
+
+
 class _PartParser:
     """Incremental parser: each chunk yields pieces of parts; the first piece of a part carries its header."""
 
@@ -149,8 +156,8 @@ class _PartParser:
         header = Message()
         header["content-disposition"] = self._disposition.decode("utf-8", "replace")
         self._disposition = b""
-        name = header.get_param("name", header="content-disposition")
+        name = _get_parameter(header, "content-disposition", "name")
         if header.get_content_disposition() != "form-data" or not isinstance(name, str) or not name:
             raise Problem(400, "a part of the form has no name")
-        is_file = header.get_param("filename", header="content-disposition") is not None
+        is_file = _get_parameter(header, "content-disposition", "filename") is not None
         self._out.append(((name, is_file), b""))
