@@ -238,6 +238,23 @@ def test_a_viewer_sees_everything_and_changes_nothing(front: wp.Front, mine: Con
     assert answers == dict.fromkeys(forms, 403)
 
 
+def test_a_viewer_is_given_no_link_to_a_file_in_quarantine(front: wp.Front, mine: Connection) -> None:
+    """As in the API: it is whatever a provider sent, of any owner."""
+    output_id = dead_output(front, mine, "quarantined")["subject_id"]
+    mine.execute(
+        "UPDATE outputs SET quarantine_key = 'quarantine/x', quarantine_bytes = 5, quarantined_at = moment(),"
+        " quarantine_sha256 = repeat('0', 64) WHERE id = %s",
+        [output_id],
+    )
+    watcher = session(front, api_tokens.create(mine, "night watch", "viewer")[1])
+
+    admins, viewers = (read(front, f"/ops/show/{output_id}", cookie) for cookie in (session(front), watcher))
+
+    assert f"/v1/assets/quarantine/{output_id}?" in admins
+    assert "/v1/assets/quarantine/" not in viewers
+    assert "in quarantine since" in viewers
+
+
 def test_a_replay_is_planned_counted_and_bounded_by_its_plan(front: wp.Front, mine: Connection) -> None:
     """What fails again, or arrives meanwhile, is not replayed in a circle; each row has its event."""
     mine.execute("DELETE FROM dead_letters")
