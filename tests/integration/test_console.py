@@ -200,6 +200,17 @@ def test_a_webhook_is_shown_without_secrets(front: wp.Front, mine: Connection) -
     assert "webhook-timestamp" in text
 
 
+def test_a_webhook_with_a_lone_surrogate_is_shown(front: wp.Front, mine: Connection) -> None:
+    """It is valid JSON, and UTF-8 has no bytes for it."""
+    body = rb'{"id": "surrogate", "status": "processing", "x\udfff": "\ud800 \ud83d\ude00", "output": null}'
+    assert front.post(body, webhook_id="msg_surrogate")[0] == 202
+    row = mine.execute("SELECT id FROM deliveries WHERE webhook_id = 'msg_surrogate'").fetchone() or {}
+
+    text = read(front, f"/ops/show/{row['id']}", session(front))
+
+    assert r"x\udfff&#34;: &#34;\ud800 😀&#34;" in text
+
+
 def test_a_list_is_filtered_by_its_url_and_goes_on(front: wp.Front, mine: Connection) -> None:
     """A filter can be sent to a colleague."""
     for number in range(52):
