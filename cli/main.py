@@ -14,6 +14,7 @@ from dotenv import dotenv_values
 
 from moorage import VERSION, logs
 from moorage.errors import MoorageError
+from moorage.text import escape_control_chars
 
 # name: module (imported only when the command is called), line of help, example; in the order of `moorage --help`
 GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
@@ -110,7 +111,7 @@ def main(args: list[str] | None = None) -> Any:
     try:
         return cli.main(args, prog_name="moorage", standalone_mode=True)
     except MoorageError as error:
-        click.echo(f"moorage: {error}", err=True)
+        click.echo("\n".join(map(escape_control_chars, f"moorage: {error}".split("\n"))), err=True)
         sys.exit(1)
 
 

@@ -52,6 +52,10 @@ def _find_locks(facts: Facts) -> Iterator[Problem]:
         text = f"pid {holder['pid']} ({holder['application_name']}) holds locks; {holder['waiting']} sessions wait"
         remedy = f"have its owner commit, or SELECT pg_terminate_backend({holder['pid']})"
         yield Problem("locks_held", "warning", text, remedy, "a-transaction-holds-locks", str(holder["pid"]))
+    if names := ", ".join(dict.fromkeys(facts.get("locked") or ())):  # nothing is found in what was not read
+        text = f"could not be read: {names}: PostgreSQL is overloaded or a transaction holds locks"
+        remedy = "end the session that holds locks, or reduce the load; until then other problems may be hidden"
+        yield Problem("facts_unread", "warning", text, remedy, "facts-could-not-be-read")
 
 
 def _find_workers(facts: Facts) -> Iterator[Problem]:

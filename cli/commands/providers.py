@@ -58,7 +58,7 @@ def test_payload(name: str, body: BinaryIO, headers: tuple[str, ...], at: int | 
     try:
         report = parse(raw)
     except UnrelatedEvent as error:
-        click.echo(f"ignored: {error}")
+        console.print_parts(f"ignored: {error}")
         return
     status, following = f"{report.status} ({report.raw_status})", "poll" if report.needs_fetch else None
     if report.status == "unknown" and not report.needs_fetch:
@@ -66,10 +66,10 @@ def test_payload(name: str, body: BinaryIO, headers: tuple[str, ...], at: int | 
     elif report.status == "succeeded" and not (report.outputs or report.mentions or report.needs_fetch):
         following = "poll, then end without files: no file was found where outputs are read"
     facts = {"id": report.external_id, "status": status, "error": report.error, "expires_at": report.expires_at}
-    click.echo("\n".join(f"{key}: {x}" for key, x in {**facts, "next": following}.items() if x is not None))
+    console.print_parts(*(f"{key}: {x}" for key, x in {**facts, "next": following}.items() if x is not None))
     for file in (*report.outputs, *report.mentions):
         effect = "not downloaded" if file.problem else "downloaded"
-        click.echo(f"{file.path}: {effect} {file.url or 'inline'} {file.problem or ''}".rstrip())
+        console.print_parts(f"{file.path}: {effect} {file.url or 'inline'} {file.problem or ''}".rstrip())
 
 
 def _verify(provider: Provider, headers: tuple[str, ...], body: bytes, now: float) -> None:

@@ -13,15 +13,7 @@ from cli import console
 from db import pauses
 from db.connection import current_time
 from moorage.errors import ConfigError
-from tasks.predictions.recover import (
-    MATCHES,
-    ListedMatch,
-    Match,
-    RecoveryOverview,
-    build_overview,
-    register_pages,
-    scan,
-)
+from tasks.predictions.recover import ListedMatch, Match, RecoveryOverview, build_overview, register_pages, scan
 from tasks.step import Deps
 from worker import boot, publish
 
@@ -82,7 +74,7 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
     pages = _show_progress(pages, "processed")
     result = register_pages(deps, source, pages, owner=owner, actor="cli", send_wakes=publish.publish_wakes)
     if as_json:
-        found = {match: preview.counts[match] for match in MATCHES}
+        found = {match: preview.counts[match] for match in MATCH_TEXTS}
         first = [{"fate": item.match, **asdict(item.listed)} for item in preview.first]
         about = {"provider": source.name, "since": begin, "dry_run": dry_run}
         console.print_json({**about, "found": found, "first": first, **result})
@@ -103,7 +95,7 @@ def _show_progress(pages: Iterator[list[ListedMatch]], verb: str) -> Iterator[li
 def _print_preview(preview: RecoveryOverview, provider: str, begin: datetime, *, on_stderr: bool) -> None:
     total = sum(preview.counts.values())
     click.echo(f"{provider} lists {total} predictions since {begin:%Y-%m-%d %H:%M:%S} UTC", err=on_stderr)
-    for match in MATCHES:
+    for match in MATCH_TEXTS:
         if preview.counts[match]:
             click.echo(f"{preview.counts[match]:>6}  {MATCH_TEXTS[match]}", err=on_stderr)
     for item in preview.first:

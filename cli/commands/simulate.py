@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 import requests
 
+from cli import console
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.settings import Settings
@@ -88,6 +89,6 @@ def _send(url: str, headers: dict[str, str], text: str) -> None:
         response = requests.post(url, data=text.encode(), headers=headers, timeout=SEND_SECONDS, allow_redirects=False)
     except requests.RequestException as error:
         raise click.ClickException(f"{url} did not answer: {type(error).__name__}") from error
-    click.echo(f"{response.status_code} {response.reason}: {response.text[:500]}".rstrip(": "))
-    if response.status_code >= 400:
+    console.print_parts(f"{response.status_code} {response.reason}: {response.text[:500]}".rstrip(": "))
+    if response.status_code >= 300:  # no redirect is followed
         raise SystemExit(1)

@@ -84,9 +84,6 @@ def _list_obstacles(data: dict[str, Any]) -> Iterator[Part]:
         ("transaction", lambda holder: format_duration(holder["transaction_seconds"]) if holder["state"] else None),
         ("blocks", lambda holder: f"{holder['waiting']} sessions"),
     )
-    if data["locked"]:
-        yield f"locked by another transaction, not shown: {', '.join(data['locked'])} (docs/runbook.md)"
-        yield ""
     yield from build_tables(
         "Paused (moorage resume)",
         data["pauses"],

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all
 from db.leases import LIVE
+from moorage.errors import Refused
 
 ListKind = Literal["deliveries", "jobs", "predictions", "outputs", "dead_letters", "notifications"]
 
@@ -62,9 +63,9 @@ def _build_list(kind: ListKind, *, by_owner: bool) -> str:
     job = "t" if kind == "jobs" else "j"
     job_id = {"jobs": "t.id", "deliveries": "p.job_id"}.get(kind, "t.job_id")
     before = "t.id < %(before)s"
-    if by_owner:
-        row = f"FROM {kind} t {joins} WHERE t.id = %(before)s"
-        before = f"{job}.id <= (SELECT {job}.id {row}) AND ({job}.id, t.id) < (SELECT {job}.id, t.id {row})"
+    if by_owner and kind != "jobs":
+        job_of_row = f"(SELECT j.id FROM {kind} t {joins} WHERE t.id = %(before)s)"
+        before = f"j.id <= {job_of_row} AND (j.id, t.id) < ({job_of_row}, %(before)s)"
     work = ""
     if live := LIVE.get(kind):  # rows of live states are read by the partial indexes of due and of leased rows
         work = f"""
@@ -97,12 +98,17 @@ def list_page(
     """
     Return rows that match `filters` (keys of NO_FILTER), newest first, older than the row `before`.
 
-    With an owner they are sorted by job.
+    With an owner they are sorted by job. Raises Refused: the job of `before` is then unknown, if it was deleted.
     """
     values = {**NO_FILTER, **filters}
     low, high = _build_id(values["since"], -_CLOCK_SLACK_MS, 0), _build_id(values["until"], _CLOCK_SLACK_MS, 2**80 - 1)
     sql = (LISTS if values["owner"] is None else LISTS_BY_OWNER)[kind]
-    return fetch_all(conn, sql, {**values, "low": low, "high": high, "before": before, "limit": limit})
+    rows = fetch_all(conn, sql, {**values, "low": low, "high": high, "before": before, "limit": limit})
+    if before is not None and not rows and values["owner"] is not None and kind != "jobs":
+        row = f"SELECT t.id FROM {kind} t {_PARTS[kind][1]} WHERE t.id = %(before)s AND j.id IS NOT NULL"
+        if not fetch_all(conn, row, {"before": before}):
+            raise Refused(f"{before}, after which the page begins, was deleted: begin with the first page")
+    return rows
 
 
 def _build_id(at: datetime | None, slack_ms: int, rest: int) -> UUID | None:

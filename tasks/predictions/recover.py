@@ -1,15 +1,16 @@
 """Recover predictions from the provider's list: register unknown ones, poll those still awaited."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Literal
 from uuid import UUID
 
 from db import predictions
-from db.connection import Connection
+from db.connection import Connection, current_time
 from moorage import webhook_keys
 from moorage.failpoints import failpoint
 from moorage.model import Prediction, Registration, Wake
@@ -23,6 +24,7 @@ from tasks.step import Deps, SendWakes
 # foreign: unknown, and its webhook URL is not below PUBLIC_URL.
 Match = Literal["unknown", "live", "ended", "lost", "foreign"]
 MATCHES: Final[tuple[Match, ...]] = ("unknown", "live", "ended", "lost", "foreign")
+SCAN_SECONDS: Final = 20.0  # of a request; the command has no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,23 @@ def scan(deps: Deps, provider: Provider, since: datetime, *, include_foreign: bo
         find = partial(predictions.find, providers=[provider.name] * len(page), external_ids=ids)
         found = {row.external_id: row for row in deps.database.run(find)}
         yield [_match(listed, found.get(listed.external_id), public_url) for listed in page]
+
+
+class TimedScan:
+    """As `scan`, of the last `seconds`; each iteration ends after SCAN_SECONDS, and `is_complete` is then False."""
+
+    def __init__(self, deps: Deps, name: str, seconds: float, *, include_foreign: bool = False) -> None:
+        self.is_complete = True
+        self.since = deps.database.run(current_time) - timedelta(seconds=seconds)
+        self._scan = partial(scan, deps, deps.providers[name], self.since, include_foreign=include_foreign)
+
+    def __iter__(self) -> Iterator[list[ListedMatch]]:
+        deadline = time.monotonic() + SCAN_SECONDS
+        for page in self._scan():
+            yield page
+            if time.monotonic() > deadline:
+                self.is_complete = False
+                return
 
 
 def _match(listed: ListedPrediction, row: Prediction | None, public_url: str | None) -> ListedMatch:

@@ -14,6 +14,7 @@ from embedded.stack import Stack
 from moorage.settings import load_settings
 from tasks.step import Deps
 from tests.integration import command_line as cli
+from tests.integration import provider_server
 from tests.integration import receiver_process as rp
 
 
@@ -142,6 +143,16 @@ def test_a_simulated_webhook_is_taken_by_a_real_receiver(stack: Stack, database_
     assert [body["id"] for body in bodies] == ["it's $HOME", "two"]
     assert (wrong.returncode, wrong.stdout[:4]) == (1, "401 ")
     assert shlex.split(printed.stdout)[0] == "curl"
+
+
+def test_a_simulated_webhook_that_is_redirected_has_failed(stack: Stack, database_url: str) -> None:
+    """A proxy from http: to https: took it, and nobody recorded it."""
+    env = cli.environment(stack, database_url)
+    with provider_server.running() as proxy:
+        proxy.answer = provider_server.answer(308, b"moved\r\x1b[2Jend", Location="https://moorage.example/")
+        sent = cli.run(env, "simulate", "replicate", "--url", f"http://127.0.0.1:{proxy.server_port}", "--send")
+
+    assert (sent.returncode, sent.stdout) == (1, "308 Permanent Redirect: moved\\r\\x1b[2Jend\n")
 
 
 def test_without_a_secret_simulate_says_what_to_write(stack: Stack, database_url: str) -> None:

@@ -201,6 +201,17 @@ def test_a_webhook_is_shown_without_secrets(front: wp.Front, mine: Connection) -
     assert "webhook-timestamp" in text
 
 
+def test_a_webhook_with_a_lone_surrogate_is_shown(front: wp.Front, mine: Connection) -> None:
+    """It is valid JSON, and UTF-8 has no bytes for it."""
+    body = rb'{"id": "surrogate", "status": "processing", "x\udfff": "\ud800 \ud83d\ude00", "output": null}'
+    assert front.post(body, webhook_id="msg_surrogate")[0] == 202
+    row = mine.execute("SELECT id FROM deliveries WHERE webhook_id = 'msg_surrogate'").fetchone() or {}
+
+    text = read(front, f"/ops/show/{row['id']}", session(front))
+
+    assert r"x\udfff&#34;: &#34;\ud800 😀&#34;" in text
+
+
 def test_a_list_is_filtered_by_its_url_and_goes_on(front: wp.Front, mine: Connection) -> None:
     """A filter can be sent to a colleague."""
     for number in range(52):
@@ -237,6 +248,23 @@ def test_a_viewer_sees_everything_and_changes_nothing(front: wp.Front, mine: Con
 
     assert all(re.findall(r'<form[^>]*method="post"[^>]*action="([^"]*)"', page) == ["/ops/sign-out"] for page in pages)
     assert answers == dict.fromkeys(forms, 403)
+
+
+def test_a_viewer_is_given_no_link_to_a_file_in_quarantine(front: wp.Front, mine: Connection) -> None:
+    """As in the API: it is whatever a provider sent, of any owner."""
+    output_id = dead_output(front, mine, "quarantined")["subject_id"]
+    mine.execute(
+        "UPDATE outputs SET quarantine_key = 'quarantine/x', quarantine_bytes = 5, quarantined_at = moment(),"
+        " quarantine_sha256 = repeat('0', 64) WHERE id = %s",
+        [output_id],
+    )
+    watcher = session(front, api_tokens.create(mine, "night watch", "viewer")[1])
+
+    admins, viewers = (read(front, f"/ops/show/{output_id}", cookie) for cookie in (session(front), watcher))
+
+    assert f"/v1/assets/quarantine/{output_id}?" in admins
+    assert "/v1/assets/quarantine/" not in viewers
+    assert "in quarantine since" in viewers
 
 
 def test_a_replay_is_planned_counted_and_bounded_by_its_plan(front: wp.Front, mine: Connection) -> None:

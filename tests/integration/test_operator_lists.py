@@ -12,6 +12,7 @@ from db.connection import Connection, Row, connect
 from db.reports import lists
 from db.reports.lists import ListKind
 from embedded.stack import Stack
+from moorage.errors import Refused
 from moorage.ids import uuid7
 
 KINDS: tuple[ListKind, ...] = get_args(ListKind)
@@ -82,6 +83,23 @@ def test_pages_contain_every_row_once(small: Connection, kind: ListKind) -> None
     assert ids == sorted(set(ids), reverse=True)
     owned = [row["id"] for row in read_all(small, kind, 97) if row["owner"] == "zoe"]
     assert sorted(row["id"] for row in read_all(small, kind, 7, owner="zoe")) == sorted(owned)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_after_a_deleted_row_is_not_the_end(small: Connection, kind: ListKind) -> None:
+    """Retention deletes the oldest rows while somebody reads; an empty page would say that there are no more."""
+    whole = lists.list_page(small, kind, {"owner": history.OWNER}, limit=10_000)
+
+    with small.transaction(force_rollback=True):
+        small.execute("SET LOCAL session_replication_role = replica")  # the row alone, without what refers to it
+        small.execute(f"DELETE FROM {kind} WHERE id = %s".encode(), [whole[0]["id"]])
+        if kind == "jobs":  # sorted by the id that the cursor is
+            rest = lists.list_page(small, kind, {"owner": history.OWNER}, before=whole[0]["id"], limit=10_000)
+            assert [row["id"] for row in rest] == [row["id"] for row in whole[1:]]
+        else:
+            with pytest.raises(Refused, match="deleted: begin with the first page"):
+                lists.list_page(small, kind, {"owner": history.OWNER}, before=whole[0]["id"], limit=10_000)
+    assert lists.list_page(small, kind, {"owner": history.OWNER}, before=whole[-1]["id"], limit=10_000) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -94,11 +94,17 @@ def test_a_locked_table_hides_only_what_it_contains(stack: Stack, database_url: 
         conn.execute("LOCK TABLE outputs, dead_letters IN ACCESS EXCLUSIVE MODE")
 
         _, screen, error = run(env, "status")
+        checked, verdict, _ = run(env, "status", "--check")
         status, shown, _ = run(env, "status", "--json")
 
     found = json.loads(shown)
-    assert (status, error) == (0, "")
-    assert "\nlocked by another transaction, not shown: " in screen
+    assert (status, checked, error) == (0, 1, "")
+    assert "  warning: could not be read: " in screen
+    assert "  warning: could not be read: " in verdict
+    unread = [problem["text"] for problem in found["problems"] if problem["code"] == "facts_unread"]
+    assert [
+        text.startswith("could not be read: oldest due: outputs, leases: outputs, outputs, ") for text in unread
+    ] == [True]
     assert "dead letters  locked" in screen
     assert found["jobs"] == {"open": 1}, made
     assert found["predictions"] == {"running": 1}

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cli import console
+from cli import console, main
 from db.audit.check import Check
+from moorage.errors import MoorageError
 from tasks.audit.findings import Finding
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -21,6 +22,19 @@ def test_a_providers_words_cannot_steer_a_terminal(capsys: pytest.CaptureFixture
 
     assert set(shown) & {"\x1b", "\r", "\u202e", "\x07"} == set()
     assert "\\x1b[2J\\r\\u202eend" in shown
+
+
+def test_an_error_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may name what a provider or a server answered; of several lines each is one."""
+
+    def fail(*_args: object, **_options: object) -> None:
+        raise MoorageError("replicate: 400 \r\u202eend\nsecond line")
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    with pytest.raises(SystemExit):
+        main.main([])
+
+    assert capsys.readouterr().err == "moorage: replicate: 400 \\r\\u202eend\nsecond line\n"
 
 
 def test_words_in_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

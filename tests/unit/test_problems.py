@@ -36,6 +36,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "keep_stalled": {"keep_stalled_seconds": 301.0},
     "expiry_soon": {"soonest_expiry_seconds": -5.0},
     "locks_held": {"lock_holders": [{"pid": 7, "application_name": "psql", "waiting": 2}]},
+    "facts_unread": {"locked": ["files kept", "jobs", "files kept"]},
     "paused": {"pauses": [{"target": "keep", "paused_by": "ann", "reason": "test"}]},
     "dead_letters": {
         "dead_letters": [
@@ -69,12 +70,13 @@ def test_each_problem_follows_from_its_fact_alone(code: str) -> None:
 
 def test_the_texts_name_what_and_how_many() -> None:
     """The first line of the screen is all that is read at three in the morning."""
-    changes = ("queue_without_worker", "dead_letters", "paused", "workers_silent", "worker_silent")
+    changes = ("queue_without_worker", "dead_letters", "facts_unread", "paused", "workers_silent", "worker_silent")
     texts = {code: find_problems({**QUIET, **CHANGES[code]})[0].text for code in changes}
 
     assert texts == {
         "queue_without_worker": "queue keep has 3 wakes and no worker that answers",
         "dead_letters": "5 open dead letters: 5 POISON",
+        "facts_unread": "could not be read: files kept, jobs: PostgreSQL is overloaded or a transaction holds locks",
         "paused": "keep is paused by ann: test",
         "workers_silent": "no worker answered in 3 s; 3 wakes in the queues",
         "worker_silent": "worker keep@b holds 1 row and did not answer in 3 s",

@@ -280,6 +280,13 @@ def test_the_command_shows_what_a_payload_would_do(run):
     assert "write acme or fal" in str(run("test", "acne", "--body", "-", input=b"{}").exception)
 
 
+def test_the_command_escapes_what_could_steer_a_terminal(run):
+    """A recorded body is opened exactly because it is odd."""
+    shown = run("test", "acme", "--body", "-", input=body(state="Error", reason="x\r\x07\u202e\ud800y")).output
+
+    assert "\nerror: x\\r\\x07\\u202e\\ud800y\n" in shown
+
+
 def test_the_command_verifies_the_signature_of_a_recorded_webhook(run, tmp_path):
     """As of the time when it was received; a wrong one is refused before the body is read."""
     declared_text = ACME.replace('prefix = "sha256="', 'prefix = "sig="\nalgorithm = "sha512"\nis_timed = true')

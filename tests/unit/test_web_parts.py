@@ -3,14 +3,20 @@
 import asyncio
 import difflib
 import threading
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 import pytest
 from starlette.requests import Request
 
+from db.connection import current_time
 from moorage.model import Registration
+from moorage.provider_types import ListedPrediction
 from moorage.settings import Settings
 from web import asgi
 from web.api.job_schema import JobCreate
@@ -18,9 +24,10 @@ from web.api.projects import ProjectBody
 from web.api.registrations import PredictionCreate
 from web.api.responses import ModelSchema, SceneUrls
 from web.asgi import AppLifespan
+from web.console import actions
 from web.http import json_body, query, validation
 from web.http.problems import Problem
-from web.services import model_cache
+from web.services import model_cache, worker_access
 from web.services.model_cache import MAX_PENDING, ModelCache
 
 T = TypeVar("T")
@@ -285,3 +292,52 @@ def test_a_malformed_reference_is_reported_under_its_field_whatever_the_field_is
     (error,) = refused.value.errors or ()
     assert error["field"] == "input.a: b"
     assert "the id of an upload" in error["message"]
+
+
+def test_the_console_reads_the_list_of_a_provider_for_20_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of a month takes minutes, in which a thread reads for a browser that was closed."""
+    now = datetime.now(UTC)
+    seconds = 0.0
+
+    def list_predictions(_since: datetime) -> Iterator[list[ListedPrediction]]:
+        nonlocal seconds
+        for number in range(100):
+            seconds += 5
+            yield [ListedPrediction(str(number), "succeeded")]
+
+    monkeypatch.setattr(time, "monotonic", lambda: seconds)
+    provider = SimpleNamespace(name="replicate", list_predictions=list_predictions)
+    database = SimpleNamespace(run=lambda work: now if work is current_time else [])
+    deps: Any = SimpleNamespace(
+        database=database, providers={"replicate": provider}, settings=SimpleNamespace(public_url="https://m.example")
+    )
+
+    pages, overview = actions._build_overview(deps, name="replicate", hours=720)
+
+    assert overview.counts.total() == 5
+    assert not pages.is_complete
+
+
+@dataclass
+class FakeDeps:
+    database: Any
+
+
+def test_what_asks_a_provider_leaves_the_threads_of_the_loop_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They check inputs and fetch public keys: without one, job requests and webhooks got 503."""
+    end = threading.Event()
+    monkeypatch.setattr(worker_access, "_connect", lambda _settings: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(worker_access, "_get_deps", lambda: FakeDeps(None))
+
+    async def read_and_check() -> int:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        settings: Any = None
+        reads = [asyncio.ensure_future(worker_access.run_with_deps(settings, lambda _: end.wait(50))) for _ in "abc"]
+        await asyncio.sleep(0)  # each read has its thread, or waits for one
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(int, "1"), 5)
+        finally:
+            end.set()
+            await asyncio.gather(*reads)
+
+    assert run(read_and_check()) == 1

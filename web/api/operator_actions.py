@@ -1,9 +1,6 @@
 """What operators do: dead letters, pauses, recovery from a provider's list, notifications sent again."""
 
 import importlib
-import time
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,7 +8,6 @@ from pydantic import Field
 from starlette.responses import Response
 
 from db import dead_letters, pauses
-from db.connection import current_time
 from db.dead_letters import FIRST, DeadLetterFilter
 from moorage import logs
 from moorage.errors import Refused
@@ -37,7 +33,6 @@ log = logs.get_logger(__name__)
 router: Final = Router(tags=["operations"], dependencies=[AdminOnly])
 
 PAGE_SECONDS: Final = 3.0  # of one call on dead letters; the caller repeats it with `next`
-RECOVERY_SECONDS: Final = 20.0
 LINES_SHOWN: Final = 10
 
 
@@ -179,26 +174,14 @@ async def create_recovery(ctx: Context, caller: AnyCaller, body: Json[RecoveryCr
 
 def _recover(deps: "Deps", provider: str, actor: str, body: RecoveryCreate) -> RecoveryView:
     recover: Any = importlib.import_module("tasks.predictions.recover")
-    publish: Any = importlib.import_module("worker.publish")
-    is_complete = True
-    since = deps.database.run(current_time) - timedelta(seconds=body.seconds)
-
-    def scan() -> Iterator[Sequence[Any]]:
-        nonlocal is_complete
-        deadline = time.monotonic() + RECOVERY_SECONDS
-        for page in recover.scan(deps, deps.providers[provider], since, include_foreign=body.include_foreign):
-            yield page
-            if time.monotonic() > deadline:
-                is_complete = False
-                return
-
-    overview = recover.build_overview(scan(), LINES_SHOWN)
+    pages = recover.TimedScan(deps, provider, body.seconds, include_foreign=body.include_foreign)
+    overview = recover.build_overview(pages, LINES_SHOWN)
     result = recover.register_pages(
-        deps, deps.providers[provider], iter(()) if body.dry_run else scan(), owner=body.owner, actor=actor,
-        send_wakes=publish.publish_wakes,
+        deps, deps.providers[provider], () if body.dry_run else pages, owner=body.owner, actor=actor,
+        send_wakes=importlib.import_module("worker.publish").publish_wakes,
     )  # fmt: skip
     names = ("external_id", "raw_status", "model")  # not the webhook's URL, which contains a key
     first = [{"match": item.match, **{name: getattr(item.listed, name) for name in names}} for item in overview.first]
     found = {match: overview.counts[match] for match in recover.MATCHES}
-    fields = {"provider": provider, "since": since, "dry_run": body.dry_run, "found": found, "first": first}
-    return RecoveryView.model_validate({**fields, **result, "is_complete": is_complete})
+    fields = {"provider": provider, "since": pages.since, "dry_run": body.dry_run, "found": found, "first": first}
+    return RecoveryView.model_validate({**fields, **result, "is_complete": pages.is_complete})

@@ -1,7 +1,7 @@
 """What operators do: dead letters, pauses, recovery from a provider's list, notifications sent again."""
 
 import importlib
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, get_args
 from urllib.parse import urlencode
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # they load what a worker needs
 
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
 OWNER: Final = "recovered"
+CUT_SHORT: Final = "The list took longer than 20 s, the rest was not read: choose fewer hours, or use moorage recover."
 MATCHES: Final[dict[str, str]] = {
     "unknown": "not registered: to be registered and polled",
     "live": "registered, not ended: to be polled now",
@@ -77,18 +78,19 @@ async def post_resend(notification_id: PathId, caller: Admin, ctx: Context) -> R
 @router.get("/recover")
 async def get_recover(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show the form; with a number of hours also what a recovery would do, which changes nothing."""
-    params, overview = views.parse_query(request, ConsoleQuery), None
+    params, pages, overview = views.parse_query(request, ConsoleQuery), None, None
     if params.provider in ctx.providers and params.hours:
-        overview = await run_with_deps(ctx.settings, partial(_build_overview, name=params.provider, hours=params.hours))
-    names = sorted(
+        build = partial(_build_overview, name=params.provider, hours=params.hours)
+        pages, overview = await run_with_deps(ctx.settings, build)
+    names = sorted(  # the others have no list
         name
-        for name, provider in ctx.providers.items()
-        if provider.can_poll
-        and type(provider).list_predictions is not Provider.list_predictions  # the others have none
+        for name, x in ctx.providers.items()
+        if x.can_poll and type(x).list_predictions is not Provider.list_predictions
     )
     return await render(
         request, ctx, caller, "recover.html", title="Recover", providers=names, chosen=params.provider,
         chosen_hours=params.hours or 2, overview=overview, texts=MATCHES,
+        cut_short="" if pages is None or pages.is_complete else CUT_SHORT,
     )  # fmt: skip
 
 
@@ -100,26 +102,21 @@ async def post_recover(form: Form, caller: Admin, ctx: Context) -> Response:
         raise Problem(422, "choose a provider in the form")
 
     def register(deps: "Deps") -> Any:
-        pages, recover = _scan(deps, params.provider, params.hours)
+        recover: Any = importlib.import_module("tasks.predictions.recover")
+        pages = recover.TimedScan(deps, params.provider, params.hours * 3600)
         send = importlib.import_module("worker.publish").publish_wakes
-        return recover.register_pages(
-            deps, deps.providers[params.provider], pages, owner=OWNER, actor=caller.actor, send_wakes=send
-        )
+        provider = deps.providers[params.provider]
+        return pages, recover.register_pages(deps, provider, pages, owner=OWNER, actor=caller.actor, send_wakes=send)
 
-    result = await run_with_deps(ctx.settings, register)
-    return show_result("/recover", f"{result['registered']} registered, {result['polled']} are polled now.")
-
-
-def _scan(deps: "Deps", name: str, hours: int) -> Any:
-    """Return the pages of a provider's list, and the module that reads them."""
-    recover: Any = importlib.import_module("tasks.predictions.recover")
-    since = deps.database.run(current_time) - timedelta(hours=hours)
-    return recover.scan(deps, deps.providers[name], since, include_foreign=False), recover
+    pages, result = await run_with_deps(ctx.settings, register)
+    text = f"{result['registered']} registered, {result['polled']} are polled now."
+    return show_result("/recover", text if pages.is_complete else f"{text} {CUT_SHORT}")
 
 
 def _build_overview(deps: "Deps", name: str, hours: int) -> Any:
-    pages, recover = _scan(deps, name, hours)
-    return recover.build_overview(pages, 0)
+    recover: Any = importlib.import_module("tasks.predictions.recover")
+    pages = recover.TimedScan(deps, name, hours * 3600)
+    return pages, recover.build_overview(pages, 0)
 
 
 SHOWN: Final = 100

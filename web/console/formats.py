@@ -46,7 +46,8 @@ def redact_body(body: bytes) -> str:
     """Return a body as text, a JSON body indented; at most 20,000 characters."""
     text = body.decode("utf-8", "backslashreplace")
     try:
-        text = json.dumps(_redact(json.loads(text)), indent=2, ensure_ascii=False)
+        parsed = json.dumps(_redact(json.loads(text)), indent=2, ensure_ascii=False)
+        text = parsed.encode(errors="backslashreplace").decode()  # UTF-8 has no bytes for a lone surrogate
     except (ValueError, RecursionError):
         text = _redact_text(text, MAX_CHARS)
     return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}\n… {len(text) - MAX_CHARS} more characters"

@@ -22,6 +22,7 @@ from tasks.dead_letters import Action
 from web.console.formats import redact_body
 from web.console.session import ConsoleQuery, Operator, redirect, render
 from web.http import query
+from web.http.permissions import Level
 from web.http.validation import PathId
 from web.page import cards, views
 from web.services.context import Context
@@ -123,13 +124,14 @@ async def get_record(request: Request, record_id: PathId, caller: Operator, ctx:
         return report, body, quarantine.find(conn, report.id)
 
     report, body, file = await ctx.database.read(read)
+    has_link = file is not None and caller.level >= Level.ADMIN
     job_id = report.id if report.subject == "job" else report.facts.get("job_id")
     return await render(
         request, ctx, caller, "show.html", title=f"{report.subject.replace('_', ' ').capitalize()} {report.id}",
         report=report, job_id=job_id, timeline=_build_timeline(report), tables=_build_tables(report),
         facts=_build_facts(report.facts, ctx.asset_base), actions=_list_actions(report),
         body=None if body is None else redact_body(body), asset_base=ctx.asset_base, file=file,
-        file_url=quarantine_links.build_link(ctx.settings, report.id, time.time()) if file else None,
+        file_url=quarantine_links.build_link(ctx.settings, report.id, time.time()) if has_link else None,
     )  # fmt: skip
 
 

@@ -4,7 +4,9 @@ import asyncio
 import importlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_AGE_SECONDS: Final = 2.0
+# Not the threads of the loop, which check inputs and fetch public keys: a slow provider would occupy them all.
+_EXECUTOR: Final = ThreadPoolExecutor(2, "operator")
 
 
 class StatusReader:
@@ -59,7 +63,7 @@ async def run_with_deps(settings: Settings, work: Callable[["Deps"], T]) -> T:
             return work(replace(_get_deps(), database=database))
 
     try:
-        return await asyncio.to_thread(run_in_thread)
+        return await asyncio.get_running_loop().run_in_executor(_EXECUTOR, copy_context().run, run_in_thread)
     except DatabaseUnavailable as error:
         raise unavailable("database unavailable, retry") from error
     except MoorageError as error:  # the provider's answer, without secrets
