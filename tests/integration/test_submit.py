@@ -341,6 +341,51 @@ def test_an_entry_is_tried_twice_at_most_when_nobody_knows(at: World, studio: St
     assert first["reason"] == "submit uncertain: not in the list of replicate after 60 s"
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_list_cannot_tell_that_what_was_sent_without_a_webhook_was_not_made(
+    at: World, studio: Studio, monkeypatch: pytest.MonkeyPatch, is_listed: bool
+) -> None:
+    """It has no key to be found by: the same entry, sent once more, would be paid for twice."""
+    monkeypatch.setattr(at.deps.providers["replicate"], "can_call", lambda _url: False)
+    made = ordered(at, entry(), entry("fal"))
+    studio.script, studio.is_listed = [(500, {})], is_listed
+    at.step("submit", made.prediction_id)
+    aged(at, made.prediction_id, 60)
+
+    at.step("submit", made.prediction_id)
+
+    assert [(row["state"], row["entry"]) for row in tries(at, made.job_id)] == [("abandoned", 0), ("planned", 1)]
+    assert "without a webhook" in tries(at, made.job_id)[0]["reason"]
+    assert len(studio.orders) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "is_known", "entries"),
+    [
+        (None, False, [0, 1]),  # it may be ours: its webhook was dropped, or PUBLIC_URL was http: then
+        ("acme/pictures", False, [0, 1]),
+        ("Acme/Pictures", False, [0, 1]),
+        ("acme/films", False, [0, 0]),
+        ("acme/pictures", True, [0, 0]),
+    ],
+)
+def test_what_the_list_has_without_a_webhook_may_be_the_lost_try(
+    at: World, studio: Studio, model: str | None, is_known: bool, entries: list[int]
+) -> None:
+    """Unless it is of another model, or of a row that is known."""
+    made = ordered(at, entry(), entry("fal"))
+    studio.script = [(500, {})]
+    at.step("submit", made.prediction_id)
+    studio.made[0] |= {"webhook": None, "model": model}
+    if is_known:
+        at.registered("p1")
+    aged(at, made.prediction_id, 60)
+
+    at.step("submit", made.prediction_id)
+
+    assert [row["entry"] for row in tries(at, made.job_id)] == entries
+
+
 def test_a_list_that_cannot_be_read_says_nothing_about_the_submission(at: World, studio: Studio) -> None:
     """An outage must not make a second one: the try is only waited for until its own time is up."""
     made = ordered(at, entry(), entry("fal"))
