@@ -1,6 +1,6 @@
 """Submit: what is planned is sent once, and what the answer, or its absence, does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -8,11 +8,12 @@ import pytest
 
 from embedded.stack import Stack
 from moorage import metrics
+from moorage.errors import MoorageError, ResourceExhausted
 from moorage.model import Step
 from tasks.predictions import recover
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
 from tests.integration.studio import Studio, entry, free, open_studio, ordered, tries
-from worker import step_runner
+from worker import heartbeat, step_runner
 
 
 @pytest.fixture(scope="module")
@@ -653,3 +654,40 @@ def test_a_lease_that_ended_before_the_request_sends_nothing_twice(at: World, st
 
     assert lost == [True]
     assert (at.state("predictions", made.prediction_id), len(studio.orders)) == ("running", 1)
+
+
+def raising(error: MoorageError) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"), [(ResourceExhausted("no thread"), 0), (heartbeat.RenewalFailed("a bug"), 1)]
+)
+def test_a_lease_that_cannot_be_renewed_is_no_uncertain_submission(
+    at: World, studio: Studio, monkeypatch: pytest.MonkeyPatch, error: MoorageError, counted: int
+) -> None:
+    """Nothing was sent: the row must not wait to be looked up, or, without a list, be given up."""
+    made = ordered(at, entry("fal"), entry())
+    monkeypatch.setattr(heartbeat.Heartbeat, "ensure_held", raising(error))
+
+    at.step("submit", made.prediction_id)
+
+    (row,) = tries(at, made.job_id)
+    assert (row["state"], row["submit_uncertain"], row["attempt"] - row["crashes"]) == ("planned", False, counted)
+    assert (studio.orders, at.one("SELECT count(*) FROM target_attempts")) == ([], 0)
+
+
+def test_a_lease_that_is_not_renewed_begins_no_submission(
+    at: World, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its thread, the step would have to take back at once what it begins."""
+    made = ordered(at)
+    monkeypatch.setattr(heartbeat.Heartbeat, "check", raising(ResourceExhausted("no thread")))
+
+    at.step("submit", made.prediction_id)
+
+    assert ("planned", "submitting") not in at.edges("prediction", made.prediction_id)
+    assert (at.state("predictions", made.prediction_id), studio.orders) == ("planned", [])
