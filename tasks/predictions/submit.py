@@ -89,7 +89,8 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     result = _send(deps, guard, prediction, submission)
     failpoint("submit.after_answer")
     record = partial(record_submission, deps=deps, lease=lease, provider=provider, result=result)
-    recorded = commit_step(deps, lease, guard, record, is_repeatable=provider.can_list)  # the list has the result, too
+    is_listed = provider.can_list and provider.can_call(deps.settings.public_url)  # the list has the result, too
+    recorded = commit_step(deps, lease, guard, record, is_repeatable=is_listed)
     failpoint("submit.after_commit")
     if isinstance(result, errors.MoorageError):
         breakers.note_api_error(deps, guard, provider.name, job.id, result)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -10,7 +11,8 @@ from embedded.stack import Stack
 from moorage import metrics
 from moorage.errors import MoorageError, ResourceExhausted
 from moorage.model import Step
-from tasks.predictions import recover
+from tasks.predictions import recover, submit
+from tasks.step import commit_step
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
 from tests.integration.studio import Studio, entry, free, open_studio, ordered, tries
 from worker import heartbeat, step_runner
@@ -358,6 +360,25 @@ def test_a_list_cannot_tell_that_what_was_sent_without_a_webhook_was_not_made(
     assert [(row["state"], row["entry"]) for row in tries(at, made.job_id)] == [("abandoned", 0), ("planned", 1)]
     assert "without a webhook" in tries(at, made.job_id)[0]["reason"]
     assert len(studio.orders) == 1
+
+
+@pytest.mark.parametrize("has_webhook", [True, False])
+def test_a_result_waits_for_locks_unless_the_list_has_it_too(
+    at: World, studio: Studio, monkeypatch: pytest.MonkeyPatch, has_webhook: bool
+) -> None:
+    """Without a webhook the list does not tell whose it is: the id is in the response alone."""
+    monkeypatch.setattr(at.deps.providers["replicate"], "can_call", lambda _url: has_webhook)
+    commits: list[bool] = []
+
+    def spy(*args: Any, is_repeatable: bool = True) -> Any:
+        commits.append(is_repeatable)
+        return commit_step(*args, is_repeatable=is_repeatable)
+
+    monkeypatch.setattr(submit, "commit_step", spy)
+
+    at.step("submit", ordered(at).prediction_id)
+
+    assert commits == [True, has_webhook]
 
 
 @pytest.mark.parametrize(
