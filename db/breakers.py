@@ -30,7 +30,7 @@ _IS_PAST: Final = "expires_at < moment() - interval '10 min'"
 OPEN_PLACES: Final = f"SELECT host, CASE WHEN probe_at <= moment() THEN 0 ELSE 3 END AS place FROM {OPEN_HOSTS}"
 
 # While the breaker of a provider's API is open, its predictions wait, except the most urgent one that is due, and those
-# past their deadline, whose wait ends. A claim of planned ones decides by itself (db/submission_turns.py).
+# whose wait ends (`predictions.get_wait_end`). A claim of planned ones decides by itself (db/submission_turns.py).
 API_ALLOWS: Final = """(NOT EXISTS (SELECT FROM breakers) OR predictions.state = 'planned'
     OR 'api ' || predictions.provider <> ALL (ARRAY(SELECT target FROM breakers))
     OR predictions.id = ANY (ARRAY(
@@ -38,7 +38,7 @@ API_ALLOWS: Final = """(NOT EXISTS (SELECT FROM breakers) OR predictions.state =
                 WHERE 'api ' || p.provider = b.target AND p.state IN ('submitting', 'running', 'abandoned')
                   AND p.lease_token IS NULL AND p.run_at <= moment() ORDER BY p.run_at LIMIT 1)
          FROM breakers b WHERE b.probe_at <= moment()))
-    OR predictions.deadline_at <= moment())"""
+    OR coalesce(predictions.output_until, predictions.deadline_at) <= moment())"""
 # The condition on a planned prediction `p`: also without a probe if the next entry of its fallback chain is due.
 SUBMIT_ALLOWS: Final = """(
     NOT EXISTS (SELECT FROM breakers b WHERE b.target = 'api ' || p.provider AND b.probe_at > moment())

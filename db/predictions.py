@@ -123,7 +123,8 @@ def build_abandon(from_state: str, values: str) -> str:
     return f"""
 WITH moved AS (
     UPDATE predictions SET state = 'abandoned', {CLEAR_LEASE}, woken_at = NULL, attempt = crashes - 1,
-           reason = %(reason)s, output_until = {end}, run_at = {end}, {values}
+           reason = %(reason)s, output_until = {end}, {values},
+           run_at = least({end}, moment() + make_interval(secs => %(next_poll_seconds)s::float8))  -- NULL: no poll
      WHERE id = %(id)s AND lease_token = %(token)s AND state = '{from_state}'
     RETURNING id, job_id
 ) {build_event_insert("prediction", f"'{from_state}'", "'abandoned'", "%(reason)s")}
@@ -131,7 +132,9 @@ WITH moved AS (
 
 
 @statement(build_abandon("running", "category = 'TIMED_OUT'"))
-def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
+def abandon(
+    conn: Connection, lease: Lease, *, output_life_seconds: float, next_poll_seconds: float | None, reason: str
+) -> None:
     """Stop waiting for a prediction; a late result still counts during `output_life_seconds`. Raises LeaseLost."""
 
 

@@ -105,7 +105,9 @@ def mark_running(conn: Connection, lease: Lease, external_id: str, *, first_poll
 
 
 @statement(build_abandon("submitting", "category = 'PROVIDER_FAILED', submit_uncertain = true"))
-def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
+def abandon(
+    conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str, next_poll_seconds: float | None = None
+) -> None:
     """Stop waiting for an uncertain submission; its webhook counts during `output_life_seconds`. Raises LeaseLost."""
 
 

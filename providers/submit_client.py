@@ -96,10 +96,10 @@ class SubmitClient:
         endpoint = parse_endpoint(url)
         host, port = endpoint.host, endpoint.port
         connection = http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
-        if endpoint.scheme == "https":
-            context = _get_tls_context()
-            connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
         try:
+            if endpoint.scheme == "https":
+                context = _get_tls_context()  # reads a file, once
+                connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
             connection.connect()
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
             connection.close()

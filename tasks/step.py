@@ -26,6 +26,7 @@ log = logs.get_logger(__name__)
 LOCK_CHECK_MS: Final = 50
 LOG_EVERY: Final = 60  # attempts to commit
 CHECK_EVERY: Final = 10  # attempts to commit
+CHECKS: Final = 3  # in a row, before a result is given up that exists nowhere else
 
 
 class LeaseGuard(Protocol):
@@ -106,9 +107,10 @@ def commit_step(
     Raises DatabaseUnavailable if this transaction fails although the row can be written: it is handed back.
 
     Args:
-        is_repeatable: False if the result would be lost (that of a submission): locks are waited for as well.
+        is_repeatable: False if the result would be lost (that of a submission): locks are waited for as well, and the
+            row must have been writable several times in a row.
     """
-    is_uncertain, is_writable, attempts = False, False, 0
+    is_uncertain, writable, attempts = False, 0, 0  # writable: how many checks in a row found that the row is
     with time_limit.suspend_limit():
         while True:
             try:
@@ -116,7 +118,7 @@ def commit_step(
                     return None
                 return deps.database.run(work)
             except DatabaseUnavailable as error:
-                if is_writable:
+                if writable >= (1 if is_repeatable else CHECKS):
                     raise  # no outage: this transaction alone fails, as by the time limit of its statements
                 is_uncertain = is_uncertain or isinstance(error, CommitUncertain)
                 if attempts % LOG_EVERY == 0:
@@ -124,12 +126,14 @@ def commit_step(
             except DatabaseLocked as error:
                 if is_repeatable:
                     raise
+                writable = 0
                 if attempts % LOG_EVERY == 0:
                     log.warning("commit.locked", error=str(error))
             attempts += 1
             time.sleep(1.0)
             guard.check()
-            is_writable = attempts % CHECK_EVERY == 0 and not is_uncertain and _is_row_writable(deps, lease)
+            if attempts % CHECK_EVERY == 0:
+                writable = writable + 1 if not is_uncertain and _is_row_writable(deps, lease) else 0
 
 
 def _is_row_writable(deps: Deps, lease: Lease) -> bool:

@@ -117,7 +117,7 @@ def _describe_wait(row: Columns, now: datetime) -> str:
     if state == "abandoned" and row["external_id"] is None:
         return f"possibly never created: only its webhook can identify it, given up {due}"
     if state == "abandoned":
-        return f"a late result still counts, last poll {due}"
+        return f"a late result still counts, next poll {due}"
     if state == "running":
         return f"poll {row['polls'] + 1} {due}, its deadline is {format_age(row['deadline_at'], now)}"
     if state == "discarding":

@@ -118,10 +118,10 @@ def _schedule_next_poll(
     leased: LeasedPrediction, result: PollResult, now: datetime, poll_seconds: float | None
 ) -> None:
     """Use the provider's poll interval and Retry-After; the wait ends at the prediction's deadline at the latest."""
-    prediction, provider, error = leased.prediction, result.provider, result.error
-    can_poll = provider is not None and provider.can_poll and prediction.external_id is not None
-    remaining = (predictions.get_wait_end(prediction) - now).total_seconds()
-    seconds = provider.next_poll_seconds(prediction.polls + 1) if provider and can_poll else remaining
+    prediction, error = leased.prediction, result.error
+    interval = _get_poll_interval(prediction, result.provider)
+    can_poll, remaining = interval is not None, (predictions.get_wait_end(prediction) - now).total_seconds()
+    seconds = remaining if interval is None else interval
     if poll_seconds is not None:
         seconds = min(seconds, poll_seconds)
     if isinstance(error, ProviderUnavailable) and error.retry_after:
@@ -132,8 +132,14 @@ def _schedule_next_poll(
     predictions.schedule_next_poll(leased.conn, leased.lease, wait_seconds=seconds, was_polled=can_poll, reason=reason)
 
 
+def _get_poll_interval(prediction: Prediction, provider: Provider | None) -> float | None:
+    """Return the wait before the next poll; None if the prediction cannot be polled."""
+    can_poll = provider is not None and provider.can_poll and prediction.external_id is not None
+    return provider.next_poll_seconds(prediction.polls + 1) if provider and can_poll else None
+
+
 def _time_out(leased: LeasedPrediction, result: PollResult) -> list[Wake]:
-    """Abandon a prediction past its deadline; past its output life, too, it is lost."""
+    """Abandon a prediction past its deadline, which is polled further; past its output life, too, it is lost."""
     prediction = leased.prediction
     suffix = f"; the last poll failed: {to_storable(str(result.error), 500)}" if result.error else ""
     if prediction.state == "abandoned" or prediction.cancel_reason is not None:
@@ -141,7 +147,10 @@ def _time_out(leased: LeasedPrediction, result: PollResult) -> list[Wake]:
         return _end_without_answer(leased, DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True))
     reason = f"no answer within the time limit{suffix}"
     life_seconds = result.output_life_seconds or submit_outcome.DEFAULT_OUTPUT_LIFE_SECONDS
-    predictions.abandon(leased.conn, leased.lease, output_life_seconds=life_seconds, reason=reason)
+    interval = _get_poll_interval(prediction, result.provider)  # a late success counts, and its URLs expire
+    predictions.abandon(
+        leased.conn, leased.lease, output_life_seconds=life_seconds, next_poll_seconds=interval, reason=reason
+    )
     return leased.advance_chain(DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True))
 
 

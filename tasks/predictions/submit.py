@@ -80,6 +80,7 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     except errors.Permanent as error:
         return _fail(deps, lease, guard, error)
     submission = Submission(provider, replace(entry, input=model_input), webhook_keys.create_key())
+    guard.check()
     begun = commit_step(deps, lease, guard, partial(_begin_if_allowed, lease=lease, submission=submission))
     has_begun, wakes = begun or (False, [])
     if not has_begun:
@@ -88,7 +89,8 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     result = _send(deps, guard, prediction, submission)
     failpoint("submit.after_answer")
     record = partial(record_submission, deps=deps, lease=lease, provider=provider, result=result)
-    recorded = commit_step(deps, lease, guard, record, is_repeatable=provider.can_list)  # the list has the result, too
+    is_listed = provider.can_list and provider.can_call(deps.settings.public_url)  # the list has the result, too
+    recorded = commit_step(deps, lease, guard, record, is_repeatable=is_listed)
     failpoint("submit.after_commit")
     if isinstance(result, errors.MoorageError):
         breakers.note_api_error(deps, guard, provider.name, job.id, result)
@@ -138,15 +140,22 @@ def _send(
     entry = submission.entry
     request = SubmitRequest(prediction.id, entry.model, entry.input, webhook, entry.seconds)
     try:
-        guard.ensure_held()
-    except errors.StepInterrupted as error:
-        return error
-    try:
+        _ensure_held(guard)
         return submission.provider.submit(request)
     except errors.LeaseLost:
         raise
     except errors.MoorageError as error:
         return error
+
+
+def _ensure_held(guard: LeaseGuard) -> None:
+    """Raise NotSubmitted if the lease cannot be renewed, as without memory for a thread: nothing was sent."""
+    try:
+        guard.ensure_held()
+    except (errors.LeaseLost, errors.StepInterrupted):
+        raise
+    except errors.MoorageError as error:
+        raise errors.NotSubmitted(f"not sent: {error}") from error
 
 
 def record_submission(

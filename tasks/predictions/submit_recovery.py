@@ -7,7 +7,7 @@ If the provider has no list, only the webhook can identify the prediction; it is
 from datetime import datetime, timedelta
 from typing import Final
 
-from db import submissions
+from db import predictions, submissions
 from db.connection import Connection, current_time
 from moorage import webhook_keys
 from moorage.errors import LeaseLost, MoorageError, StepInterrupted
@@ -50,29 +50,37 @@ def recover_submission(
     failpoint("lookup.after_answer")
     if isinstance(result, MoorageError):
         breakers.note_api_error(deps, guard, provider.name, prediction.job_id, result)
-    wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, lease, provider, result)) or []
+    can_call = provider.can_call(deps.settings.public_url)  # else it was sent without a webhook
+    wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, lease, provider, result, can_call)) or []
     failpoint("lookup.after_commit")
     return wakes + create.wake_unmatched(deps.database, provider.name, result) if isinstance(result, str) else wakes
 
 
 def _search_list(
     provider: Provider, prediction: Prediction, since: datetime, guard: LeaseGuard
-) -> str | MoorageError | None:
-    """Return the external id; None if the list does not contain the prediction, an error if it cannot be read."""
+) -> str | MoorageError | set[str]:
+    """Return the external id; else the ids without a webhook, any of which it may be; an error if it cannot be read."""
+    unnamed: set[str] = set()
+    model = (prediction.model or "").lower()  # of a version or deployment: does not begin with its model's
     try:
         for page in provider.list_predictions(since):
             for listed in page:
                 if webhook_keys.hash_key_in_url(listed.webhook) == prediction.key_sha256:
                     return listed.external_id
+                is_other = listed.model and model.count("/") == 1 and not model.startswith(listed.model.lower())
+                if listed.webhook is None and not is_other:
+                    unnamed.add(listed.external_id)
             guard.check()
     except (LeaseLost, StepInterrupted):
         raise
     except MoorageError as error:
         return error
-    return None
+    return unnamed
 
 
-def _record(conn: Connection, lease: Lease, provider: Provider, result: str | MoorageError | None) -> list[Wake]:
+def _record(
+    conn: Connection, lease: Lease, provider: Provider, result: str | MoorageError | set[str], can_call: bool
+) -> list[Wake]:
     leased = submit_outcome.lock_leased(conn, lease)
     if isinstance(result, str):
         return submit_outcome.record_external_id(leased, provider, result)
@@ -81,10 +89,13 @@ def _record(conn: Connection, lease: Lease, provider: Provider, result: str | Mo
     next_delay = next((delay for delay in LOOKUP_DELAYS_SECONDS if delay > age), None)
     if next_delay is not None:
         wait = min(next_delay - age, last_delay)
-        submissions.postpone(conn, lease, wait_seconds=wait, has_searched=result is None)
-    elif result is None:
+        submissions.postpone(conn, lease, wait_seconds=wait, has_searched=isinstance(result, set))
+    elif isinstance(result, set):
+        known = predictions.find(conn, [provider.name] * len(result), list(result))
+        not_created = can_call and len(known) == len(result)
         cause = f"not in the list of {provider.name} after {last_delay:g} s"
-        return submit_outcome.abandon_submission(leased, provider, cause, not_created=True)
+        cause += "" if not_created else ", which cannot identify what was sent without a webhook"
+        return submit_outcome.abandon_submission(leased, provider, cause, not_created=not_created)
     elif now < leased.prediction.deadline_at:
         submissions.postpone(conn, lease, wait_seconds=LOOKUP_DELAYS_SECONDS[0])
     else:

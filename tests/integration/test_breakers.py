@@ -559,6 +559,20 @@ def test_past_its_deadline_a_prediction_is_polled(at: World) -> None:
     assert polled(at, row_id)
 
 
+def test_an_abandoned_prediction_waits_for_an_open_breaker_until_its_output_life_ends(at: World) -> None:
+    """It is polled for an hour past its deadline; an outage must not be asked by all of them."""
+    open_breaker(at, "api replicate")
+    row_id = running(at, "a")
+    at.conn.execute(
+        "UPDATE predictions SET state = 'abandoned', deadline_at = moment(), output_until = moment() + '1 h'"
+    )
+    assert not polled(at, row_id)
+
+    at.conn.execute("UPDATE predictions SET output_until = moment()")
+
+    assert polled(at, row_id)
+
+
 def test_a_success_of_an_api_is_noted_with_its_poll(at: World) -> None:
     """In the round trips that a poll has anyway."""
     row_id, counter = running(at, "p1"), RoundTripCounter()

@@ -11,12 +11,12 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg import sql
 
-from db.connection import connect
+from db.connection import Connection, connect
 from embedded.stack import Stack
 from media import validate
-from moorage.errors import InvalidMedia
+from moorage.errors import DatabaseUnavailable, InvalidMedia
 from tasks import step
-from tests.integration.core import World, database_of, world
+from tests.integration.core import Held, World, database_of, world
 from worker import shutdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +124,31 @@ def test_a_transaction_that_fails_alone_does_not_hold_its_worker(at: World, monk
         at.conn.execute("DROP FUNCTION refuse CASCADE")
 
     assert counts(at, output_id) == ("waiting", 0, 0, False)
+
+
+@pytest.mark.parametrize(("is_repeatable", "attempts"), [(True, 11), (False, 31)])
+def test_a_result_that_exists_nowhere_else_is_not_given_up_at_the_first_check(
+    at: World, monkeypatch: pytest.MonkeyPatch, is_repeatable: bool, attempts: int
+) -> None:
+    """PostgreSQL may refuse this transaction for half a minute, and the row be writable: it was paid for."""
+    lease, clock = at.claimed_output(waiting(at, at.source.picture())), Clock(lambda: None)
+    monkeypatch.setattr(step, "time", clock)
+    tried: list[int] = []
+
+    def refuse(_conn: Connection) -> str:
+        tried.append(1)
+        if len(tried) < fails_until:
+            raise DatabaseUnavailable("too slow")
+        return "recorded"
+
+    fails_until = attempts
+    assert step.commit_step(at.deps, lease, Held(), refuse, is_repeatable=is_repeatable) == "recorded"
+
+    tried.clear()
+    fails_until = 1000
+    with pytest.raises(DatabaseUnavailable):
+        step.commit_step(at.deps, lease, Held(), refuse, is_repeatable=is_repeatable)
+    assert len(tried) == attempts
 
 
 def test_a_stopping_worker_does_not_wait_for_postgresql(at: World, monkeypatch: pytest.MonkeyPatch) -> None:

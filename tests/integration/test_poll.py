@@ -112,6 +112,47 @@ def test_our_deadline_abandons_and_a_late_success_still_counts(at: World) -> Non
         assert then.letters() == []
 
 
+def test_an_abandoned_prediction_is_polled_further(at: World) -> None:
+    """Its webhook may be lost, and the URLs of its files live from its end on, not from the end of our wait."""
+    made = at.registered("p1")
+    at.source.predictions["p1"] = prediction("p1", "processing")
+    waits = "SELECT extract(epoch FROM run_at - moment())::float FROM predictions WHERE external_id = 'p1'"
+
+    with at.later("61 minutes") as then:
+        then.step("poll", made.prediction_id)
+        assert (then.state("predictions", made.prediction_id), then.state("jobs", made.job_id)) == (
+            "abandoned",
+            "failed",
+        )
+        assert 60 < then.one(waits) <= 300
+    with at.later("67 minutes") as then:
+        then.step("poll", made.prediction_id)
+        assert then.state("predictions", made.prediction_id) == "abandoned"
+        assert 60 < then.one(waits) <= 300
+    at.source.predictions["p1"] = prediction("p1", "succeeded", [at.source.picture()])
+    with at.later("73 minutes") as then:
+        then.step("poll", made.prediction_id)
+        then.keep_all(made.job_id)
+
+        assert (then.state("jobs", made.job_id), then.row("jobs", made.job_id)["reopened"]) == ("succeeded", 1)
+        assert then.letters() == []
+
+
+def test_an_abandoned_prediction_that_cannot_be_polled_is_due_at_the_end_of_its_output_life(
+    at: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its webhook can report it."""
+    monkeypatch.setattr(at.deps.providers["replicate"], "_api", None)
+    made = at.registered("p1")
+    at.conn.execute("UPDATE predictions SET deadline_at = moment(), run_at = moment()")
+
+    at.step("poll", made.prediction_id)
+
+    row = at.row("predictions", made.prediction_id)
+    assert row["state"] == "abandoned"
+    assert abs((row["run_at"] - row["output_until"]).total_seconds()) < 1
+
+
 def lost(at: World, external_id: str = "p1"):
     """Return a registration whose prediction was abandoned and then lost."""
     made = at.registered(external_id)

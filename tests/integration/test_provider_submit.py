@@ -6,6 +6,7 @@ A new provider adds its wire to WIRES; `test_every_provider_that_accepts_submiss
 
 import base64
 import email
+import errno
 import json
 import socket
 import ssl
@@ -23,7 +24,15 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import providers
-from moorage.errors import BillingRefused, NotSubmitted, ProviderBusy, ProviderRefused, SubmitUncertain
+from moorage.errors import (
+    BillingRefused,
+    NotSubmitted,
+    ProviderBusy,
+    ProviderRefused,
+    ResourceExhausted,
+    SubmitUncertain,
+)
+from moorage.local_errors import find_local_failure
 from moorage.provider_types import InputFile, SubmitRequest
 from moorage.settings import Settings
 from providers import Provider, submit_client
@@ -479,6 +488,21 @@ def test_a_webhook_that_replicate_does_not_echo_is_logged(server, caplog, said, 
     assert submitted.external_id == "p1"
     assert ("submit.webhook_not_echoed" in caplog.messages) is warned
     assert KEY not in caplog.text
+
+
+def test_certificates_that_cannot_be_read_mean_that_nothing_was_sent(monkeypatch):
+    """Without a free file descriptor there is no connection: this is not an uncertain submission."""
+
+    def fail() -> ssl.SSLContext:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(submit_client, "_get_tls_context", fail)
+    submitter = SubmitClient("them", ("Authorization", "Bearer x"), max_bytes=1000)
+
+    with pytest.raises(NotSubmitted, match="Too many open files") as raised:
+        submitter.send("https://127.0.0.1:9/v1/predictions", {})
+
+    assert isinstance(find_local_failure(raised.value), ResourceExhausted)
 
 
 def test_openai_answers_with_the_pictures(server):

@@ -1,18 +1,21 @@
 """Submit: what is planned is sent once, and what the answer, or its absence, does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from embedded.stack import Stack
 from moorage import metrics
+from moorage.errors import MoorageError, ResourceExhausted
 from moorage.model import Step
-from tasks.predictions import recover
+from tasks.predictions import recover, submit
+from tasks.step import commit_step
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
 from tests.integration.studio import Studio, entry, free, open_studio, ordered, tries
-from worker import step_runner
+from worker import heartbeat, step_runner
 
 
 @pytest.fixture(scope="module")
@@ -341,6 +344,70 @@ def test_an_entry_is_tried_twice_at_most_when_nobody_knows(at: World, studio: St
     assert first["reason"] == "submit uncertain: not in the list of replicate after 60 s"
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_list_cannot_tell_that_what_was_sent_without_a_webhook_was_not_made(
+    at: World, studio: Studio, monkeypatch: pytest.MonkeyPatch, is_listed: bool
+) -> None:
+    """It has no key to be found by: the same entry, sent once more, would be paid for twice."""
+    monkeypatch.setattr(at.deps.providers["replicate"], "can_call", lambda _url: False)
+    made = ordered(at, entry(), entry("fal"))
+    studio.script, studio.is_listed = [(500, {})], is_listed
+    at.step("submit", made.prediction_id)
+    aged(at, made.prediction_id, 60)
+
+    at.step("submit", made.prediction_id)
+
+    assert [(row["state"], row["entry"]) for row in tries(at, made.job_id)] == [("abandoned", 0), ("planned", 1)]
+    assert "without a webhook" in tries(at, made.job_id)[0]["reason"]
+    assert len(studio.orders) == 1
+
+
+@pytest.mark.parametrize("has_webhook", [True, False])
+def test_a_result_waits_for_locks_unless_the_list_has_it_too(
+    at: World, studio: Studio, monkeypatch: pytest.MonkeyPatch, has_webhook: bool
+) -> None:
+    """Without a webhook the list does not tell whose it is: the id is in the response alone."""
+    monkeypatch.setattr(at.deps.providers["replicate"], "can_call", lambda _url: has_webhook)
+    commits: list[bool] = []
+
+    def spy(*args: Any, is_repeatable: bool = True) -> Any:
+        commits.append(is_repeatable)
+        return commit_step(*args, is_repeatable=is_repeatable)
+
+    monkeypatch.setattr(submit, "commit_step", spy)
+
+    at.step("submit", ordered(at).prediction_id)
+
+    assert commits == [True, has_webhook]
+
+
+@pytest.mark.parametrize(
+    ("model", "is_known", "entries"),
+    [
+        (None, False, [0, 1]),  # it may be ours: its webhook was dropped, or PUBLIC_URL was http: then
+        ("acme/pictures", False, [0, 1]),
+        ("Acme/Pictures", False, [0, 1]),
+        ("acme/films", False, [0, 0]),
+        ("acme/pictures", True, [0, 0]),
+    ],
+)
+def test_what_the_list_has_without_a_webhook_may_be_the_lost_try(
+    at: World, studio: Studio, model: str | None, is_known: bool, entries: list[int]
+) -> None:
+    """Unless it is of another model, or of a row that is known."""
+    made = ordered(at, entry(), entry("fal"))
+    studio.script = [(500, {})]
+    at.step("submit", made.prediction_id)
+    studio.made[0] |= {"webhook": None, "model": model}
+    if is_known:
+        at.registered("p1")
+    aged(at, made.prediction_id, 60)
+
+    at.step("submit", made.prediction_id)
+
+    assert [row["entry"] for row in tries(at, made.job_id)] == entries
+
+
 def test_a_list_that_cannot_be_read_says_nothing_about_the_submission(at: World, studio: Studio) -> None:
     """An outage must not make a second one: the try is only waited for until its own time is up."""
     made = ordered(at, entry(), entry("fal"))
@@ -608,3 +675,40 @@ def test_a_lease_that_ended_before_the_request_sends_nothing_twice(at: World, st
 
     assert lost == [True]
     assert (at.state("predictions", made.prediction_id), len(studio.orders)) == ("running", 1)
+
+
+def raising(error: MoorageError) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"), [(ResourceExhausted("no thread"), 0), (heartbeat.RenewalFailed("a bug"), 1)]
+)
+def test_a_lease_that_cannot_be_renewed_is_no_uncertain_submission(
+    at: World, studio: Studio, monkeypatch: pytest.MonkeyPatch, error: MoorageError, counted: int
+) -> None:
+    """Nothing was sent: the row must not wait to be looked up, or, without a list, be given up."""
+    made = ordered(at, entry("fal"), entry())
+    monkeypatch.setattr(heartbeat.Heartbeat, "ensure_held", raising(error))
+
+    at.step("submit", made.prediction_id)
+
+    (row,) = tries(at, made.job_id)
+    assert (row["state"], row["submit_uncertain"], row["attempt"] - row["crashes"]) == ("planned", False, counted)
+    assert (studio.orders, at.one("SELECT count(*) FROM target_attempts")) == ([], 0)
+
+
+def test_a_lease_that_is_not_renewed_begins_no_submission(
+    at: World, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its thread, the step would have to take back at once what it begins."""
+    made = ordered(at)
+    monkeypatch.setattr(heartbeat.Heartbeat, "check", raising(ResourceExhausted("no thread")))
+
+    at.step("submit", made.prediction_id)
+
+    assert ("planned", "submitting") not in at.edges("prediction", made.prediction_id)
+    assert (at.state("predictions", made.prediction_id), studio.orders) == ("planned", [])

@@ -81,6 +81,21 @@ def test_a_request_creates_a_job_and_its_first_prediction(front: wp.Front, url: 
     assert (prediction["provider"], prediction["model"], prediction["due"]) == ("replicate", "acme/picture", True)
 
 
+def test_an_entry_without_a_limit_gives_a_synchronous_provider_its_full_time(url: str) -> None:
+    """OpenAI needs two minutes for a good picture: one that is cut off after one is paid for and not seen."""
+    openai = {"provider": "openai", "model": "gpt-image-1"}
+    chain = [openai, {**openai, "seconds": 45}, ENTRY]
+    with wp.running(url, **AWAY, OPENAI_API_KEY="sk-test") as front:
+        image, video = order(front, chain=chain), order(front, chain=chain, kind="video")
+
+    def limits(made: wp.Answer) -> list[float]:
+        (job,) = rp.rows(url, f"SELECT fallback_chain FROM jobs WHERE id = '{made.fields['job_id']}'")
+        return [entry["seconds"] for entry in job["fallback_chain"]]
+
+    assert limits(image) == [180, 45, 60]
+    assert limits(video) == [600, 45, 600]
+
+
 def test_the_prompt_of_a_job_is_that_of_its_first_input_unless_it_has_its_own(front: wp.Front, url: str) -> None:
     for fields, expected in (
         ({}, "a harbour"),

@@ -40,7 +40,7 @@ def prediction(**columns: Any) -> dict[str, Any]:
         (
             "prediction",
             prediction(state="abandoned"),
-            "prediction abc: a late result still counts, last poll in 30 s",
+            "prediction abc: a late result still counts, next poll in 30 s",
         ),
         (
             "delivery",

@@ -95,7 +95,7 @@ async def create_job(
 async def _create_job(caller: Caller, ctx: AppContext, key: str | None, body: JobBody) -> NewJob:
     job = validation.parse_body(body.resolved, JobCreate)
     caller.resolve_owner(job.owner)
-    entries = job.parse_entries(ctx.settings)
+    entries = job.parse_entries(ctx.settings, ctx.providers)
     chain = [parsed.entry for parsed in entries]
     found = [_find_provider_error(ctx.providers, entry, caller) for entry in chain]
     errors = [{"field": f"chain[{n}].{error[0]}", "message": error[1]} for n, error in enumerate(found) if error]

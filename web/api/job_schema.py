@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from moorage.model import FallbackEntry, JobRequest, SceneRef
 from moorage.settings import Settings
+from providers.base import Provider
 from tasks.predictions import references
 from tasks.predictions.references import Reference, ReferenceGone
 from web.http import validation
@@ -127,7 +128,7 @@ class JobCreate(ResultFields):
     placeholder: bool = False
     deadline_seconds: Seconds | None = None
 
-    def parse_entries(self, settings: Settings) -> list[ParsedEntry]:
+    def parse_entries(self, settings: Settings, providers: Mapping[str, Provider]) -> list[ParsedEntry]:
         """Return entries with complete inputs. Raises Problem: 422 no input, unknown name in `map`, too much input."""
         errors: list[FieldError] = []
         entries = []
@@ -135,9 +136,11 @@ class JobCreate(ResultFields):
         for index, entry in enumerate(self.chain):
             field, is_own_input = f"chain[{index}]", entry.input is not None or entry.map is not None
             model_input = self._build_input(entry, field, errors)
-            parsed = FallbackEntry(
-                provider=entry.provider, model=entry.model, input=model_input, seconds=entry.seconds or seconds
-            )
+            # What a synchronous provider has not returned by then is paid for and not seen.
+            provider = providers.get(entry.provider)
+            least = provider.submit_response_seconds if provider and provider.is_synchronous else 0.0
+            limit = entry.seconds or max(seconds, least)
+            parsed = FallbackEntry(provider=entry.provider, model=entry.model, input=model_input, seconds=limit)
             input_field = f"{field}.input" if is_own_input else "input"
             entries.append(ParsedEntry(parsed, input_field, references.find_references(model_input)))
         input_bytes = sum(len(json.dumps(dict(parsed.entry.input))) for parsed in entries)
