@@ -1,15 +1,17 @@
 """Erasures: everything of an owner is removed, by owner and in pages, until nothing is left (docs/design.md)."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db import quarantine, retention
+from db import owner_token_revocations, owner_use, quarantine, retention
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.objects import LONG_TIMEOUT
 from db.statements import statement
+from moorage.owner_tokens import owner_subject
 
 WAIT_SECONDS: Final = 600.0  # for predictions to end at their providers
 IS_OPEN: Final = "EXISTS (SELECT FROM erasures WHERE finished_at IS NULL)"
@@ -165,11 +167,15 @@ RETURNING {_COLUMNS}
 def finish(conn: Connection, erasure: Row, upload_prefix: str) -> Row | None:
     """Delete projects and derived rows; return the finished erasure, or None if something of the owner is left."""
     args = {"owner": erasure["owner"], "prefix": upload_prefix}
+    owner_use.lock(conn, erasure["owner"])
     if fetch_one(conn, LOCK, {"id": erasure["id"]}) is None:
         return None
     counts = {name: conn.execute(sql, args).rowcount for name, sql in DROP_OTHERS.items()}
     add_counts(conn, erasure, {"projects": counts["projects"]})
-    return fetch_one(conn, FINISH, {"id": erasure["id"]})
+    finished = fetch_one(conn, FINISH, {"id": erasure["id"]})
+    if finished is not None:  # an upload that began before is refused: its object may have been deleted
+        owner_token_revocations.add(conn, owner_subject(erasure["owner"]), datetime.now(UTC))
+    return finished
 
 
 @statement("""

@@ -33,7 +33,7 @@ _MAX_OUTPUT_BYTES: Final = 32 * 2**20
 _MAX_GROWTH: Final = 4  # of an image that is re-encoded: AVIF as PNG
 _EXTRA_SECONDS: Final = 5.0
 _LOCK_POLL_SECONDS: Final = 0.05
-LOCK_SECONDS: Final = 80.0  # a download, this and a decoder stay below the limit of a step, 600 s
+LOCK_SECONDS: Final = 80.0  # with a decoder and a transfer to storage below the limit, 600 s
 
 
 def validate_in_process(

@@ -7,14 +7,20 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 Data = bytes | mmap.mmap
 Piece = bytes | tuple[int, int]  # literal bytes, or start and end of a part of the file
+MAX_PARTS: Final = 2**17  # of an image: one of two bytes takes a hundred in memory
 
 
 class ContainerError(Exception):
     """The container is truncated or malformed, or has no image or video."""
+
+
+def check_parts(count: int) -> None:
+    if count > MAX_PARTS:
+        raise ContainerError(f"malformed: it has more than {MAX_PARTS} parts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,7 @@ class ImageScan:
     notes: list[str] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     cicp: tuple[int, int] | None = None
+    added_pieces: int = 0  # of its variants, in memory
 
 
 def map_file(file: BinaryIO) -> mmap.mmap:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from media.containers import ContainerError, Data, ImageScan
+from media.containers import ContainerError, Data, ImageScan, check_parts
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _CONTROL: Final = 0xF9  # delay and transparent colour of the next frame
@@ -26,6 +26,7 @@ def scan_gif(data: Data) -> ImageScan:
             has_control = has_control or data[offset + 1] == _CONTROL
         if _is_decoded(data, offset):
             scan.pieces.append((offset, end))
+            check_parts(len(scan.pieces))
         offset = end
     if not scan.frames or (has_control and data[offset : offset + 1] != bytes([_TRAILER])):
         raise ContainerError("truncated: a frame is missing")

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Final
 from PIL import AvifImagePlugin, Image, ImageChops
 
 from media import avif, confined, gif, jpeg, png, thumbnails, webp
-from media.containers import ContainerError, Data, ImageScan, Piece, map_file, open_pieces
+from media.containers import MAX_PARTS, ContainerError, Data, ImageScan, Piece, map_file, open_pieces
 from media.limits import Limits
 from media.sniff import FileFormat
 from moorage.errors import InvalidMedia, MoorageError
@@ -42,7 +42,7 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
         pixels = scan.width_px * scan.height_px
         total = max(pixels, _MIN_FRAME_PIXELS) * scan.frames
         is_large = pixels > _INLINE_PIXELS or (scan.frames > 1 and total > _INLINE_ANIMATION_PIXELS)
-        if limits.is_confined or not is_large:
+        if limits.is_confined or not (is_large or scan.added_pieces > MAX_PARTS):
             return _decode(fetched.file, kind, scan, limits, facts)
     return confined.validate_in_process(fetched, limits, facts)
 

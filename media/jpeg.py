@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from media.containers import ContainerError, Data, ImageScan, Piece
+from media.containers import ContainerError, Data, ImageScan, Piece, check_parts
 
 # In a JPEG scan a marker is FF followed by anything but 00 (stuffing), a restart marker or FF (a fill byte).
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -60,6 +60,7 @@ def scan_jpeg(data: Data) -> JpegScan:
     """Walk a JPEG to the end of its first image; raises ContainerError if it does not get there."""
     scan = JpegScan(0, 0, 1, [(0, 2)])
     for marker, start, end in iterate_segments(data):
+        check_parts(len(scan.pieces))
         if marker == EOI:
             scan.pieces.append(b"\xff\xd9")
             _check_scans(scan)
@@ -67,6 +68,7 @@ def scan_jpeg(data: Data) -> JpegScan:
         if marker == ENTROPY:
             scan.pieces.append((start, end))
             scan.entropy.append((start, end))
+            scan.added_pieces += 8 + 2 * sum(1 for _ in _RESTART.finditer(data, start, end))
         elif marker in (SOI, TEM):
             scan.pieces.append((start - 2, end))
         else:
@@ -152,6 +154,7 @@ def build_filled_variants(data: Data, scan: JpegScan) -> list[list[Piece]]:
 
 def _fill(data: Data, scan: JpegScan, filler: bytes) -> list[Piece]:
     ends = {end for _, end in scan.entropy}
+    intervals = [bytes([0xFF, 0xD0 + index % 8]) + filler for index in range(16)]
     pieces: list[Piece] = []
     for piece in scan.pieces:
         if isinstance(piece, bytes) or piece[1] not in ends:
@@ -166,5 +169,5 @@ def _fill(data: Data, scan: JpegScan, filler: bytes) -> list[Piece]:
             end -= 1
         pieces += [(start, end), filler]
         if scan.has_restarts:  # further intervals: one that is missing has no marker to resume at
-            pieces += [bytes([0xFF, 0xD0 + (following + index) % 8]) + filler for index in range(8)]
+            pieces += intervals[following : following + 8]
     return pieces

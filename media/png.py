@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from media.containers import ContainerError, Data, ImageScan, Piece, open_pieces
+from media.containers import ContainerError, Data, ImageScan, Piece, check_parts, open_pieces
 
 Chunk = tuple[bytes, int, int]  # type, start, end
 
@@ -61,6 +61,7 @@ def _list_valid_chunks(data: Data, notes: list[str]) -> list[Chunk]:
                 raise ContainerError(f"damaged: the checksum of chunk {name} at byte {start} is wrong")
             else:
                 notes.append(f"chunk {name} with a wrong checksum ignored")
+            check_parts(len(chunks) + len(notes))
             if kind == b"IEND":
                 return chunks
     raise ContainerError("truncated: its end is missing")

@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     webhook_max_bytes: types.Count = 16 * 2**20
 
     # --- downloads and media
-    download_total_seconds: types.Positive = 300.0
+    download_total_seconds: Annotated[float, Field(gt=0, le=540)] = 300.0  # less than the limit of a step
     image_max_bytes: types.Count = 200_000_000
     image_max_pixels: types.Count = 2**27  # of one frame
     animation_max_pixels: types.Count = 1_000_000_000  # of all frames

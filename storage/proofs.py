@@ -7,6 +7,8 @@ are not deleted: a process that starts later only reads them, and concurrent pro
 
 import base64
 import hashlib
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 
 from botocore.exceptions import ClientError
@@ -27,6 +29,7 @@ DESCRIPTIONS: Final[dict[Proof, str]] = {
     "none": "no checksum is supported: an upload is proved by reading it back, and the audit reads objects back",
 }
 CHUNK_BYTES: Final = 1 << 16
+TRANSFER_SECONDS: Final = 300.0  # of an object: ends before the limit of a step, which counts as a crash of the file
 _PROBE: Final = b"moorage stores this object to find out which checksums the store supports.\n"
 _SHA256_KEY: Final = "moorage-checksum-sha256.txt"
 _MD5_KEY: Final = "moorage-checksum-md5.txt"
@@ -59,7 +62,20 @@ def is_proved(proof: Proof, arguments: dict[str, Any], etag: str) -> bool:
     return proof == "sha256"
 
 
-def read_back(client: "S3Client", bucket: str, key: str, *, size: int, sha256: str) -> None:
+def check_time(until: float) -> None:
+    if time.monotonic() > until:
+        raise TimeoutError(f"not complete within {TRANSFER_SECONDS:g} s")
+
+
+def limit_reads(file: BinaryIO, until: float) -> Any:
+    def read(size: int = -1) -> bytes:
+        check_time(until)
+        return file.read(size)
+
+    return SimpleNamespace(read=read, seek=file.seek, tell=file.tell)
+
+
+def read_back(client: "S3Client", bucket: str, key: str, *, size: int, sha256: str, until: float) -> None:
     """Compare size and bytes of a stored object. Raises StorageRefused if they differ."""
     digest = hashlib.sha256()
     try:
@@ -69,6 +85,7 @@ def read_back(client: "S3Client", bucket: str, key: str, *, size: int, sha256: s
             if stored_bytes == size:
                 for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
                     digest.update(chunk)
+                    check_time(until)
             response["Body"].close()
     except ObjectMissing as error:  # permanent elsewhere: here the store has just accepted it
         raise StorageUnavailable(f"{error}, after it was stored") from error

@@ -1,6 +1,8 @@
 """Objects in one public and one private bucket."""
 
 import contextlib
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,13 +40,15 @@ class ObjectReader:
         self.size_bytes, self.content_type = size, content_type
         self._body, self._bucket, self._key = body, bucket, key
 
-    def read(self, size: int | None = None) -> bytes:
+    def read(self, size: int | None = None, until: float = math.inf) -> bytes:
         """Return the next `size` bytes, the rest if None, b"" at the end."""
         with translate_errors("read", self._bucket, self._key):
+            proofs.check_time(until)
             return bytes(self._body.read(size))
 
     def iterate_chunks(self, size: int = proofs.CHUNK_BYTES) -> Iterator[bytes]:
-        while chunk := self.read(size):
+        until = time.monotonic() + proofs.TRANSFER_SECONDS
+        while chunk := self.read(size, until):
             yield chunk
 
 
@@ -123,10 +127,10 @@ class ObjectStore:
         named = {"CacheControl": cache_control, "ContentDisposition": disposition}
         optional: dict[str, Any] = {name: value for name, value in named.items() if value}
         proof, client = self.proof, self.clients.authenticated()
-        checksum = proofs.build_arguments(proof, body, sha256)
+        checksum, until = proofs.build_arguments(proof, body, sha256), time.monotonic() + proofs.TRANSFER_SECONDS
         if not isinstance(body, bytes):
             body.seek(0)  # from another offset, the store waits for the rest until the timeout
-            body = body.read() if size <= WHOLE_BYTES else body  # of a file, botocore sends 16 kB at a time
+            body = body.read() if size <= WHOLE_BYTES else proofs.limit_reads(body, until)  # sent 16 kB at a time
         failpoint("storage.before_put")
         with self._observe(), translate_errors("put", bucket, key):
             response = client.put_object(
@@ -134,7 +138,7 @@ class ObjectStore:
             )
         failpoint("storage.after_put")
         if not proofs.is_proved(proof, checksum, response.get("ETag", "")):
-            proofs.read_back(client, bucket, key, size=size, sha256=sha256)
+            proofs.read_back(client, bucket, key, size=size, sha256=sha256, until=until)
 
     @contextlib.contextmanager
     def open_object(

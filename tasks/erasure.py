@@ -18,6 +18,7 @@ from moorage.failpoints import failpoint
 from storage import keys
 from tasks.jobs import cancel, delete_render
 from tasks.step import Deps, run_unless_locked
+from tasks.sweeps.reconcile import log_error
 
 log = logs.get_logger(__name__)
 
@@ -29,8 +30,11 @@ REASON: Final = "owner erased"
 def continue_erasures(deps: Deps, actor: str, *, seconds: float = SECONDS) -> dict[str, Any]:
     """Continue all erasures for a time; returns the number of those that are finished."""
     until = time.monotonic() + seconds
-    done = [continue_erasure(deps, row, actor, until=until) for row in deps.database.run(erasures.list_unfinished)]
-    return {"erased": len([row for row in done if row is not None])} if done else {}
+    unfinished, erased = deps.database.run(erasures.list_unfinished), 0
+    for row in unfinished:
+        with log_error("erasure.failed", row["id"], []):
+            erased += continue_erasure(deps, row, actor, until=until) is not None
+    return {"erased": erased} if unfinished else {}
 
 
 def continue_erasure(deps: Deps, erasure: Row, actor: str, *, until: float = math.inf) -> Row | None:
@@ -89,8 +93,14 @@ def _erase_uploads(deps: Deps, erasure: Row) -> None:
     prefix, bucket = keys.build_upload_prefix(erasure["owner"]), deps.storage.private_bucket
     deps.database.run(lambda conn: erasures.mark_uploads(conn, erasure["owner"]))
     failpoint("erase.after_uploads")
-    objects = sum(_delete_objects(deps, bucket, start) for start in (prefix, keys.build_quarantine_key(prefix)))
-    deps.database.run(lambda conn: erasures.drop_uploads(conn, erasure, objects))
+    starts = (prefix, keys.build_quarantine_key(prefix))
+    listed = [item.key for start in starts for item in deps.storage.list_objects(bucket, start)]
+    present = deps.database.run(lambda conn: erasures.get(conn, erasure["id"]))
+    if present is None or present["finished_at"] is not None:  # by another process: what is listed may be new
+        return
+    for key in listed:
+        deps.storage.delete(bucket, key)
+    deps.database.run(lambda conn: erasures.drop_uploads(conn, erasure, len(listed)))
 
 
 def _delete_objects(deps: Deps, bucket: str, prefix: str) -> int:

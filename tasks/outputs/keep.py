@@ -14,7 +14,7 @@ from db.connection import BLOCKED_SIGNALS, Connection
 from egress import download
 from media import validate
 from media.validate import ValidatedFile
-from moorage import errors, lifecycle, metrics
+from moorage import errors, lifecycle, metrics, time_limit
 from moorage.failpoints import failpoint
 from moorage.formats import FORMATS
 from moorage.lifecycle import StoredFileDecision
@@ -100,8 +100,11 @@ def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file
     """Read, validate, store and record a file; if that fails after it was read, its bytes go to quarantine."""
     failpoint("keep.before_download")
     started = time.perf_counter()
+    limit = partial(time_limit.apply_limit, deps.settings.constants.step_seconds)  # of each phase
     with (
+        limit(),
         open_file(deps, output, guard.check) as fetched,
+        limit(),
         quarantine.QuarantineGuard(deps, lease, output, fetched, guard),
     ):
         metrics.PHASE_SECONDS.labels("download").observe(time.perf_counter() - started)
@@ -111,7 +114,7 @@ def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file
         examined = validate.validate_file(fetched, limits)
         _observe_validation(examined, time.perf_counter() - started)
         guard.check()
-        with metrics.time_phase("store"):
+        with metrics.time_phase("store"), limit():
             stored = store_output(deps, lease, output, fetched, examined, guard)
         metrics.STORED_BYTES.inc(fetched.size_bytes + (len(examined.thumb.data) if examined.thumb else 0))
         failpoint("keep.before_record")

@@ -112,7 +112,7 @@ class _OrphanScan:
     def __init__(self, deps: Deps, *, delete: bool, until: float) -> None:
         self._deps, self._storage, self._delete, self._until = deps, deps.storage, delete, until
         self._remaining = dict.fromkeys(("orphan", "quarantined"), deps.settings.constants.orphans_per_run)
-        self.report = OrphanReport()
+        self.report, self._last_key = OrphanReport(), ""
 
     def run(self, start: ScanCursor | None) -> Iterator[ScanCursor]:
         names = [" ".join(prefix) for prefix in PREFIXES]
@@ -123,7 +123,11 @@ class _OrphanScan:
             after = start.after_key if start and start.listing == name else ""
             listing = storage.list_objects(bucket, prefix, after)
             while page := list(islice(listing, _PAGE)):
-                cursor = ScanCursor(name, self._process_page(bucket, prefix, page))
+                try:
+                    cursor = ScanCursor(name, self._process_page(bucket, prefix, page))
+                except (StorageUnavailable, StorageRefused):
+                    yield ScanCursor(name, self._last_key)  # else each run would end here
+                    raise
                 if 0 in self._remaining.values() or time.monotonic() > self._until:
                     self.report.stopped_at = cursor
                     return
@@ -168,6 +172,7 @@ class _OrphanScan:
     def _process(self, candidate: OrphanCandidate) -> None:
         if self._delete and candidate.reason in self._remaining:
             self._remaining[candidate.reason] -= 1
+            self._last_key = candidate.key
             try:
                 self._quarantine_or_delete(candidate)
             except (StorageUnavailable, StorageRefused) as error:

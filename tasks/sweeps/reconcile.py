@@ -73,7 +73,7 @@ def _draw_rows(rows: Sequence[T], locked: Sequence[T]) -> Iterator[T]:
 
 
 @contextlib.contextmanager
-def _log_error(event: str, row: T, locked: list[T]) -> Iterator[None]:
+def log_error(event: str, row: T, locked: list[T]) -> Iterator[None]:
     """Log the error of one row: the others are still processed. While PostgreSQL is unavailable, the sweep ends."""
     try:
         yield
@@ -90,7 +90,7 @@ def check_deadlines(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
     job_ids, locked = deps.database.run(jobs.list_due), list[UUID]()
     wakes: list[Wake] = []
     for job_id in _draw_rows(job_ids, locked):
-        with _log_error("job.check_failed", job_id, locked):
+        with log_error("job.check_failed", job_id, locked):
             work = partial(_check_job, deps=deps, job_id=job_id, actor=actor)
             wakes += deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_check")
@@ -116,7 +116,7 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
 def repair_documents(deps: Deps) -> int:
     keys, locked = deps.database.run(projects.list_overwritten), list[ProjectKey]()
     for key in _draw_rows(keys, locked):
-        with _log_error("project.repair_failed", key, locked):
+        with log_error("project.repair_failed", key, locked):
             work = partial(repair_document, key=key, asset_base=deps.asset_base)
             deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_mend")
@@ -133,6 +133,6 @@ def correct_statuses(deps: Deps) -> int:
     """Compare the status of the next projects with their jobs and correct it; returns how many differed."""
     keys, locked = deps.database.run(progress.list_wrong_statuses), list[ProjectKey]()
     for key in _draw_rows(keys, locked):
-        with _log_error("project.status_failed", key, locked):
+        with log_error("project.status_failed", key, locked):
             deps.database.run(partial(progress.update_status, project=key), lock_ms=LOCK_MS)
     return len(keys)

@@ -11,6 +11,7 @@ import pytest
 from db import api_tokens, owner_token_revocations, ticks
 from db.connection import Connection
 from embedded.stack import Stack
+from moorage.errors import StorageRefused
 from moorage.ids import uuid7
 from moorage.owner_tokens import OwnerToken
 from storage import keys
@@ -179,6 +180,60 @@ def test_an_erasure_waits_for_its_predictions_and_then_no_longer(deps: Deps, con
     assert erasure.continue_erasures(deps, "tests") == {"erased": 1}
     assert erasure.continue_erasures(deps, "tests") == {}
     assert find_traces(deps, conn) == []
+
+
+def list_uploads(deps: Deps) -> list[str]:
+    """Return the keys of the owner's uploads and of their like in quarantine."""
+    prefix = keys.build_upload_prefix(OWNER)
+    starts = (prefix, keys.build_quarantine_key(prefix))
+    return [item.key for start in starts for item in deps.storage.list_objects(deps.storage.private_bucket, start)]
+
+
+def test_a_pass_that_comes_late_deletes_nothing_of_an_owner_who_came_back(deps: Deps, conn: Connection) -> None:
+    """A worker listed the erasure and was busy with another one, while the command finished it."""
+    listed = erasure_request.request_erasure(deps.database, OWNER)
+    assert erasure.continue_erasure(deps, listed, "tests") is not None
+    add_upload(deps, conn, OWNER)
+    theirs = list_uploads(deps)
+
+    assert erasure.continue_erasure(deps, listed, "tests") is None
+
+    assert len(theirs) == 3
+    assert list_uploads(deps) == theirs
+    assert values(conn, "SELECT deleted_at IS NULL FROM uploads") == [True]
+
+
+def test_an_upload_that_began_before_the_end_of_an_erasure_is_refused(deps: Deps) -> None:
+    """Its object may have been deleted by the last pass; recorded, it would be a row without an object."""
+    requested = erasure_request.request_erasure(deps.database, OWNER)
+    upload = OwnerToken(OWNER, 0)
+
+    def is_refused() -> bool:
+        return upload.is_revoked(deps.database.run(lambda c: owner_token_revocations.find(c, [upload])))
+
+    before = is_refused()
+    assert erasure.continue_erasure(deps, requested, "tests") is not None
+
+    assert (before, is_refused()) == (False, True)
+
+
+def test_an_erasure_that_always_fails_does_not_stop_others(
+    deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage refuses one of its objects, at each tick."""
+    for owner in (OWNER, "bob", "eve"):
+        add_upload(deps, conn, owner)
+        erasure_request.request_erasure(deps.database, owner)
+    delete = deps.storage.delete
+
+    def refuse(bucket: str, key: str) -> None:
+        if "Quennell" in key:
+            raise StorageRefused("delete: 403")
+        delete(bucket, key)
+
+    monkeypatch.setattr(deps.storage, "delete", refuse)
+    assert erasure.continue_erasures(deps, "tests") == {"erased": 2}
+    assert values(conn, "SELECT owner FROM erasures WHERE finished_at IS NULL") == [OWNER]
 
 
 @pytest.mark.parametrize("in_batch", [True, False])

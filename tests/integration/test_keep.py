@@ -1,5 +1,6 @@
 """Keep: one output under one lease, downloaded, validated, stored and recorded."""
 
+import contextlib
 import hashlib
 import importlib
 import io
@@ -20,10 +21,12 @@ from db import outputs
 from db.connection import Connection, Row, connect
 from embedded.stack import Stack
 from media import png
+from moorage import time_limit
 from moorage.errors import DatabaseUnavailable, StepInterrupted, StorageUnavailable
 from moorage.model import Wake
 from storage.s3 import ObjectStore
 from tasks.jobs import replay
+from tasks.outputs import keep
 from tests.integration.core import Held, World, database_of, prediction, together, world
 from worker import shutdown, step_runner
 
@@ -54,6 +57,26 @@ def picture(format_name: str) -> bytes:
 
 def downloads(at: World) -> int:
     return sum(path.startswith("/files/") for path in at.source.asked)
+
+
+def test_the_phases_of_a_step_have_a_limit_each(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video that took five minutes to download, and more to store, was ended as a crash, and at last as POISON."""
+    seen: list[object] = []
+    opened = keep.open_source
+
+    def limit(seconds: float) -> contextlib.nullcontext[None]:
+        seen.append(seconds)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(time_limit, "apply_limit", limit)
+    monkeypatch.setattr(keep, "open_source", lambda *args: seen.append("open") or opened(*args))
+    monkeypatch.setattr(keep, "failpoint", lambda name: seen.append(name.removeprefix("keep.")))
+    (output_id,) = at.outputs(at.keeping([at.source.picture(5)]).job_id)
+
+    at.step("keep", output_id)
+
+    assert at.row("outputs", output_id)["state"] == "kept"
+    assert seen[:7] == ["before_download", 600.0, "open", 600.0, "after_download", 600.0, "before_upload"]
 
 
 def test_a_kept_file_is_stored_byte_for_byte_and_published(at: World) -> None:

@@ -14,6 +14,7 @@ from db import leases, outputs
 from db.connection import Connection, Database, connect
 from embedded.stack import Stack
 from moorage import ids
+from moorage.errors import StorageRefused
 from moorage.model import Lease, Media, StoredOutput
 from storage import buckets, keys, s3
 from tasks.predictions import ingest
@@ -280,6 +281,24 @@ def test_one_bad_object_does_not_end_a_run(deps: Deps, monkeypatch: pytest.Monke
 
     assert report.objects == {"failed": 1, "orphan": 1}
     assert public(deps) == {bad}
+    assert private(deps) == {keys.build_quarantine_key(good)}
+
+
+def test_three_bad_objects_end_one_run_and_not_each(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run raised before its position was saved, so that no run came past them."""
+    bad, good = {an_orphan(deps, number) for number in range(3)}, an_orphan(deps, 3)
+    copy = deps.storage.copy
+
+    def refusing(bucket: str, key: str, to_bucket: str, to_key: str) -> None:
+        copy(bucket if key not in bad else "no-such-bucket-here", key, to_bucket, to_key)
+
+    monkeypatch.setattr(deps.storage, "copy", refusing)
+
+    with pytest.raises(StorageRefused):
+        orphans.sweep_orphans(deps)
+    orphans.sweep_orphans(deps)
+
+    assert public(deps) == bad
     assert private(deps) == {keys.build_quarantine_key(good)}
 
 

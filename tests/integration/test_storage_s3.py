@@ -16,7 +16,7 @@ import pytest
 from embedded.seaweedfs import Seaweedfs
 from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.settings import Settings
-from storage import buckets, clients, s3
+from storage import buckets, clients, proofs, s3
 from storage.errors import ObjectMissing
 
 
@@ -333,6 +333,24 @@ def test_storage_that_answers_nothing_is_an_outage(server, monkeypatch):
             stalled.check_connection()
     finally:
         os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("checksums", ["sha256", "none"])
+def test_a_transfer_that_takes_too_long_is_an_outage(server, blobs, monkeypatch, checksums):
+    """Storage that is slow for a day must not end a file: the limit of a step would count a crash of it each time."""
+    slow = s3.ObjectStore(settings_for(server.url, s3_checksums=checksums))
+    data = b"x" if checksums == "none" else bytes(clients.WHOLE_BYTES + 1)
+    digest, arguments = hashlib.sha256(data).hexdigest(), {"size": len(data), "content_type": "video/mp4"}
+    slow.put(slow.public_bucket, "slow.mp4", io.BytesIO(data), sha256=digest, **arguments)
+    monkeypatch.setattr(proofs, "TRANSFER_SECONDS", 0.0, raising=False)
+
+    with pytest.raises(StorageUnavailable, match=r"(put|read back) of moorage-public/slow\.mp4"):
+        slow.put(slow.public_bucket, "slow.mp4", io.BytesIO(data), sha256=digest, **arguments)
+    with (
+        slow.open_object(slow.public_bucket, "slow.mp4") as opened,
+        pytest.raises(StorageUnavailable, match=r"read of moorage-public/slow\.mp4: not complete"),
+    ):
+        list(opened.iterate_chunks())
 
 
 def test_a_file_is_put_from_its_start(blobs):

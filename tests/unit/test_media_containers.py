@@ -1,8 +1,10 @@
 """Broken containers are refused with the place, and the walk is bounded; no decoder is needed for it."""
 
+import io
 import struct
 
 import pytest
+from PIL import Image
 
 from egress import download
 from media import validate
@@ -47,6 +49,19 @@ def test_a_broken_container_is_refused_with_the_place(data, reason):
 
     assert reason in str(error)
     assert error.facts["bytes"] == len(data)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "at", "part"),
+    [("GIF", -1, b"\x21\xf9\0"), ("JPEG", 2, b"\xff\x01"), ("PNG", -12, struct.pack(">I4sI", 0, b"IDAT", 0x35AF061E))],
+)
+def test_an_image_of_empty_parts_is_refused(format_name, at, part):
+    """Each takes a hundred bytes of a worker's memory, and two to twelve of the file."""
+    out = io.BytesIO()
+    Image.new("L", (8, 8)).save(out, format_name)
+    data = out.getvalue()
+
+    assert "more than 131072 parts" in str(refusal(data[:at] + part * 140_000 + data[at:]))
 
 
 def test_a_million_empty_boxes_do_not_keep_a_worker_busy():

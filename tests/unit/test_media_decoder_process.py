@@ -131,6 +131,17 @@ def test_what_models_make_is_kept_and_takes_no_memory_of_the_worker(size):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_small_jpeg_with_a_million_restart_markers_takes_no_memory_of_the_worker():
+    """Each of them adds two parts to the variant that shows whether the data ends early."""
+    data = encoded(Image.new("L", (64, 64)), "JPEG")
+
+    width, height, peak_kb = measure(data[:-2] + b"\xff\xd0" * 1_000_000 + b"\xff\xd9")
+
+    assert (width, height) == (64, 64)
+    assert peak_kb < 128 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_large_file_of_another_kind_takes_no_memory_of_the_worker():
     """An image within a drawing is one attribute, which the parser holds in memory."""
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="data:image/png;base64,%s"/></svg>'

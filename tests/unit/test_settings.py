@@ -132,6 +132,7 @@ def test_level_and_format_of_logs_are_read_in_any_case(env):
         ("MOORAGE_MAX_ERRORS", "0", "MOORAGE_MAX_ERRORS"),
         ("MOORAGE_MAX_ERRORS", "many", "MOORAGE_MAX_ERRORS='many'"),
         ("MOORAGE_LEASE_SECONDS", "inf", "MOORAGE_LEASE_SECONDS"),
+        ("MOORAGE_DOWNLOAD_TOTAL_SECONDS", "600", "less than or equal to 540"),
         ("MOORAGE_JOB_DEADLINE_SECONDS", "inf", "MOORAGE_JOB_DEADLINE_SECONDS"),
         ("MOORAGE_JOB_DEADLINE_SECONDS", "nan", "MOORAGE_JOB_DEADLINE_SECONDS"),
         ("PUBLIC_URL", "example.com", "https://"),
