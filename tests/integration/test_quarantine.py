@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from db import quarantine
 from embedded.stack import Stack
@@ -37,6 +38,12 @@ def url(stack: Stack, template_database: str) -> str:
 def at(stack: Stack, url: str) -> Iterator[World]:
     with world(stack, url) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore Pillow's own limit, which small limits of these tests lower for the process."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 def limited(at: World, **limits: Any) -> World:
