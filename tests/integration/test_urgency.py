@@ -177,7 +177,7 @@ def test_the_claim_is_flat_in_the_number_of_due_outputs(at: World, count: int) -
         rows = explain(at.conn, sql, output_id)
         assert "outputs_urgent" in rows
         hits = int(rows.split("Buffers: shared hit=")[1].split()[0])
-        assert hits < 300, rows
+        assert hits < 400, rows
     at.conn.execute("ROLLBACK")
 
 
