@@ -10,8 +10,7 @@ from media.containers import ContainerError, Data, ImageScan, Piece, check_parts
 
 # In a JPEG scan a marker is FF followed by anything but 00 (stuffing), a restart marker or FF (a fill byte).
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_RESTART: Final = re.compile(rb"\xff+[\xd0-\xd7]")  # after any fill bytes
-_RESTART_END: Final = re.compile(rb"\xff[\xd0-\xd7]")  # the same number of them, in a twentieth of the time
+_RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")  # without fill bytes: `\xff+` takes 20 times as long
 SOI, EOI, TEM, ENTROPY = 0xD8, 0xD9, 0x01, 0x00
 _SOS, _COM, _DHT, _DQT, _DRI = 0xDA, 0xFE, 0xC4, 0xDB, 0xDD
 _LOST: Final = bytes(32)  # in a table: a quantizer is never 0, and a code stands for one value
@@ -69,7 +68,7 @@ def scan_jpeg(data: Data) -> JpegScan:
         if marker == ENTROPY:
             scan.pieces.append((start, end))
             scan.entropy.append((start, end))
-            scan.added_pieces += 8 + 2 * sum(1 for _ in _RESTART_END.finditer(data, start, end))
+            scan.added_pieces += 8 + 2 * sum(1 for _ in _RESTART.finditer(data, start, end))
         elif marker in (SOI, TEM):
             scan.pieces.append((start - 2, end))
         else:
@@ -163,12 +162,17 @@ def _fill(data: Data, scan: JpegScan, filler: bytes) -> list[Piece]:
             continue
         start, following = piece[0], 0
         for match in _RESTART.finditer(data, *piece):
-            pieces += [(start, match.start()), filler]
-            start, following = match.start(), (data[match.end() - 1] + 1) % 8
-        end = piece[1]
-        while end > start and data[end - 1] == 0xFF:  # a fill byte and what follows it would be a marker
-            end -= 1
-        pieces += [(start, end), filler]
+            end = _skip_fill_bytes(data, start, match.start())
+            pieces += [(start, end), filler]
+            start, following = end, (data[match.end() - 1] + 1) % 8
+        pieces += [(start, _skip_fill_bytes(data, start, piece[1])), filler]
         if scan.has_restarts:  # further intervals: one that is missing has no marker to resume at
             pieces += intervals[following : following + 8]
     return pieces
+
+
+def _skip_fill_bytes(data: Data, start: int, end: int) -> int:
+    """Return the end of a run without its fill bytes: one of them and what follows it would be a marker."""
+    while end > start and data[end - 1] == 0xFF:
+        end -= 1
+    return end
