@@ -16,7 +16,7 @@ from db.connection import Connection, fetch_all
 from simulation.provider.http_types import Handler
 from simulation.provider.webhooks import sign
 
-UNAVAILABLE_EVERY: Final = 10  # one request in so many gets a 503, as during a deployment
+UNAVAILABLE_EVERY: Final = 10  # one request in so many gets a 503, as during a deployment; none gets two
 TOLERANCE_SECONDS: Final = 300
 
 
@@ -36,6 +36,7 @@ class WebhookListener:
     def __init__(self) -> None:
         self.received: list[JobEnd] = []
         self.statuses: Counter[int] = Counter()
+        self._refused: set[str] = set()  # with 503
         self._secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
         self._lock = threading.Lock()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _build_handler(self))
@@ -52,8 +53,13 @@ class WebhookListener:
         """Return the status for a request; `headers` by lower-case name."""
         is_valid = is_signed(self._secret, headers, body, time.time())
         with self._lock:
-            status = 401 if not is_valid else 503 if self.statuses.total() % UNAVAILABLE_EVERY == 0 else 204
+            is_unavailable = (
+                self.statuses.total() % UNAVAILABLE_EVERY == 0 and headers.get("webhook-id") not in self._refused
+            )
+            status = 401 if not is_valid else 503 if is_unavailable else 204
             self.statuses[status] += 1
+            if status == 503:
+                self._refused.add(headers["webhook-id"])
             if status == 204:
                 event = json.loads(body)
                 data = event["data"]
