@@ -17,8 +17,7 @@ from moorage import logs
 from moorage.failpoints import failpoint
 from storage import keys
 from tasks.jobs import cancel, delete_render
-from tasks.step import Deps, run_unless_locked
-from tasks.sweeps.reconcile import log_error
+from tasks.step import Deps, run_unless_locked, skip_after_error
 
 log = logs.get_logger(__name__)
 
@@ -32,7 +31,7 @@ def continue_erasures(deps: Deps, actor: str, *, seconds: float = SECONDS) -> di
     until = time.monotonic() + seconds
     unfinished, erased = deps.database.run(erasures.list_unfinished), 0
     for row in unfinished:
-        with log_error("erasure.failed", row["id"], []):
+        with skip_after_error("erasure.failed", row["id"]):
             erased += continue_erasure(deps, row, actor, until=until) is not None
     return {"erased": erased} if unfinished else {}
 

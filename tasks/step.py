@@ -1,7 +1,8 @@
 """Shared by all steps: dependencies, the lease guard and the final transaction."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
@@ -93,6 +94,20 @@ def run_unless_locked(deps: Deps, work: Callable[[Connection], T], **row: object
     except DatabaseLocked as error:
         log.warning("row.locked", error=str(error), **row)
         return None
+
+
+@contextlib.contextmanager
+def skip_after_error(event: str, row: T, locked: list[T] | None = None) -> Iterator[None]:
+    """Log the error of one row, so that others are processed; an unavailable PostgreSQL ends the sweep."""
+    try:
+        yield
+    except DatabaseUnavailable:
+        raise
+    except Exception as error:  # border: one row
+        is_locked = isinstance(error, DatabaseLocked)
+        log.error(event, id=str(row), error=f"{type(error).__name__}: {error}", exc_info=not is_locked)
+        if is_locked and locked is not None:
+            locked.append(row)
 
 
 def commit_step(

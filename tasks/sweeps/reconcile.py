@@ -1,6 +1,5 @@
 """The reconcile sweep: five repairs, each safe at any time and by any number of workers at once."""
 
-import contextlib
 import random
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
@@ -13,12 +12,11 @@ import psycopg
 from db import cancellation, clock_skew, deferral, jobs, leases, placements, predictions, progress, projects
 from db.connection import Connection
 from moorage import logs
-from moorage.errors import DatabaseLocked, DatabaseUnavailable
 from moorage.failpoints import failpoint
 from moorage.model import ProjectKey, Wake
 from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import fallback, settle
-from tasks.step import Deps, SendWakes
+from tasks.step import Deps, SendWakes, skip_after_error
 
 RECHECK_INTERVAL: Final = timedelta(seconds=60)
 REPAIRS: Final = ("clock", "leases", "jobs", "documents", "statuses")
@@ -72,25 +70,11 @@ def _draw_rows(rows: Sequence[T], locked: Sequence[T]) -> Iterator[T]:
             yield row
 
 
-@contextlib.contextmanager
-def log_error(event: str, row: T, locked: list[T]) -> Iterator[None]:
-    """Log the error of one row: the others are still processed. While PostgreSQL is unavailable, the sweep ends."""
-    try:
-        yield
-    except DatabaseUnavailable:
-        raise
-    except Exception as error:  # border: one row
-        is_locked = isinstance(error, DatabaseLocked)
-        log.error(event, id=str(row), error=f"{type(error).__name__}: {error}", exc_info=not is_locked)
-        if is_locked:
-            locked.append(row)
-
-
 def check_deadlines(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
     job_ids, locked = deps.database.run(jobs.list_due), list[UUID]()
     wakes: list[Wake] = []
     for job_id in _draw_rows(job_ids, locked):
-        with log_error("job.check_failed", job_id, locked):
+        with skip_after_error("job.check_failed", job_id, locked):
             work = partial(_check_job, deps=deps, job_id=job_id, actor=actor)
             wakes += deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_check")
@@ -116,7 +100,7 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
 def repair_documents(deps: Deps) -> int:
     keys, locked = deps.database.run(projects.list_overwritten), list[ProjectKey]()
     for key in _draw_rows(keys, locked):
-        with log_error("project.repair_failed", key, locked):
+        with skip_after_error("project.repair_failed", key, locked):
             work = partial(repair_document, key=key, asset_base=deps.asset_base)
             deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_mend")
@@ -133,6 +117,6 @@ def correct_statuses(deps: Deps) -> int:
     """Compare the status of the next projects with their jobs and correct it; returns how many differed."""
     keys, locked = deps.database.run(progress.list_wrong_statuses), list[ProjectKey]()
     for key in _draw_rows(keys, locked):
-        with log_error("project.status_failed", key, locked):
+        with skip_after_error("project.status_failed", key, locked):
             deps.database.run(partial(progress.update_status, project=key), lock_ms=LOCK_MS)
     return len(keys)
