@@ -13,6 +13,7 @@ from db import ticks
 from db.connection import connect
 from embedded.stack import Stack
 from moorage.model import Step
+from tasks import step
 from tasks.sweeps import dispatch, reconcile
 from tests.integration import command_line as cli
 from tests.integration import receiver_process as rp
@@ -188,7 +189,7 @@ def test_rows_that_are_locked_do_not_hold_up_dispatch(at: World, url: str, monke
     at.conn.execute("UPDATE projects SET status = 'open'")
 
     errors: list[str] = []
-    monkeypatch.setattr(reconcile.log, "error", lambda event, **_: errors.append(event))
+    monkeypatch.setattr(step.log, "error", lambda event, **_: errors.append(event))
 
     with contextlib.closing(connect(url)) as holder:
         holder.execute("BEGIN; UPDATE projects SET owner = owner")
