@@ -14,6 +14,8 @@ SWEEPS: Final = ("dispatch", "reconcile", "drain", "discard", "counts", "orphans
 SLOT_SECONDS: Final = 60.0  # of a sweep with a cron expression, and of counts
 OFF: Final = "off"
 _CRON_EXPIRES_SECONDS: Final = 3600.0
+# Celery compares the clocks of beat and worker; doctor lets them differ by 5 s. A tick too many costs a round trip.
+_MIN_EXPIRES_SECONDS: Final = 10.0
 _STAGGER_MINUTES: Final = 20
 _USAGE_CRON: Final = "7 * * * *"
 
@@ -60,12 +62,12 @@ def next_run(line: crontab, last: datetime) -> datetime:
 
 def build_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """
-    Return beat's schedule. A tick expires after its period, so that ticks do not accumulate.
+    Return beat's schedule. Ticks expire, so that they do not accumulate while no worker runs.
 
     Reconcile has none of its own: it is run with dispatch.
     """
     periods = {name: seconds for name, seconds in sweep_periods(settings).items() if name != "reconcile"}
-    periodic = {name: _entry(name, seconds, max(seconds, 2.0)) for name, seconds in periods.items()}
+    periodic = {name: _entry(name, seconds, max(seconds, _MIN_EXPIRES_SECONDS)) for name, seconds in periods.items()}
     nightly = {name: _entry(name, line, _CRON_EXPIRES_SECONDS) for name, line in sweep_crontabs(settings).items()}
     return {f"sweep-{name}": entry for name, entry in {**periodic, **nightly}.items()}
 

@@ -105,7 +105,8 @@ def _apply_result(leased: LeasedPrediction, asset_base: str, result: PollResult)
         if outcome.ended:
             return outcome.wakes
         poll_seconds = outcome.poll_seconds
-    if isinstance(error, ProviderRefused) and error.facts.get("status") in GONE_STATUSES:
+    is_gone = isinstance(error, ProviderRefused) and error.facts.get("status") in GONE_STATUSES
+    if is_gone and prediction.polls:  # not at the first poll: what was just created may not be found yet
         decision = DeadLetterDecision("PROVIDER_FAILED", "ProviderRefused", to_storable(str(error)), retryable=False)
         return _end_without_answer(leased, decision)
     if now >= wait_end:

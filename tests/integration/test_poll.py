@@ -73,13 +73,15 @@ def test_an_api_that_is_down_ends_nothing(at: World) -> None:
 
 
 def test_a_prediction_the_provider_does_not_know_is_lost(at: World) -> None:
-    """Deleted there: its files will never come, and somebody must hear of it."""
+    """Deleted there, not only too new to be found: its files will never come, and an operator is informed."""
     made = at.registered("p1")
-    make_due(at, made.prediction_id)
+    states = []
+    for _ in range(2):
+        make_due(at, made.prediction_id)
+        at.step("poll", made.prediction_id)
+        states.append(at.state("predictions", made.prediction_id))
 
-    at.step("poll", made.prediction_id)
-
-    assert at.state("predictions", made.prediction_id) == "lost"
+    assert states == ["running", "lost"]
     assert at.state("jobs", made.job_id) == "failed"
     assert [letter["subject_id"] for letter in at.letters()] == [made.prediction_id]
 
@@ -228,6 +230,7 @@ def test_a_poll_under_a_lost_lease_changes_nothing(at: World) -> None:
     def steal(_path: str) -> None:
         at.conn.execute("UPDATE predictions SET lease_token = gen_random_uuid() WHERE id = %s", (made.prediction_id,))
 
+    at.conn.execute("UPDATE predictions SET polls = 1")
     at.source.predictions["p1"] = 404
     answer = at.source.answer
     at.source.answer = lambda path: (steal(path), answer(path))[1]  # type: ignore[method-assign]
