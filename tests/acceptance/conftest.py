@@ -30,7 +30,7 @@ def application() -> Iterator[Application]:
 
 
 @pytest.fixture(scope="session")
-def shared_world(
+def session_world(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     free_port: int,
@@ -62,6 +62,14 @@ def shared_world(
             request.config.stash[SHARED] = world
             yield world
             world.close()
+
+
+@pytest.fixture(scope="module")
+def shared_world(session_world: World) -> World:
+    """Give the running system without files of other modules that wait: attempts without end would open a breaker."""
+    session_world.wake()
+    session_world.end_others()
+    return session_world
 
 
 @pytest.fixture
