@@ -22,11 +22,12 @@ from moorage.model import Registration
 from moorage.provider_types import ListedPrediction
 from moorage.settings import Settings
 from web import asgi
+from web.api import operator_actions
 from web.api.job_schema import JobCreate
+from web.api.operator_actions import RecoveryCreate
 from web.api.projects import ProjectBody
 from web.api.registrations import PredictionCreate
 from web.api.responses import ModelSchema, SceneUrls
-from web.console import actions
 from web.http import json_body, query, validation
 from web.http.problems import Problem
 from web.services import model_cache, worker_access
@@ -299,8 +300,9 @@ def test_a_malformed_reference_is_reported_under_its_field_whatever_the_field_is
     assert "the id of an upload" in error["message"]
 
 
-def test_the_console_reads_the_list_of_a_provider_for_20_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list of a month takes minutes, in which a thread reads for a browser that was closed."""
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_recovery_reads_the_list_of_a_provider_once_for_20_s(monkeypatch: pytest.MonkeyPatch, dry_run: bool) -> None:
+    """The list of a month takes minutes, in which a thread reads for a browser that was closed. It was read twice."""
     now = datetime.now(UTC)
     seconds = 0.0
 
@@ -317,10 +319,13 @@ def test_the_console_reads_the_list_of_a_provider_for_20_s(monkeypatch: pytest.M
         database=database, providers={"replicate": provider}, settings=SimpleNamespace(public_url="https://m.example")
     )
 
-    pages, overview = actions._build_overview(deps, name="replicate", hours=720)
+    body = RecoveryCreate(provider="replicate", seconds=720 * 3600, dry_run=dry_run)
 
-    assert overview.counts.total() == 5
-    assert not pages.is_complete
+    view = operator_actions._recover(deps, "replicate", "an operator", body)
+
+    assert sum(view.found.values()) == 5
+    assert seconds == 25
+    assert not view.is_complete
 
 
 @dataclass
