@@ -85,6 +85,7 @@ def use_settings(monkeypatch: Any, **changes: Any) -> None:
         replicate_webhook_secret="whsec_" + "a" * 32,
     ).model_copy(update=changes)
     monkeypatch.setattr(asgi.settings_module, "get_settings", lambda: loaded)
+    monkeypatch.setattr(asgi.logs, "configure_logging", lambda *_args: None)  # of the whole process
 
 
 @pytest.fixture
