@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -39,29 +40,37 @@ def build_problem(status: int, detail: str, *, kind: str | None = None) -> dict[
 
 
 class LazyApp:
-    """An ASGI application built from the settings at lifespan startup."""
+    """An ASGI application for HTTP that `start` builds at lifespan startup and stops at its end."""
 
-    def __init__(self, build_app: Callable[[], ASGIApp]) -> None:
-        self._make = build_app
+    def __init__(self, start: Callable[[], AbstractAsyncContextManager[ASGIApp]]) -> None:
+        self._start = start
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request or the lifespan; a ConfigError fails the startup."""
         if scope["type"] == "lifespan":
-            try:
-                self._app = self._make()
-            except ConfigError as error:
-                await receive()
-                await send({"type": "lifespan.startup.failed", "message": str(error)})
-                return
-        if self._app is None:
+            await self._run_lifespan(receive, send)
+        elif self._app is None:
             raise RuntimeError("lifespan was not started: run the server with --interface asgi")
-        if scope["type"] == "http":
-            hosts = [value for name, value in scope["headers"] if name == b"host"]
-            if len(hosts) != 1 or not hosts[0]:  # granian adds an empty one where there is none
-                await _refuse_host(send)
-                return
-        await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+        elif [bool(value) for name, value in scope["headers"] if name == b"host"] != [True]:
+            await _refuse_host(send)  # granian adds an empty one where there is none
+        else:
+            await self._app(scope, receive, send)
+
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
+        phase = "startup"
+        try:
+            await receive()
+            async with self._start() as self._app:
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                phase = "shutdown"
+            await send({"type": "lifespan.shutdown.complete"})
+        except Exception as error:  # without this message, granian would serve nevertheless
+            await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
+            if not isinstance(error, ConfigError):
+                raise
 
 
 async def _refuse_host(send: Send) -> None:

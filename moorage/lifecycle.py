@@ -30,30 +30,10 @@ class IgnoreReport:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordStatus:
-    """Not ended yet: store the provider's status."""
-
-
-@dataclass(frozen=True, slots=True)
-class PollNow:
-    """The prediction ended, but the report has no result: poll for it at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class PollRetry:
-    """The first success without files: ask once more, a list may be complete only later than the status."""
-
-
-@dataclass(frozen=True, slots=True)
 class ChoosePrediction:
     """The first success of a job: its outputs become the job's. `reopens_job`: the job had ended without files."""
 
     reopens_job: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshUrls:
-    """A later report of the chosen prediction: update URLs and expiry of known paths only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +54,13 @@ class EndPrediction:
     reason: str
 
 
-ReportDecision = (
-    IgnoreReport | RecordStatus | PollNow | PollRetry | ChoosePrediction | RefreshUrls | LateSuccess | EndPrediction
-)
+PlainDecision = Literal[
+    "record status",  # not ended yet
+    "poll now",  # it ended, but the report has no result
+    "poll again",  # the first success without files: a list may be complete only later than the status
+    "refresh urls",  # a later report of the chosen prediction: update URLs and expiry of known paths only
+]
+ReportDecision = PlainDecision | IgnoreReport | ChoosePrediction | LateSuccess | EndPrediction
 
 
 def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
@@ -84,9 +68,9 @@ def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecisio
     if ctx.prediction_state in TERMINAL_PREDICTION_STATES:
         return _on_report_after_end(report, ctx)
     if report.needs_fetch and ctx.can_poll:
-        return PollNow()
+        return "poll now"
     if report.status in ("queued", "running", "unknown"):
-        return RecordStatus()
+        return "record status"
     if report.status == "succeeded":
         return _on_success(report, ctx)
     if report.status == "cancelled":
@@ -98,7 +82,7 @@ def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecisio
 def _on_report_after_end(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
     if report.status == "succeeded" and ctx.prediction_state == "succeeded":
         has_new_urls = ctx.is_chosen and report.outputs
-        return RefreshUrls() if has_new_urls else IgnoreReport("duplicate: the prediction had succeeded")
+        return "refresh urls" if has_new_urls else IgnoreReport("duplicate: the prediction had succeeded")
     is_without_files = ctx.prediction_state in ("lost", "cancelled") or ctx.was_without_files
     if report.status == "succeeded" and is_without_files and report.outputs:
         decision = _on_success(report, ctx)
@@ -117,7 +101,7 @@ def _on_success(report: PredictionReport, ctx: PredictionContext) -> ReportDecis
         if report.data_removed:
             return EndPrediction("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
         if ctx.can_poll and not ctx.was_without_files:
-            return PollRetry()
+            return "poll again"
         return EndPrediction("failed", "PROVIDER_FAILED", _explain_no_output(report))
     if ctx.job_state == "open" or (ctx.job_state == "keeping" and ctx.has_placeholder):
         return ChoosePrediction(reopens_job=False)

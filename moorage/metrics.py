@@ -8,12 +8,11 @@ does not depend on the number of processes. What pool children of workers count 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
 # Saves one unused series per counter.
@@ -82,24 +81,10 @@ def time_phase(phase: str) -> Iterator[None]:
     PHASE_SECONDS.labels(phase).observe(time.perf_counter() - started)
 
 
-@dataclass(frozen=True, slots=True)
-class Gauge:
-    """One gauge with all its series: label values in the order of `labels`, and the value."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    series: tuple[tuple[tuple[str, ...], float], ...]
-
-
-def collect_all(gauges: Iterable[Gauge], totals: Sequence[Total]) -> Iterator[Metric]:
+def collect_all(gauges: Iterable[Metric], totals: Sequence[Total]) -> Iterator[Metric]:
     """Return this process's metrics, the gauges, and the families of WORK with the series of all workers."""
     yield from REGISTRY.collect()
-    for gauge in gauges:
-        family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
-        for labels, value in gauge.series:
-            family.add_metric(labels, value)
-        yield family
+    yield from gauges
     for work in WORK.collect():
         names = {f"{work.name}_{suffix}" for suffix in ("total", "bucket", "count", "sum")}
         work.samples = [Sample(*total) for total in totals if total[0] in names]

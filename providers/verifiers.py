@@ -32,10 +32,7 @@ _NO_MATCH: Final = "no signature matches: another secret, or the body was change
 
 
 class Verifier(ABC):
-    @property
-    @abstractmethod
-    def has_secret(self) -> bool:
-        """Return True if there is a secret or key to verify with."""
+    has_secret: bool  # there is a secret or key to verify with
 
     @abstractmethod
     def parse(self, headers: Headers, now: float) -> Any:
@@ -68,10 +65,7 @@ class StandardVerifier(Verifier):
         self, secrets: Iterable[bytes] = (), keys: KeySet | None = None, *, names: Sequence[Sequence[str]] | None = None
     ) -> None:
         self._secrets, self._keys, self._names = tuple(secrets), keys, names or [STANDARD_HEADERS]
-
-    @property
-    def has_secret(self) -> bool:
-        return bool(self._secrets or self._keys)
+        self.has_secret = bool(self._secrets or self._keys)
 
     def parse(self, headers: Headers, now: float) -> StandardSignature:
         names = self._names[0] if len(self._names) == 1 else self._find_header_names(headers)
@@ -123,13 +117,11 @@ class DigestVerifier(Verifier):
         users: whose webhooks are accepted; empty for all users of the keys.
     """
 
+    has_secret = True
+
     def __init__(self, keys: KeySet, names: Sequence[str], *, users: Collection[str] = (), sender: str = "") -> None:
         self.key_set: Final = keys
         self._names, self._users, self._sender = names, frozenset(users), sender
-
-    @property
-    def has_secret(self) -> bool:
-        return True
 
     def parse(self, headers: Headers, now: float) -> DigestSignature:
         *signed, signature = (get_single_header(headers, name) for name in self._names)
@@ -174,10 +166,7 @@ class HmacVerifier(Verifier):
         self._secrets, self._header, self._prefix = tuple(secrets), header, prefix.encode()
         self._algorithm, self._is_timed, self._tolerance_seconds = algorithm, is_timed, tolerance_seconds
         self._digits = hashlib.new(algorithm).digest_size * 2
-
-    @property
-    def has_secret(self) -> bool:
-        return bool(self._secrets)
+        self.has_secret = bool(self._secrets)
 
     def parse(self, headers: Headers, now: float) -> HmacSignature:
         parts = [part.strip(b" \t") for part in get_single_header(headers, self._header).split(b",")]
@@ -206,10 +195,7 @@ class TokenVerifier(Verifier):
     def __init__(self, secrets: Iterable[bytes], header: str, *, scheme: str = "") -> None:
         self._header, start = header, f"{scheme} ".encode() if scheme else b""
         self._expected = [start + secret for secret in secrets]
-
-    @property
-    def has_secret(self) -> bool:
-        return bool(self._expected)
+        self.has_secret = bool(self._expected)
 
     def parse(self, headers: Headers, now: float) -> bool:  # noqa: ARG002 (there is no time stamp)
         value = get_single_header(headers, self._header)

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from multiprocessing.connection import wait
 from typing import Final
 
@@ -46,28 +48,24 @@ class Receiver:
         self._readiness = health.Readiness(self._connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._run_lifespan(receive, send)
-        elif scope["type"] == "http":
-            with logs.bind_fields(**logs.read_traceparent(scope["headers"])):
-                response = await self._handle_request(scope, receive)
-            await send_response(send, response, method=scope["method"])
-        else:
-            await send({"type": "websocket.close", "code": 1000})
+        with logs.bind_fields(**logs.read_traceparent(scope["headers"])):
+            response = await self._handle_request(scope, receive)
+        await send_response(send, response, method=scope["method"])
 
-    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator["Receiver"]:
+        """Publish wakes and serve metrics until the block ends."""
         _end_with_parent()
         self._relay.start()
         address = self._metrics_address
         stop_metrics = health.serve_metrics(address, self._database_url) if address != "off" else None
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await asyncio.to_thread(self._relay.stop)
-        if stop_metrics:
-            await asyncio.to_thread(stop_metrics)
-        await self._connections.close()
-        await send({"type": "lifespan.shutdown.complete"})
+        try:
+            yield self
+        finally:
+            await asyncio.to_thread(self._relay.stop)
+            if stop_metrics:
+                await asyncio.to_thread(stop_metrics)
+            await self._connections.close()
 
     async def _handle_request(self, scope: Scope, receive: Receive) -> Response:
         """Outermost exception handler of a request."""
@@ -147,10 +145,10 @@ def _end_after(sentinel: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _build_app() -> Receiver:
+def start() -> AbstractAsyncContextManager[Receiver]:
     settings = settings_module.get_settings()
     logs.configure_logging(settings.log_level, settings.log_format)
-    return Receiver(settings)
+    return Receiver(settings).run()
 
 
-app = LazyApp(_build_app)
+app = LazyApp(start)

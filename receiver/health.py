@@ -12,6 +12,7 @@ from typing import Final
 
 import psycopg
 from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from db import connection, write_probe
@@ -20,7 +21,7 @@ from db.reports.metrics import collect_gauges
 from db.work_totals import read_totals
 from moorage import logs, metrics
 from moorage.errors import DatabaseUnavailable
-from moorage.metrics import Gauge, Total
+from moorage.metrics import Total
 from receiver.connection_pool import ConnectionPool
 from receiver.responses import Response, json_response, problem_response
 
@@ -81,7 +82,7 @@ class _ScrapeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return all metrics; without PostgreSQL those of this process and `moorage_database_up 0`."""
-        gauges, totals, is_up = list[Gauge](), list[Total](), 1.0
+        gauges, totals, is_up = list[Metric](), list[Total](), 1.0
         try:
             with contextlib.closing(connection.connect(self._database_url, name="moorage metrics")) as conn:
                 gauges = collect_gauges(conn)
@@ -89,7 +90,7 @@ class _ScrapeCollector(Collector):
         except (DatabaseUnavailable, psycopg.Error) as error:
             log.warning("metrics.database_unavailable", error=type(error).__name__)
             is_up = 0.0
-        up = Gauge("moorage_database_up", "1 if PostgreSQL responded to this scrape.", (), (((), is_up),))
+        up = GaugeMetricFamily("moorage_database_up", "1 if PostgreSQL responded to this scrape.", is_up)
         return metrics.collect_all([up, *gauges], totals)
 
 

@@ -23,7 +23,6 @@ from moorage import settings as settings_module
 from moorage.asgi import LazyApp
 from moorage.errors import OwnerLimitReached, Refused
 from moorage.ids import uuid7
-from moorage.settings import Settings
 from web import openapi, routes
 from web.api import assets
 from web.console import actions, overview, records, session
@@ -43,13 +42,10 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 class ApiApp:
     """Bounds headers, names each request, and logs unexpected errors around the FastAPI application."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._api = build_api(AppContext(settings))
+    def __init__(self, context: AppContext) -> None:
+        self._api = build_api(context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._api(scope, receive, send)
-            return
         sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
         request_id = sent[0] if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]) else str(uuid7())
 
@@ -72,7 +68,7 @@ class ApiApp:
 def build_api(context: AppContext) -> FastAPI:
     """Return the application. It starts without PostgreSQL, broker or storage."""
     api = FastAPI(
-        openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run,
+        openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False,
         exception_handlers={
             Problem: _on_problem, Refused: _on_refused, RequestValidationError: _on_invalid_request,
             HTTPException: _on_http_exception, Exception: _on_unexpected_error,
@@ -85,15 +81,6 @@ def build_api(context: AppContext) -> FastAPI:
     api.add_api_route(openapi.REFERENCE_PATH, openapi.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
     return api
-
-
-@contextlib.asynccontextmanager
-async def _run(api: FastAPI) -> AsyncIterator[None]:
-    context: AppContext = api.state.context
-    _call_on_stop_signal(context.feed.close)
-    context.relay.start()
-    yield
-    await context.close()
 
 
 def _call_on_stop_signal(callback: Callable[[], None]) -> None:
@@ -175,12 +162,19 @@ async def _on_unexpected_error(request: Request | None, error: Exception) -> Res
     return await _on_problem(request, problem) if request else problem.response()
 
 
-def _build_app() -> ApiApp:
+@contextlib.asynccontextmanager
+async def start() -> AsyncIterator[ApiApp]:
     settings = settings_module.get_settings()
     logs.configure_logging(settings.log_level, settings.log_format)
     if settings.api_token is None:
         log.warning("auth.not_configured", reason="MOORAGE_API_TOKEN is not set: every request returns 503")
-    return ApiApp(settings)
+    context = AppContext(settings)
+    _call_on_stop_signal(context.feed.close)
+    context.relay.start()
+    try:
+        yield ApiApp(context)
+    finally:
+        await context.close()
 
 
-app = LazyApp(_build_app)
+app = LazyApp(start)

@@ -1,17 +1,18 @@
 """One ASGI application with the API, the page and the receiver: `granian --interface asgi --workers 1 web.asgi:app`."""
 
-import asyncio
 import gc
 import importlib
 import os
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import providers
 from moorage import logs
 from moorage import settings as settings_module
+from moorage.asgi import LazyApp
 from web import app as api
 from web import routes
 from web.page.views import is_page_path
@@ -19,62 +20,21 @@ from web.page.views import is_page_path
 log = logs.get_logger(__name__)
 
 WEBHOOK_PREFIXES: Final = ("/webhooks/", "/api/v1/webhooks/")
+_receiver: Any = importlib.import_module("receiver.app")  # by name: packages on one level do not import each other
 
 
-class AppLifespan:
-    """Forwards the server's two lifespan events to one application and returns its replies."""
+@asynccontextmanager
+async def start() -> AsyncIterator[ASGIApp]:
+    """Start the receiver and the API, and stop both."""
+    async with _receiver.start() as receiver_app, api.start() as api_app:
 
-    def __init__(self, app: ASGIApp, scope: Scope) -> None:
-        self._events: asyncio.Queue[Message] = asyncio.Queue()
-        self._replies: asyncio.Queue[Message] = asyncio.Queue()
-        self._task = asyncio.ensure_future(app(dict(scope), self._events.get, self._replies.put))
+        async def route(scope: Scope, receive: Receive, send: Send) -> None:
+            await (api_app if is_api_path(scope["path"]) else receiver_app)(scope, receive, send)
 
-    async def send(self, event: str) -> Message:
-        """Return the reply to an event; raises what the application raised."""
-        await self._events.put({"type": event})
-        reply = asyncio.create_task(self._replies.get())
-        await asyncio.wait({reply, self._task}, return_when=asyncio.FIRST_COMPLETED)
-        if reply.done() or not self._replies.empty():
-            return await reply
-        reply.cancel()
-        self._task.result()
-        raise RuntimeError(f"the application ended without a reply to {event}")
-
-
-class CombinedApp:
-    """Routes requests to the API with the page, or to the receiver; both share the server's lifespan."""
-
-    def __init__(self, *, api: ASGIApp, receiver: ASGIApp, on_started: Callable[[], None] = lambda: None) -> None:
-        self._api = api
-        self._receiver = receiver
-        self._on_started = on_started
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "lifespan":
-            return self._run_lifespan(scope, receive, send)
-        app = self._api if is_api_path(scope["path"]) else self._receiver
-        return app(scope, receive, send)
-
-    async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Start both and stop both. If one fails to start, stop the other and forward the failure."""
-        await receive()
-        started: list[AppLifespan] = []
-        for app in (self._receiver, self._api):
-            lifespan = AppLifespan(app, scope)
-            reply = await lifespan.send("lifespan.startup")
-            if reply["type"] != "lifespan.startup.complete":
-                break
-            started.append(lifespan)
-        else:
-            gc.freeze()  # what the API loaded would be visited by every full collection while webhooks arrive
-            gc.set_threshold(20_000, 10, 10)  # at 700 objects, requests in flight are visited again and again
-            await send(reply)
-            self._on_started()
-            await receive()
-            reply = {"type": "lifespan.shutdown.complete"}
-        for lifespan in reversed(started):
-            await lifespan.send("lifespan.shutdown")
-        await send(reply)
+        gc.freeze()  # what the API loaded would be visited by every full collection while webhooks arrive
+        gc.set_threshold(20_000, 10, 10)  # at 700 objects, requests in flight are visited again and again
+        _log_listening()
+        yield route
 
 
 def _log_listening() -> None:
@@ -98,5 +58,4 @@ def is_api_path(path: str) -> bool:
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
 
 
-# By name: packages on one level do not import each other.
-app = CombinedApp(api=api.app, receiver=importlib.import_module("receiver.app").app, on_started=_log_listening)
+app = LazyApp(start)

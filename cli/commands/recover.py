@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -13,11 +13,10 @@ from cli import console
 from db import pauses
 from db.connection import current_time
 from moorage.errors import ConfigError
-from tasks.predictions.recover import ListedMatch, Match, RecoveryOverview, build_overview, register_pages, scan
+from tasks.predictions.recover import ListedMatch, Match, RecoveryOverview, register_pages, scan
 from tasks.step import Deps
 from worker import boot, publish
 
-LINES_SHOWN: Final = 10
 PROGRESS_EVERY: Final = 1000
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"([0-9]{1,6})([smhd])")
@@ -63,7 +62,9 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
     source = deps.providers[provider]
     begin = deps.database.run(current_time) - since
     pages = scan(deps, source, begin, include_foreign=each)
-    preview = build_overview(_show_progress(pages, "read"), LINES_SHOWN)
+    preview = RecoveryOverview()
+    for _ in _show_progress(preview.count(pages), "read"):
+        pass
     must_ask = preview.poll_count > 0 and not dry_run and not yes
     if must_ask or not as_json:
         _print_preview(preview, source.name, begin, on_stderr=as_json)
@@ -71,8 +72,8 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
         click.confirm(f"Register {preview.counts['unknown']} and poll {preview.poll_count}?", abort=True, err=True)
     # The list is read again, because it may have changed.
     pages = iter(()) if dry_run else scan(deps, source, begin, include_foreign=each)
-    pages = _show_progress(pages, "processed")
-    result = register_pages(deps, source, pages, owner=owner, actor="cli", send_wakes=publish.publish_wakes)
+    read = _show_progress(pages, "processed")
+    result = register_pages(deps, source, read, owner=owner, actor="cli", send_wakes=publish.publish_wakes)
     if as_json:
         found = {match: preview.counts[match] for match in MATCH_TEXTS}
         first = [{"fate": item.match, **asdict(item.listed)} for item in preview.first]
@@ -82,7 +83,7 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
         _print_result(deps, result, source.name)
 
 
-def _show_progress(pages: Iterator[list[ListedMatch]], verb: str) -> Iterator[list[ListedMatch]]:
+def _show_progress(pages: Iterable[Sequence[ListedMatch]], verb: str) -> Iterator[Sequence[ListedMatch]]:
     """Yield the pages; print a line on standard error for each thousand predictions."""
     count = 0
     for page in pages:

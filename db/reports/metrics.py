@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import psycopg
+from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.errors import QueryCanceled
 
 from db.connection import Connection
@@ -16,7 +17,6 @@ from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED, WAITING
 from db.submission_turns import NEEDS_NO_PLACE
 from moorage import logs
-from moorage.metrics import Gauge
 
 log = logs.get_logger(__name__)
 
@@ -205,13 +205,13 @@ GAUGE_QUERIES: Final = (
 )
 
 
-def collect_gauges(conn: Connection) -> list[Gauge]:
+def collect_gauges(conn: Connection) -> list[Metric]:
     """
     Read all gauges in one read-only snapshot. One that fails is named in `moorage_gauge_failed`; the others remain.
 
     It fails if its table is locked, its statement takes more than 2 s, or those before took more than SCRAPE_SECONDS.
     """
-    gauges, failed, end = list[Gauge](), set[str](), time.monotonic() + SCRAPE_SECONDS
+    gauges, failed, end = list[Metric](), set[str](), time.monotonic() + SCRAPE_SECONDS
     with conn.transaction():
         conn.execute(SNAPSHOT)
         for query in GAUGE_QUERIES:
@@ -225,12 +225,16 @@ def collect_gauges(conn: Connection) -> list[Gauge]:
                     raise
                 log.warning("metrics.gauge_failed", gauge=query[0], error=str(error))
                 failed.add(query[0])
-    series = tuple(((name,), float(name in failed)) for name, _, _ in GAUGE_QUERIES)
-    return [*gauges, Gauge("moorage_gauge_failed", "1 for a gauge that could not be read.", ("gauge",), series)]
+    failures = GaugeMetricFamily("moorage_gauge_failed", "1 for a gauge that could not be read.", labels=["gauge"])
+    for name, _, _ in GAUGE_QUERIES:
+        failures.add_metric([name], name in failed)
+    return [*gauges, failures]
 
 
-def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> Gauge:
+def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> Metric:
     cursor = conn.execute(sql)
-    labels = tuple(column.name for column in cursor.description or () if column.name != "value")
-    series = tuple((tuple(str(row[label]) for label in labels), float(row["value"])) for row in cursor)
-    return Gauge(name, help_text, labels, series)
+    labels = [column.name for column in cursor.description or () if column.name != "value"]
+    gauge = GaugeMetricFamily(name, help_text, labels=labels)
+    for row in cursor:
+        gauge.add_metric([str(row[label]) for label in labels], float(row["value"]))
+    return gauge

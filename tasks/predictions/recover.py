@@ -24,6 +24,7 @@ from tasks.step import Deps, SendWakes
 # foreign: unknown, and its webhook URL is not below PUBLIC_URL.
 Match = Literal["unknown", "live", "ended", "lost", "foreign"]
 MATCHES: Final[tuple[Match, ...]] = ("unknown", "live", "ended", "lost", "foreign")
+FIRST: Final = 10
 SCAN_SECONDS: Final = 20.0  # of a request; the command has no limit
 
 
@@ -37,21 +38,19 @@ class ListedMatch:
 @dataclass
 class RecoveryOverview:
     counts: Counter[Match] = field(default_factory=Counter)
-    first: list[ListedMatch] = field(default_factory=list)  # of those to be registered or polled
+    first: list[ListedMatch] = field(default_factory=list)  # of those to be registered or polled, at most FIRST
 
     @property
     def poll_count(self) -> int:
         return self.counts["unknown"] + self.counts["live"]
 
-
-def build_overview(pages: Iterable[Sequence[ListedMatch]], limit: int) -> RecoveryOverview:
-    """Read all pages; only counts and the first `limit` are held in memory."""
-    overview = RecoveryOverview()
-    for page in pages:
-        overview.counts.update(item.match for item in page)
-        to_poll = [item for item in page if item.match in ("unknown", "live")]
-        overview.first += to_poll[: limit - len(overview.first)]
-    return overview
+    def count(self, pages: Iterable[Sequence[ListedMatch]]) -> Iterator[Sequence[ListedMatch]]:
+        """Yield the pages, and count what they list."""
+        for page in pages:
+            self.counts.update(item.match for item in page)
+            to_poll = [item for item in page if item.match in ("unknown", "live")]
+            self.first += to_poll[: FIRST - len(self.first)]
+            yield page
 
 
 def scan(deps: Deps, provider: Provider, since: datetime, *, include_foreign: bool) -> Iterator[list[ListedMatch]]:

@@ -105,7 +105,7 @@ def needs_own_transaction(received: ReceivedReport, decision: ReportDecision) ->
     """Return True if more may have to be locked, or the job settled; False for what most reports decide."""
     if isinstance(decision, lifecycle.ChoosePrediction):
         return not is_usual(received)
-    return not isinstance(decision, lifecycle.IgnoreReport | lifecycle.RecordStatus | lifecycle.RefreshUrls)
+    return not isinstance(decision, lifecycle.IgnoreReport) and decision not in ("record status", "refresh urls")
 
 
 def is_usual(received: ReceivedReport) -> bool:
@@ -137,14 +137,14 @@ def apply_decision(received: ReceivedReport, decision: ReportDecision) -> Report
     match decision:
         case lifecycle.IgnoreReport(reason):
             return ReportOutcome(False, prediction.state in TERMINAL_PREDICTION_STATES, reason)
-        case lifecycle.RecordStatus():
+        case "record status":
             predictions.record_raw_status(conn, prediction.id, received.raw_status)
             return ReportOutcome(True, False, f"still {received.raw_status}")
-        case lifecycle.PollNow():
+        case "poll now":
             return _poll_now(received)
-        case lifecycle.PollRetry():
+        case "poll again":
             return _ask_again(received)
-        case lifecycle.RefreshUrls():
+        case "refresh urls":
             return _refresh_urls(received)
         case lifecycle.LateSuccess(in_reserve):
             reason = f"late: the job was {received.job.state} already"

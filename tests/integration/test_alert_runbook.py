@@ -62,9 +62,7 @@ def firing(samples: list[Sample], before: list[Sample] | None = None) -> set[str
 
 def gauges(conn: Connection) -> list[Sample]:
     return [
-        Sample(gauge.name, dict(zip(gauge.labels, labels, strict=True)), value)
-        for gauge in collect_gauges(conn)
-        for labels, value in gauge.series
+        Sample(sample.name, sample.labels, sample.value) for gauge in collect_gauges(conn) for sample in gauge.samples
     ]
 
 

@@ -344,6 +344,7 @@ def test_an_action_on_many_rows_takes_several_requests(front: wp.Front, mine: Co
         ("dead-letters/discard", {"until": "2026-01-01T00:00:00Z", "done": "-1"}),
         ("recover", {"provider": "nobody", "hours": 1}),
         ("recover", {"provider": "replicate", "hours": "x"}),
+        ("recover", {"provider": "replicate"}),
         ("pauses", {f"field{n}": n for n in range(2000)}),
     ],
 )

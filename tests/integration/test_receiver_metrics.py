@@ -13,6 +13,7 @@ from db.reports import metrics
 from embedded.stack import Stack
 from moorage import ids
 from tests.integration import receiver_process as rp
+from tests.support.exposition import read_series
 
 SEED = """
 INSERT INTO deliveries (id, provider, webhook_id, body_sha256, run_at)
@@ -39,7 +40,7 @@ INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, to_timestamp(
 
 
 def values(url: str, conn: Connection) -> dict[str, dict[tuple[str, ...], float]]:
-    return {gauge.name: dict(gauge.series) for gauge in metrics.collect_gauges(conn)}
+    return {gauge.name: read_series(gauge) for gauge in metrics.collect_gauges(conn)}
 
 
 def test_an_empty_database_has_no_overdue_counts(database_url: str, conn: Connection) -> None:

@@ -25,6 +25,7 @@ from tasks.step import Deps
 from tasks.sweeps import reconcile, retention
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
+from tests.support.exposition import read_series
 
 CORRUPT = "data:image/png;base64,iVBORw0KGgoAAAA="
 FOR_EVER = dict.fromkeys(RETENTION_DAYS, 0.0)
@@ -357,7 +358,7 @@ def test_storage_used_is_counted_by_owner(deps: Deps, conn: Connection, monkeypa
         ("(others)", 2),
     ]
     assert result == {"public": {"objects": 6, "bytes": size}}
-    gauges = {gauge.name: dict(gauge.series) for gauge in metrics.collect_gauges(conn)}
+    gauges = {gauge.name: read_series(gauge) for gauge in metrics.collect_gauges(conn)}
     assert gauges["moorage_storage_objects"][("big", "public")] == 4
 
 

@@ -16,7 +16,7 @@ from moorage import metrics
 from moorage import settings as settings_module
 from tasks.sweeps import retention
 from tests.integration.core import LEASED_BY, World, database_of, prediction, world
-from tests.support.exposition import render_metrics
+from tests.support.exposition import read_series, render_metrics
 from worker import boot, publish, step_runner, work_metrics
 
 
@@ -165,12 +165,12 @@ def test_a_gauge_that_fails_does_not_remove_the_others(at: World, url: str) -> N
     """It is named."""
     with connect(url) as conn:
         conn.execute("ALTER TABLE storage_use RENAME TO storage_use_away")
-        gauges = {gauge.name: gauge.series for gauge in metrics_report.collect_gauges(conn)}
+        gauges = {gauge.name: read_series(gauge) for gauge in metrics_report.collect_gauges(conn)}
         conn.execute("ALTER TABLE storage_use_away RENAME TO storage_use")
 
     storage = {"moorage_storage_bytes", "moorage_storage_objects"}
     names = {name for name, *_ in metrics_report.GAUGE_QUERIES}
-    assert dict(gauges["moorage_gauge_failed"]) == {(name,): float(name in storage) for name in names}
+    assert gauges["moorage_gauge_failed"] == {(name,): float(name in storage) for name in names}
     assert set(gauges) == {"moorage_gauge_failed", *(names - storage)}
 
 

@@ -17,6 +17,11 @@ class _AllCollector(Collector):
         return metrics.collect_all([], self._totals)
 
 
+def read_series(gauge: Metric) -> dict[tuple[str, ...], float]:
+    """Return the values of a gauge by the values of their labels."""
+    return {tuple(sample.labels.values()): sample.value for sample in gauge.samples}
+
+
 def render_metrics(totals: Sequence[Total] = ()) -> str:
     """Return what this process and the totals would be exported as."""
     registry = CollectorRegistry()

@@ -20,11 +20,7 @@ from moorage.lifecycle import (
     IgnoreReport,
     LateSuccess,
     OutputCounts,
-    PollNow,
-    PollRetry,
     PredictionContext,
-    RecordStatus,
-    RefreshUrls,
     Settlement,
 )
 from moorage.provider_types import OutputFile, PredictionReport
@@ -167,7 +163,7 @@ def heard(status, prediction="running", chosen=False, job="open", render=False, 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
 def test_an_end_reported_without_files_or_reason_is_polled(status, prediction):
     """A webhook without files is not a success without output: a poll returns the files."""
-    assert heard(status, prediction, outputs=(), needs_fetch=True) == PollNow()
+    assert heard(status, prediction, outputs=(), needs_fetch=True) == "poll now"
 
 
 def test_a_success_without_files_is_lost_if_it_cannot_be_polled():
@@ -198,8 +194,8 @@ def test_an_ended_prediction_is_not_polled_again(status, prediction):
 @pytest.mark.parametrize(
     ("verdict", "expected"),
     [
-        (heard("running"), RecordStatus()),
-        (heard("unknown"), RecordStatus()),
+        (heard("running"), "record status"),
+        (heard("unknown"), "record status"),
         (heard("succeeded"), ChoosePrediction(reopens_job=False)),
         (heard("succeeded", "abandoned", job="failed"), ChoosePrediction(reopens_job=True)),
         (heard("succeeded", "lost", job="failed"), ChoosePrediction(reopens_job=True)),
@@ -214,7 +210,7 @@ def test_an_ended_prediction_is_not_polled_again(status, prediction):
         (heard("succeeded", job="partial", render=True, stands_in=True), ChoosePrediction(reopens_job=True)),
         (heard("succeeded", job="partial", render=True), LateSuccess()),
         (heard("succeeded", job="cancelled"), LateSuccess()),
-        (heard("succeeded", "succeeded", chosen=True, job="keeping"), RefreshUrls()),
+        (heard("succeeded", "succeeded", chosen=True, job="keeping"), "refresh urls"),
     ],
 )
 def test_report_decides(verdict, expected):
@@ -247,7 +243,7 @@ def test_an_end_without_files(verdict, state):
 
 def test_a_success_without_files_is_asked_for_once_more():
     """The status may be ahead of the list of files."""
-    assert heard("succeeded", outputs=()) == PollRetry()
+    assert heard("succeeded", outputs=()) == "poll again"
 
 
 def test_the_reason_of_no_output_names_what_the_answer_mentions():

@@ -4,8 +4,9 @@ import asyncio
 import difflib
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -15,16 +16,18 @@ import pytest
 from starlette.requests import Request
 
 from db.connection import current_time
+from moorage.asgi import LazyApp
+from moorage.errors import ConfigError
 from moorage.model import Registration
 from moorage.provider_types import ListedPrediction
 from moorage.settings import Settings
 from web import asgi
+from web.api import operator_actions
 from web.api.job_schema import JobCreate
+from web.api.operator_actions import RecoveryCreate
 from web.api.projects import ProjectBody
 from web.api.registrations import PredictionCreate
 from web.api.responses import ModelSchema, SceneUrls
-from web.asgi import AppLifespan
-from web.console import actions
 from web.http import json_body, query, validation
 from web.http.problems import Problem
 from web.services import model_cache, worker_access
@@ -42,95 +45,99 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, 50))
 
 
-class FakeApp:
-    """An application that records its lifespan events; it can fail to start."""
+def fake_start(name: str, events: list[str], error: Exception | None = None) -> Any:
+    """Return the `start` of an application that records its start and its end; it can fail to start."""
 
-    def __init__(self, name: str, events: list[str], *, starts: bool = True) -> None:
-        self.name, self.events, self.starts = name, events, starts
+    @asynccontextmanager
+    async def start() -> AsyncIterator[Any]:
+        if error is not None:
+            raise error
+        events.append(f"{name} starts")
+        try:
+            yield None
+        finally:
+            events.append(f"{name} stops")
 
-    async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        if not self.starts:
-            await send({"type": "lifespan.startup.failed", "message": f"{self.name} lacks a setting"})
-            return
-        self.events.append(f"{self.name} starts")
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        self.events.append(f"{self.name} stops")
-        await send({"type": "lifespan.shutdown.complete"})
+    return start
 
 
-def run_lifespan(api: Any, receiver: Any, on_started: Any = lambda: None) -> list[dict[str, Any]]:
-    """Run the whole lifespan of a CombinedApp and return what it sends to the server."""
-    events = iter(["lifespan.startup", "lifespan.shutdown"])
-    sent: list[dict[str, Any]] = []
+def run_lifespan(monkeypatch: Any, api: Any, sent: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Run the whole lifespan of the combined application and return what it sends to the server."""
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
+    sent = [] if sent is None else sent
 
     async def receive() -> dict[str, Any]:
-        return {"type": next(events)}
+        return {"type": next(messages)}
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    run(asgi.CombinedApp(api=api, receiver=receiver, on_started=on_started)({"type": "lifespan"}, receive, send))
+    monkeypatch.setattr(asgi.api, "start", api)
+    run(LazyApp(asgi.start)({"type": "lifespan"}, receive, send))
     return sent
 
 
-def test_the_receiver_says_once_what_it_serves(monkeypatch: Any, caplog: Any) -> None:
-    """It printed nothing: where it listens, and that no provider is enabled, had to be guessed."""
+def use_settings(monkeypatch: Any, **changes: Any) -> None:
     loaded = Settings(
         _env_file=None,
         database_url="postgresql://h/d",
         broker_url="redis://h",
         replicate_webhook_secret="whsec_" + "a" * 32,
-    )
+    ).model_copy(update=changes)
     monkeypatch.setattr(asgi.settings_module, "get_settings", lambda: loaded)
+    monkeypatch.setattr(asgi.logs, "configure_logging", lambda *_args: None)  # of the whole process
+
+
+@pytest.fixture
+def events(monkeypatch: Any) -> list[str]:
+    """The recorded events of the lifespan; the receiver is a fake."""
+    use_settings(monkeypatch)
+    events: list[str] = []
+    monkeypatch.setattr(asgi._receiver, "start", fake_start("receiver", events))
+    return events
+
+
+def test_the_receiver_says_once_what_it_serves(events: list[str], monkeypatch: Any, caplog: Any) -> None:
+    """It printed nothing: where it listens, and that no provider is enabled, had to be guessed."""
     monkeypatch.setenv("GRANIAN_HOST", "127.0.0.1")
     monkeypatch.setenv("GRANIAN_PORT", "8000")
     caplog.set_level("INFO")
 
-    run_lifespan(FakeApp("api", []), FakeApp("receiver", []), asgi._log_listening)
+    run_lifespan(monkeypatch, fake_start("api", events))
 
     (record,) = [record for record in caplog.records if record.message == "receiver.listening"]
     api = "closed: set MOORAGE_API_TOKEN"
     assert record.fields == {"host": "127.0.0.1", "port": "8000", "providers": "replicate", "api": api}
 
 
-def test_both_applications_start_and_stop() -> None:
+def test_both_applications_start_and_stop(events: list[str], monkeypatch: Any) -> None:
     """The relays start with the first event and publish the rest with the second."""
-    events: list[str] = []
-
-    sent = run_lifespan(FakeApp("api", events), FakeApp("receiver", events))
+    sent = run_lifespan(monkeypatch, fake_start("api", events))
 
     assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert events == ["receiver starts", "api starts", "api stops", "receiver stops"]
 
 
-def test_if_one_fails_to_start_the_other_is_stopped() -> None:
+def test_if_one_fails_to_start_the_other_is_stopped(monkeypatch: Any) -> None:
     """The server must receive the reason, and no thread may remain."""
-    events: list[str] = []
+    before = set(threading.enumerate())
+    use_settings(monkeypatch, metrics_address="127.0.0.1:0")  # any free port
 
-    sent = run_lifespan(FakeApp("api", events, starts=False), FakeApp("receiver", events))
+    sent = run_lifespan(monkeypatch, fake_start("api", [], ConfigError("the api lacks a setting")))
 
-    assert sent == [{"type": "lifespan.startup.failed", "message": "api lacks a setting"}]
-    assert events == ["receiver starts", "receiver stops"]
+    assert sent == [{"type": "lifespan.startup.failed", "message": "the api lacks a setting"}]
+    assert set(threading.enumerate()) <= before
 
 
-def test_an_application_that_fails_during_startup_is_not_waited_for() -> None:
-    """Without a reply the server would wait forever."""
-
-    async def breaks(scope: Any, receive: Any, send: Any) -> None:
-        raise LookupError("broken")
-
-    async def silent(scope: Any, receive: Any, send: Any) -> None:
-        return
-
-    async def start(app: Any) -> Any:
-        return await AppLifespan(app, {}).send("lifespan.startup")
+def test_an_unexpected_error_during_startup_fails_it(events: list[str], monkeypatch: Any) -> None:
+    """The server would serve without what was to be started: 500 for every request."""
+    sent: list[dict[str, Any]] = []
 
     with pytest.raises(LookupError, match="broken"):
-        run(start(breaks))
-    with pytest.raises(RuntimeError, match=r"without a reply to lifespan\.startup"):
-        run(start(silent))
+        run_lifespan(monkeypatch, fake_start("api", events, LookupError("broken")), sent)
+
+    assert sent == [{"type": "lifespan.startup.failed", "message": "broken"}]
+    assert events == ["receiver starts", "receiver stops"]
 
 
 @pytest.mark.parametrize(
@@ -294,8 +301,9 @@ def test_a_malformed_reference_is_reported_under_its_field_whatever_the_field_is
     assert "the id of an upload" in error["message"]
 
 
-def test_the_console_reads_the_list_of_a_provider_for_20_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list of a month takes minutes, in which a thread reads for a browser that was closed."""
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_recovery_reads_the_list_of_a_provider_once_for_20_s(monkeypatch: pytest.MonkeyPatch, dry_run: bool) -> None:
+    """The list of a month takes minutes, in which a thread reads for a browser that was closed. It was read twice."""
     now = datetime.now(UTC)
     seconds = 0.0
 
@@ -312,10 +320,13 @@ def test_the_console_reads_the_list_of_a_provider_for_20_s(monkeypatch: pytest.M
         database=database, providers={"replicate": provider}, settings=SimpleNamespace(public_url="https://m.example")
     )
 
-    pages, overview = actions._build_overview(deps, name="replicate", hours=720)
+    body = RecoveryCreate(provider="replicate", seconds=720 * 3600, dry_run=dry_run)
 
-    assert overview.counts.total() == 5
-    assert not pages.is_complete
+    view = operator_actions._recover(deps, "replicate", "an operator", body)
+
+    assert sum(view.found.values()) == 5
+    assert seconds == 25
+    assert not view.is_complete
 
 
 @dataclass

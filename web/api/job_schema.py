@@ -99,7 +99,7 @@ class ResultFields(Body):
         None, description="if omitted, `prompt` of the first input"
     )
     project_id: ProjectId | None = None
-    scene: SceneName = None
+    scene: SceneName | None = None
     policy: Literal["keep", "discard"] | None = None  # of partial results
     notify_url: Name | None = Field(None, description="one of MOORAGE_NOTIFY_URL; if omitted, the first")
     metadata: Metadata = Field({}, description="the application's own; repeated in responses and notifications")

@@ -33,7 +33,6 @@ log = logs.get_logger(__name__)
 router: Final = Router(tags=["operations"], dependencies=[AdminOnly])
 
 PAGE_SECONDS: Final = 3.0  # of one call on dead letters; the caller repeats it with `next`
-LINES_SHOWN: Final = 10
 
 
 class DeadLetterFilterBody(Body):
@@ -175,9 +174,11 @@ async def create_recovery(ctx: Context, caller: AnyCaller, body: Json[RecoveryCr
 def _recover(deps: "Deps", provider: str, actor: str, body: RecoveryCreate) -> RecoveryView:
     recover: Any = importlib.import_module("tasks.predictions.recover")
     pages = recover.TimedScan(deps, provider, body.seconds, include_foreign=body.include_foreign)
-    overview = recover.build_overview(pages, LINES_SHOWN)
+    overview = recover.RecoveryOverview()
+    counted = overview.count(pages)
+    to_register = ([] for _ in counted) if body.dry_run else counted
     result = recover.register_pages(
-        deps, deps.providers[provider], () if body.dry_run else pages, owner=body.owner, actor=actor,
+        deps, deps.providers[provider], to_register, owner=body.owner, actor=actor,
         send_wakes=importlib.import_module("worker.publish").publish_wakes,
     )  # fmt: skip
     names = ("external_id", "raw_status", "model")  # not the webhook's URL, which contains a key

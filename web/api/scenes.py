@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import Depends, Response
 from psycopg.types.json import Jsonb
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from db import placements, projects
 from db.connection import Connection
@@ -17,15 +17,8 @@ from web.http.json_body import BodyBytes, Json
 from web.http.problems import Problem
 from web.http.query import Filters, OwnerQuery
 from web.http.router import Router
-from web.http.validation import Body, SceneName, invalid_field
+from web.http.validation import Body, SceneInDocument, SceneName, invalid_field
 from web.services.context import AnyCaller, Context
-
-
-def _check_scene_name(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("is neither a string nor a number")
-    return value
-
 
 DocumentChange = Callable[[Connection, ProjectKey, dict[str, Any]], None]  # connection, key, document
 ProjectWriter = Callable[[DocumentChange], Awaitable[Project]]
@@ -38,17 +31,14 @@ class SceneBody(Body):
 
     model_config = ConfigDict(extra="allow")
 
-    id: SceneName = None  # generated if there is neither id nor index
-    index: SceneName = None
+    id: SceneName | None = None  # generated if there is neither id nor index
+    index: SceneName | None = None
 
 
 class SceneOrderBody(Body):
     """The names (id, else index) of scenes in their new order; the scenes that are not named follow them."""
 
-    order: Annotated[
-        list[Annotated[str | int | float, BeforeValidator(_check_scene_name)]],
-        Field(max_length=scene_documents.MAX_SCENES),
-    ]
+    order: Annotated[list[SceneInDocument], Field(max_length=scene_documents.MAX_SCENES)]
 
 
 async def lock_and_change(

@@ -1,9 +1,8 @@
 """What operators do: dead letters, pauses, recovery from a provider's list, notifications sent again."""
 
-import importlib
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import Any, Final, get_args
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -15,23 +14,19 @@ from db import dead_letters
 from db.connection import Connection, Row, current_time
 from db.dead_letters import FIRST, DeadLetterFilter
 from moorage.errors import Category
-from providers.base import Provider
 from tasks import pauses
 from tasks.dead_letters import Action, apply_page
 from tasks.jobs import replay
+from web.api import operator_actions
+from web.api.operator_actions import RecoveryCreate
 from web.console.session import Admin, ConsoleQuery, Form, Operator, parse_form, render, show_result
 from web.http import query
 from web.http.problems import Problem
 from web.http.validation import PathId
 from web.page import views
 from web.services.context import Context
-from web.services.worker_access import run_with_deps
-
-if TYPE_CHECKING:  # they load what a worker needs
-    from tasks.step import Deps
 
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
-OWNER: Final = "recovered"
 CUT_SHORT: Final = "The list took longer than 20 s, the rest was not read: choose fewer hours, or use moorage recover."
 MATCHES: Final[dict[str, str]] = {
     "unknown": "not registered: to be registered and polled",
@@ -78,19 +73,15 @@ async def post_resend(notification_id: PathId, caller: Admin, ctx: Context) -> R
 @router.get("/recover")
 async def get_recover(request: Request, caller: Operator, ctx: Context) -> Response:
     """Show the form; with a number of hours also what a recovery would do, which changes nothing."""
-    params, pages, overview = views.parse_query(request, ConsoleQuery), None, None
+    params, plan = views.parse_query(request, ConsoleQuery), None
     if params.provider in ctx.providers and params.hours:
-        build = partial(_build_overview, name=params.provider, hours=params.hours)
-        pages, overview = await run_with_deps(ctx.settings, build)
-    names = sorted(  # the others have no list
-        name
-        for name, x in ctx.providers.items()
-        if x.can_poll and type(x).list_predictions is not Provider.list_predictions
-    )
+        body = RecoveryCreate(provider=params.provider, seconds=params.hours * 3600)
+        plan = await operator_actions.create_recovery(ctx, caller, body)
+    names = sorted(name for name, provider in ctx.providers.items() if provider.can_list)
     return await render(
         request, ctx, caller, "recover.html", title="Recover", providers=names, chosen=params.provider,
-        chosen_hours=params.hours or 2, overview=overview, texts=MATCHES,
-        cut_short="" if pages is None or pages.is_complete else CUT_SHORT,
+        chosen_hours=params.hours or 2, plan=plan, texts=MATCHES,
+        cut_short="" if plan is None or plan.is_complete else CUT_SHORT,
     )  # fmt: skip
 
 
@@ -98,25 +89,12 @@ async def get_recover(request: Request, caller: Operator, ctx: Context) -> Respo
 async def post_recover(form: Form, caller: Admin, ctx: Context) -> Response:
     """Read the provider's list again, register and poll."""
     params = parse_form(form, ConsoleQuery)
-    if params.provider not in ctx.providers:
-        raise Problem(422, "choose a provider in the form")
-
-    def register(deps: "Deps") -> Any:
-        recover: Any = importlib.import_module("tasks.predictions.recover")
-        pages = recover.TimedScan(deps, params.provider, params.hours * 3600)
-        send = importlib.import_module("worker.publish").publish_wakes
-        provider = deps.providers[params.provider]
-        return pages, recover.register_pages(deps, provider, pages, owner=OWNER, actor=caller.actor, send_wakes=send)
-
-    pages, result = await run_with_deps(ctx.settings, register)
-    text = f"{result['registered']} registered, {result['polled']} are polled now."
-    return show_result("/recover", text if pages.is_complete else f"{text} {CUT_SHORT}")
-
-
-def _build_overview(deps: "Deps", name: str, hours: int) -> Any:
-    recover: Any = importlib.import_module("tasks.predictions.recover")
-    pages = recover.TimedScan(deps, name, hours * 3600)
-    return pages, recover.build_overview(pages, 0)
+    if params.provider not in ctx.providers or not params.hours:
+        raise Problem(422, "choose a provider and a time in the form")
+    body = RecoveryCreate(provider=params.provider, seconds=params.hours * 3600, dry_run=False)
+    result = await operator_actions.create_recovery(ctx, caller, body)
+    text = f"{result.registered} registered, {result.polled} are polled now."
+    return show_result("/recover", text if result.is_complete else f"{text} {CUT_SHORT}")
 
 
 SHOWN: Final = 100

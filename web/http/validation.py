@@ -46,11 +46,13 @@ def _check_path_segment(value: str) -> str:
     return value
 
 
-def _check_scene_name(value: Any) -> Any:
-    if value is None:
-        return None
+def _check_scene_type(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("is neither a string nor a number")
+    return value
+
+
+def _check_scene_name(value: Any) -> Any:
     if isinstance(value, str) and len(value) > MAX_NAME_CHARS:
         raise ValueError(f"should have at most {MAX_NAME_CHARS} characters")
     if isinstance(value, int) and abs(value) > MAX_SCENE_NUMBER:
@@ -72,7 +74,8 @@ PathId = Annotated[UUID, BeforeValidator(_check_canonical)]
 Storable = BeforeValidator(_check_text)
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS), Storable]
 ProjectId = Annotated[Name, AfterValidator(_check_path_segment)]
-SceneName = Annotated[str | int | float | None, BeforeValidator(_check_scene_name)]
+SceneInDocument = Annotated[str | int | float, BeforeValidator(_check_scene_type)]  # the document is the application's
+SceneName = Annotated[SceneInDocument, AfterValidator(_check_scene_name)]
 
 
 def invalid_field(field: str, message: str) -> Problem:
