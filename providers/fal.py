@@ -26,7 +26,7 @@ from providers.jwks import KeySet
 from providers.output_schemas import Declares
 from providers.verifiers import DigestVerifier
 
-_PREFIX: Final = "x-fal-webhook-"
+_HEADERS: Final = tuple(f"x-fal-webhook-{part}" for part in ("request-id", "user-id", "timestamp", "signature"))
 _WEBHOOK_STATUSES: Final[dict[str, PredictionStatus]] = {"OK": "succeeded", "ERROR": "failed"}
 _QUEUE_STATUSES: Final[dict[str, PredictionStatus]] = {
     "IN_QUEUE": "queued",
@@ -47,15 +47,14 @@ class Fal(Provider):
     hosts_setting, url_setting, models_setting = "FAL_OUTPUT_HOSTS", "FAL_QUEUE_URL", "FAL_MODELS"
     webhook_setting = "FAL_KEY or FAL_USER_ID"
     submit_setting = "FAL_KEY"
-    recorded_headers = Provider.recorded_headers | {
-        f"{_PREFIX}{part}" for part in ("request-id", "timestamp", "user-id")
-    }
+    webhook_headers = _HEADERS
+    recorded_headers = Provider.recorded_headers | set(_HEADERS[:-1])
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.fal_output_hosts, settings.egress_allow, setting=self.hosts_setting)
         key_set = KeySet("fal's public keys", settings.constants.fal_jwks_url)
-        names = [f"{_PREFIX}{part}" for part in ("request-id", "user-id", "timestamp", "signature")]
-        verifier = DigestVerifier(key_set, names, users=settings.fal_user_id, sender="fal than FAL_USER_ID")
+        users, sender = settings.fal_user_id, "fal than FAL_USER_ID"
+        verifier = DigestVerifier(key_set, self.webhook_headers, users=users, sender=sender)
         super().__init__(settings, hosts=hosts, verifier=verifier)
         self.key_set: Final = key_set
         self._has_users = bool(settings.fal_user_id)

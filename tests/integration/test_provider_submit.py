@@ -533,8 +533,10 @@ def test_openai_must_respond_within_the_time_limit_of_its_entry(server):
     assert datetime.now(UTC) - began < timedelta(seconds=30)
 
 
-def test_urls_of_openai_live_an_hour_and_must_be_allowed(server):
-    """A retry after that would find nothing."""
+@pytest.mark.parametrize("life_seconds", [None, 7200])
+def test_urls_of_openai_live_an_hour_and_must_be_allowed(server, monkeypatch, life_seconds):
+    """A retry after that would find nothing; a compatible service may declare another time."""
+    monkeypatch.setattr(providers.OpenAI, "output_lifetime_seconds", life_seconds)
     data = [{"url": "https://files.example/a.png"}, {"url": "https://evil.example/b.png"}]
     server.answer = answer(200, json.dumps({"created": 1790000000, "data": data}).encode())
     provider = provider_at("openai", server.server_port, openai_output_hosts="files.example")
@@ -542,7 +544,7 @@ def test_urls_of_openai_live_an_hour_and_must_be_allowed(server):
     report = provider.submit(order("dall-e-3", prompt="x", response_format="url")).report
 
     assert [bool(one.problem) for one in report.outputs] == [False, True]
-    assert report.expires_at == datetime.fromtimestamp(1790000000 + 3600, UTC)
+    assert report.expires_at == datetime.fromtimestamp(1790000000 + (life_seconds or 3600), UTC)
     assert server.asked[0].fields["response_format"] == "url"
 
 

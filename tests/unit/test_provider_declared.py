@@ -6,7 +6,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,42 @@ def test_a_compatible_service_is_a_url_a_key_and_a_name(tmp_path, monkeypatch):
     assert queue.verifier.key_set._urls == ("https://queue.example/jwks.json",)
 
 
+def test_a_compatible_service_has_the_headers_and_the_times_of_its_declaration(tmp_path, monkeypatch):
+    """And the built-in ones keep their own."""
+    monkeypatch.setenv("COG_SECRET", "whsec_" + base64.b64encode(b"s" * 32).decode())
+    names = ["X-Cog-Id", "X-Cog-Time", "X-Cog-Signature"]
+    text = COMPATIBLE.replace("x-fal-webhook", "x-queue").replace(
+        'secrets = ["COG_SECRET"]', f'secrets = ["COG_SECRET"]\nheaders = {json.dumps(names)}'
+    )
+    times = "output_life_seconds = 7200\nfirst_poll_seconds = 20\n"
+    loaded = load(tmp_path, text.replace('token = "ACME_TOKEN"\n', f'token = "ACME_TOKEN"\n{times}'), fal_user_id="u")
+    together, cog, queue = (loaded[name] for name in ("together", "cog", "queue"))
+
+    for one in (together, cog, queue):
+        assert (one.output_lifetime_seconds, one.first_poll_seconds()) == (7200, 20)
+    raw, now = b'{"id": "x1", "status": "starting"}', 1_790_000_000
+    digest = base64.b64encode(hmac.digest(b"s" * 32, b"m1.1790000000." + raw, "sha256"))
+    values = [b"m1", b"1790000000", b"v1," + digest]
+    assert (
+        cog.verify([(n.lower().encode(), v) for n, v in zip(names, values, strict=True)], raw, now).webhook_id == "m1"
+    )
+    with pytest.raises(BadSignature, match="x-queue-request-id"):
+        queue.check_headers([], now)
+    for one, prefix in ((cog, "x-cog-"), (queue, "x-queue-"), (loaded["fal"], "x-fal-webhook-")):
+        given = [
+            (f"{prefix}{n}".encode(), b"1") for n in ("id", "request-id", "user-id", "time", "timestamp", "signature")
+        ]
+        kept = set(one.select_headers(given))
+        assert kept == {
+            f"{prefix}{n}" for n in (("id", "time") if one is cog else ("request-id", "user-id", "timestamp"))
+        }
+    assert (loaded["replicate"].output_lifetime_seconds, loaded["fal"].output_lifetime_seconds) == (3600, None)
+    ended = {"id": "x1", "status": "succeeded", "completed_at": "2026-09-21T14:13:20Z", "output": None}
+    report = cog.parse_report(json.dumps(ended).encode())
+    at = datetime(2026, 9, 21, 14, 13, 25, tzinfo=UTC)
+    assert compute_expiry(report, at, cog.output_lifetime_seconds) == datetime(2026, 9, 21, 16, 13, 20, tzinfo=UTC)
+
+
 def test_the_examples_of_the_how_to_are_right(tmp_path, monkeypatch, project_root):
     """What a reader copies must be accepted."""
     for name in ("ACME_WEBHOOK_SECRET", "ACME_API_KEY", "TOGETHER_API_KEY"):
@@ -362,6 +398,11 @@ WRONG = [
     (ACME.replace("output_hosts", 'submit = "x"\noutput_hosts') + POLL, "acme.submit in line 3|not known: write bfl"),
     (COMPATIBLE.replace('users = ["me"]\n', ""), "one set of keys signs for all users: write"),
     (COMPATIBLE.partition("[queue.webhook]")[0], 'write a table webhook with signature = "digest"'),
+    (COMPATIBLE.replace('secrets = ["COG_SECRET"]', 'secrets = ["COG_SECRET"]\nencoding = "text"\nis_hint = true'),
+     'line 9: cog: webhook of api = "replicate" does not use encoding, is_hint: write no more than headers, secrets'),
+    (COMPATIBLE.replace('secrets = ["COG_SECRET"]', 'jwks = ["https://cog.example/jwks"]'),
+     'webhook of api = "replicate" does not use jwks: write no more than headers, secrets'),
+    (COMPATIBLE.replace("users =", 'secrets = ["COG_SECRET"]\nusers ='), 'webhook of api = "fal" does not use secrets'),
     ("acme = 1\n", "line 1: acme: is not a table"),
 ]  # fmt: skip
 
