@@ -16,16 +16,21 @@ _MAX_TEXT_CHARS: Final = 100
 _MAX_SHOWN_CHARS: Final = 60
 
 
-def parse_json_object(body: bytes) -> dict[str, Any]:
-    """Parse a body as a JSON object (NaN, Infinity and a byte order mark are accepted); raises MalformedPayload."""
+def parse_json(body: bytes) -> Any:
+    """Parse a body as JSON (NaN, Infinity and a byte order mark are accepted); raises MalformedPayload."""
     try:
-        value = json.loads(body.decode("utf-8-sig"))
+        return json.loads(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise MalformedPayload(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:
         raise MalformedPayload("the body is nested too deeply") from error
     except ValueError as error:  # not JSON, or an integer of more than 4,300 digits
         raise MalformedPayload(f"the body is not valid JSON: {to_storable(str(error), 200)}") from error
+
+
+def parse_json_object(body: bytes) -> dict[str, Any]:
+    """Parse a body as a JSON object; raises MalformedPayload."""
+    value = parse_json(body)
     if not isinstance(value, dict):
         raise MalformedPayload(f"the body is JSON but not an object: {type(value).__name__}")
     return value
