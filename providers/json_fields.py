@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,6 +15,7 @@ MAX_PROMPT_CHARS: Final = 20_000
 _MAX_MODEL_CHARS: Final = 200
 _MAX_TEXT_CHARS: Final = 100
 _MAX_SHOWN_CHARS: Final = 60
+_UNIX_TIME: Final = re.compile(r"[0-9]{9,13}(\.[0-9]+)?")  # fewer digits may be a date: 20261130
 
 
 def parse_json(body: bytes) -> Any:
@@ -91,10 +93,12 @@ def optional_datetime(value: object) -> datetime | None:
 
 
 def optional_unix_time(value: object) -> datetime | None:
-    """Return a time in whole Unix seconds, None if invalid."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**11:
+    """Return a time in Unix seconds, or milliseconds from 10^11 on, also as text; None if invalid."""
+    if isinstance(value, str) and _UNIX_TIME.fullmatch(value):
+        value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 10**14:
         return None
-    return datetime.fromtimestamp(value, UTC)
+    return datetime.fromtimestamp(value if value < 10**11 else value / 1000, UTC)
 
 
 def optional_model(fields: Mapping[str, Any]) -> str | None:
