@@ -59,8 +59,9 @@ def _build(name: str, declaration: Declaration, settings: Settings, text: str) -
         line = declarations.find_line(text, (name, *keys))
         return f"{'.'.join((name, *keys))} in line {line} of MOORAGE_PROVIDERS_FILE"
 
-    webhook = declaration.webhook
-    life_seconds = declaration.output_life_seconds
+    webhook, life_seconds = declaration.webhook, declaration.output_life_seconds
+    headers = (webhook.headers if webhook else ()) or STANDARD_HEADERS
+    signed = headers[:-1] if webhook and webhook.signature in ("standard", "digest") else ()
     attributes: dict[str, Any] = {
         "name": name,
         "label": declaration.label or name,
@@ -69,17 +70,13 @@ def _build(name: str, declaration: Declaration, settings: Settings, text: str) -
         "models_setting": locate("models"),
         "webhook_setting": " or ".join(webhook.secrets if webhook else ()) or locate("webhook"),
         "submit_setting": declaration.token,
+        **({"output_lifetime_seconds": life_seconds} if life_seconds else {}),
+        "default_first_poll_seconds": min(declaration.first_poll_seconds, (life_seconds or 1e9) / 10),
+        "webhook_headers": headers,
+        "recorded_headers": (Provider.recorded_headers | set(signed)) - set(headers[-1:]),
     }
     if declaration.api is None:
-        headers = (webhook.headers or STANDARD_HEADERS) if webhook else ()
-        signed = headers[:-1] if webhook and webhook.signature in ("standard", "digest") else ()
-        attributes |= {
-            "output_lifetime_seconds": life_seconds,
-            "default_first_poll_seconds": min(declaration.first_poll_seconds, (life_seconds or 1e9) / 10),
-            "recorded_headers": (Provider.recorded_headers | set(signed)) - set(headers[-1:]),
-            "sends_webhooks": webhook is not None,
-            "jwks_setting": locate("webhook", "jwks"),
-        }
+        attributes |= {"sends_webhooks": webhook is not None, "jwks_setting": locate("webhook", "jwks")}
         if declaration.submit and declaration.poll:
             attributes["submit_setting"] = declaration.poll.token
         kind = _SUBMITTING.get(declaration.submit) if declaration.submit else DeclaredProvider

@@ -64,18 +64,18 @@ class ApiClient:
 
     def request(
         self, url: str, *, statuses: Collection[int], max_bytes: int | None = None, method: str = "GET"
-    ) -> tuple[int, bytes]:
-        """Return status and body of a response with one of the `statuses`; raises as `get` for all others."""
+    ) -> tuple[int, bytes, Mapping[str, str]]:
+        """Return status, body and headers of a response with one of the `statuses`; raises as `get` for all others."""
         try:
             response = self._pool.request(method, url, headers=self._headers, redirect=False, preload_content=False)
             with contextlib.closing(response):  # a fully read one is back in the pool already
-                return response.status, self._body(response, statuses, max_bytes or self._max_bytes)
+                return response.status, self._body(response, statuses, max_bytes or self._max_bytes), response.headers
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise ProviderUnavailable(f"{self._name} did not respond: {describe_error(error)}") from error
 
     def _body(self, response: urllib3.BaseHTTPResponse, statuses: Collection[int], max_bytes: int) -> bytes:
         if response.status not in statuses:
-            raise self._failure(response.status, response.headers.get("Retry-After"))
+            raise self.build_failure(response.status, response.headers)
         deadline = time.monotonic() + TOTAL_SECONDS
         body = bytearray()
         while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
@@ -87,10 +87,10 @@ class ApiClient:
                 raise ProviderUnavailable(f"{self._name} did not end its response within {TOTAL_SECONDS:g} s")
         return bytes(body)
 
-    def _failure(self, status: int, retry_after: str | None) -> MoorageError:
+    def build_failure(self, status: int, headers: Mapping[str, str]) -> MoorageError:
         facts = {"status": status}
         if status >= 500 or status in _RETRYABLE:
-            wait_seconds = parse_retry_after(retry_after, datetime.now(UTC))
+            wait_seconds = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
             return ProviderUnavailable(f"{self._name} returned {status}", facts=facts, retry_after=wait_seconds)
         hint = "a redirect: correct the URL of the API" if 300 <= status < 400 else _HINTS.get(status, "refused")
         return ProviderRefused(f"{self._name} returned {status}: {hint}", facts=facts)

@@ -24,7 +24,7 @@ from providers.api_client import ApiClient
 from providers.output_schemas import Declares
 from providers.signatures import Headers
 from providers.submit_client import RESPONSE_SECONDS, SubmitClient
-from providers.verifiers import StandardVerifier, Verifier
+from providers.verifiers import STANDARD_HEADERS, StandardVerifier, Verifier
 
 Client = TypeVar("Client", ApiClient, SubmitClient)
 _POLL_GROWTH: Final = 1.5
@@ -42,6 +42,7 @@ class Provider(ABC):
     known_delivery_status: ClassVar[int] = 200
     output_lifetime_seconds: ClassVar[float | None] = None  # of URLs, after the end of a prediction; None: unknown
     max_delivery_bytes: ClassVar[int | None] = None  # of a body; None: MOORAGE_WEBHOOK_MAX_BYTES alone
+    webhook_headers: ClassVar[Sequence[str]] = STANDARD_HEADERS  # that verify a delivery, the signature last
     # Headers of a delivery that are stored, in lower case; never a signature or key.
     recorded_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     default_first_poll_seconds: ClassVar[float] = 60.0

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from moorage import logs
-from moorage.errors import SubmitUncertain
+from moorage.errors import ProviderRefused, SubmitUncertain
 from moorage.provider_types import PredictionReport, SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from providers import declarations, endpoints, json_fields
@@ -26,7 +26,6 @@ class BflProvider(DeclaredProvider):
 
     def __init__(self, settings: Settings, declaration: Declaration) -> None:
         super().__init__(settings, declaration)
-        self.models = declaration.models
         endpoints.validate_models(self.models, _parse_model, self.models_setting)
         self._base_url: Final = self._api_url.partition("/v1/")[0]
         names = declaration.webhook.secrets if declaration.webhook else ()
@@ -34,7 +33,12 @@ class BflProvider(DeclaredProvider):
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
         """Return the status; a task that is not found may be of another region, so that only its webhook ends it."""
-        report = super().poll(external_id, model)
+        try:
+            report = super().poll(external_id, model)
+        except ProviderRefused as error:
+            if error.facts.get("status") != 404:
+                raise
+            return PredictionReport(external_id, "unknown", _NOT_FOUND)
         return replace(report, status="unknown") if report.raw_status == _NOT_FOUND else report
 
     def submit(self, request: SubmitRequest) -> SubmitResult:

@@ -149,17 +149,7 @@ class Declaration(_Table):
     @model_validator(mode="after")
     def _check(self) -> "Declaration":
         if self.api:
-            if self.fields or self.poll or self.statuses or self.submit:
-                raise ValueError(f'api = "{self.api}" has its own fields, statuses and polls: remove the tables')
-            if self.base_url is None or self.token is None:
-                raise ValueError("a compatible service has a URL and a key: write base_url and token")
-            if self.api == "fal" and self.webhook is None:
-                raise ValueError('its public keys are not fal\'s: write a table webhook with signature = "digest"')
-            if self.webhook and self.webhook.signature != ("digest" if self.api == "fal" else "standard"):
-                raise ValueError(
-                    'its webhooks are signed as those of its api: write signature = "standard" or "digest"'
-                )
-            return self
+            return self._check_compatible()
         if self.base_url or self.token or (self.models and not self.submit):
             raise ValueError("base_url, token and models belong to a compatible service: write api, or remove them")
         if self.fields is None or not self.statuses.get("succeeded"):
@@ -169,6 +159,21 @@ class Declaration(_Table):
             raise ValueError(f"statuses has {', '.join(twice)} more than once, in any case of letters: write it once")
         if self.poll is None and (self.webhook is None or self.is_hint or self.submit):
             raise ValueError("nothing confirms what it reports: write a table poll with url and token")
+        return self
+
+    def _check_compatible(self) -> "Declaration":
+        if self.fields or self.poll or self.statuses or self.submit:
+            raise ValueError(f'api = "{self.api}" has its own fields, statuses and polls: remove the tables')
+        if self.base_url is None or self.token is None:
+            raise ValueError("a compatible service has a URL and a key: write base_url and token")
+        if self.api == "fal" and self.webhook is None:
+            raise ValueError('its public keys are not fal\'s: write a table webhook with signature = "digest"')
+        if self.webhook and self.webhook.signature != ("digest" if self.api == "fal" else "standard"):
+            raise ValueError('its webhooks are signed as those of its api: write signature = "standard" or "digest"')
+        used = {"signature", "headers", *(("jwks", "users") if self.api == "fal" else ("secrets",))}
+        if self.webhook and (unused := self.webhook.model_fields_set - used):
+            names, rest = ", ".join(sorted(unused)), ", ".join(sorted(used))
+            raise ValueError(f'webhook of api = "{self.api}" does not use {names}: write no more than {rest}')
         return self
 
     @property

@@ -36,7 +36,7 @@ class DeclaredProvider(Provider):
             _build_verifier(self.name, declaration.webhook, self.jwks_setting, hosts) if declaration.webhook else None
         )
         super().__init__(settings, hosts=hosts, verifier=verifier)
-        self._statuses, self._is_hint = declaration.status_words, declaration.is_hint
+        self._statuses, self._is_hint, self.models = declaration.status_words, declaration.is_hint, declaration.models
         if declaration.webhook and declaration.webhook.signature == "none":
             self._accepts_unsigned = True
         assert declaration.fields is not None  # noqa: S101 (validated)
@@ -63,10 +63,11 @@ class DeclaredProvider(Provider):
         return False
 
     def parse_report(self, body: bytes) -> PredictionReport:
-        return self._parse(body, self._fields, is_hint=self._is_hint)
+        return self._parse(body, self._fields)
 
-    def parse_poll(self, body: bytes) -> PredictionReport:
-        return self._parse(body, self._poll_fields)
+    def parse_poll(self, body: bytes, external_id: str = "") -> PredictionReport:
+        """Parse the answer to a poll; one without an id is about `external_id`, which was requested."""
+        return self._parse(body, self._poll_fields, external_id)
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
         if self._api is None:
@@ -74,20 +75,22 @@ class DeclaredProvider(Provider):
         if "{model}" in self._api_url and not model:
             raise ProviderRefused(f"a prediction of {self.name} is polled by its model: register it with one")
         url = _fill_in(self._api_url, external_id, model or "none")
-        return self._fetch_report(url, external_id, self.parse_poll)
+        return self._fetch_report(url, external_id, lambda body: self.parse_poll(body, external_id))
 
-    def _parse(self, body: bytes, fields: "_Fields", *, is_hint: bool = False) -> PredictionReport:
+    def _parse(self, body: bytes, fields: "_Fields", requested_id: str | None = None) -> PredictionReport:
         document = json_fields.parse_json_object(body)
         if not fields.applies_to(document):
             raise UnrelatedEvent(f"{fields.texts['when']} is not true of this event")
-        external_id = json_fields.require_id(fields.find("id", document), f"id ({fields.texts['id']})")
-        if is_hint:  # only a poll says what is true
-            word = fields.find("status", document)
+        found, external_id, word = fields.find("id", document), requested_id, fields.find("status", document)
+        word = str(word).lower() if isinstance(word, int) else word  # as JSON writes it
+        if found is not None or external_id is None:
+            external_id = json_fields.require_id(found, f"id ({fields.texts['id']})")
+        if self._is_hint and fields is self._fields:  # only a poll says what is true
             status = self._statuses.get(word.casefold()) if isinstance(word, str) else None
             is_open = status in ("queued", "running")
             is_unverified = not self.has_secret
             return PredictionReport(external_id, "unknown", _HINT, needs_fetch=not is_open, is_unverified=is_unverified)
-        word = json_fields.require_text(fields.find("status", document), f"status ({fields.texts['status']})")
+        word = json_fields.require_text(word, f"status ({fields.texts['status']})")
         status = self._statuses.get(word.casefold(), "unknown")
         files = self.extract_files(fields.find("outputs", document) if status == "succeeded" else None, "outputs")
         return PredictionReport(
@@ -131,7 +134,7 @@ class _Fields:
         """Return a time, the earliest of several."""
         found = self.find(name, document)
         values = found if isinstance(found, list) else [found]
-        times = (json_fields.optional_datetime(value) or json_fields.optional_unix_time(value) for value in values)
+        times = (json_fields.optional_unix_time(value) or json_fields.optional_datetime(value) for value in values)
         return min(filter(None, times), default=None)
 
 

@@ -1,21 +1,19 @@
 """
 fal.ai: Ed25519 over a digest, with public keys from a JSON Web Key Set; the body contains the result of the request.
 
-Sources: docs.fal.ai (model endpoints: webhooks, queue), fal-ai/fal (fal_client/client.py), fal-ai/fal-js (queue.ts),
+Sources: docs.fal.ai (webhooks, queue, request errors), fal-ai/fal (fal_client/client.py), fal-ai/fal-js (queue.ts),
 read 2026-11. Webhooks of all fal users are signed with the same keys: FAL_USER_ID restricts them to one's own.
 """
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from moorage.errors import ProviderRefused, ProviderUnavailable, SubmitUncertain
-from moorage.provider_types import (
-    PredictionReport,
-    PredictionStatus,
-    SubmitRequest,
-    SubmitResult,
-)
+from moorage.errors import MalformedPayload, ProviderRefused, ProviderUnavailable, SubmitUncertain
+from moorage.provider_types import PredictionReport, PredictionStatus, SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
@@ -26,7 +24,7 @@ from providers.jwks import KeySet
 from providers.output_schemas import Declares
 from providers.verifiers import DigestVerifier
 
-_PREFIX: Final = "x-fal-webhook-"
+_HEADERS: Final = tuple(f"x-fal-webhook-{part}" for part in ("request-id", "user-id", "timestamp", "signature"))
 _WEBHOOK_STATUSES: Final[dict[str, PredictionStatus]] = {"OK": "succeeded", "ERROR": "failed"}
 _QUEUE_STATUSES: Final[dict[str, PredictionStatus]] = {
     "IN_QUEUE": "queued",
@@ -34,7 +32,9 @@ _QUEUE_STATUSES: Final[dict[str, PredictionStatus]] = {
     "COMPLETED": "succeeded",  # also a failure, with an error
 }
 _NAMESPACES: Final = frozenset({"workflows", "comfy"})
-_APP_ERRORS: Final = (400, 422)  # the model rejected its input
+# Instead of a result: possibly the last word of the model or the queue, not of the API (404: the result is gone).
+_RESULT_ERRORS: Final = frozenset(range(400, 600)) - {401, 404, 410, 429}
+_MALFORMED: Final = (ProviderUnavailable, "fal returned a malformed response")
 _COMPLETED_CODE: Final = "ALREADY_COMPLETED"
 _NAME_WORDS: Final = re.compile(r"[a-z0-9]+")
 _EDIT_WORDS: Final = frozenset({"edit", "kontext", "redux"})
@@ -47,15 +47,14 @@ class Fal(Provider):
     hosts_setting, url_setting, models_setting = "FAL_OUTPUT_HOSTS", "FAL_QUEUE_URL", "FAL_MODELS"
     webhook_setting = "FAL_KEY or FAL_USER_ID"
     submit_setting = "FAL_KEY"
-    recorded_headers = Provider.recorded_headers | {
-        f"{_PREFIX}{part}" for part in ("request-id", "timestamp", "user-id")
-    }
+    webhook_headers = _HEADERS
+    recorded_headers = Provider.recorded_headers | set(_HEADERS[:-1])
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.fal_output_hosts, settings.egress_allow, setting=self.hosts_setting)
         key_set = KeySet("fal's public keys", settings.constants.fal_jwks_url)
-        names = [f"{_PREFIX}{part}" for part in ("request-id", "user-id", "timestamp", "signature")]
-        verifier = DigestVerifier(key_set, names, users=settings.fal_user_id, sender="fal than FAL_USER_ID")
+        users, sender = settings.fal_user_id, "fal than FAL_USER_ID"
+        verifier = DigestVerifier(key_set, self.webhook_headers, users=users, sender=sender)
         super().__init__(settings, hosts=hosts, verifier=verifier)
         self.key_set: Final = key_set
         self._has_users = bool(settings.fal_user_id)
@@ -99,22 +98,23 @@ class Fal(Provider):
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
         api, request_url = self._require(self._api), self._build_request_url(external_id, model)
-        fields = _parse_response(api.request(f"{request_url}/status", statuses=(200, 202))[1])
+        with json_fields.translate_malformed(*_MALFORMED):
+            fields = json_fields.parse_json_object(api.request(f"{request_url}/status", statuses=(200, 202))[1])
         raw_status = to_storable(str(fields.get("status")), 100)
         status = _QUEUE_STATUSES.get(raw_status, "unknown")
         error = json_fields.optional_text(fields.get("error"))
         if status != "succeeded" or error:
             return PredictionReport(external_id, "failed" if status == "succeeded" else status, raw_status, error=error)
-        code, body = api.request(request_url, statuses=(200, *_APP_ERRORS))
-        payload = _parse_response(body)
+        code, body, headers = api.request(request_url, statuses=_RESULT_ERRORS | {200})
         if code != 200:
-            error = _join_error(f"the result is an error {code}", payload)
-            return PredictionReport(external_id, "failed", raw_status, error=error)
+            if error := _find_final_error(code, body, headers):
+                return PredictionReport(external_id, "failed", raw_status, error=error)
+            raise api.build_failure(code, headers)
+        with json_fields.translate_malformed(*_MALFORMED):
+            payload = json_fields.parse_json(body)
         report = PredictionReport(external_id, "succeeded", raw_status, *self.extract_files(payload, "payload"))
         if check := self._build_check(report, model):
-            return PredictionReport(
-                external_id, "succeeded", raw_status, *self.extract_files(payload, "payload", check)
-            )
+            report = replace(report, **self.extract_files(payload, "payload", check)._asdict())
         return report
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
@@ -129,7 +129,7 @@ class Fal(Provider):
 
     def cancel(self, external_id: str, model: str | None = None) -> None:
         api, url = self._require(self._api), self._build_request_url(external_id, model)
-        code, body = api.request(f"{url}/cancel", statuses=(200, 202, 400), method="PUT")
+        code, body, _ = api.request(f"{url}/cancel", statuses=(200, 202, 400), method="PUT")
         if code == 400 and _COMPLETED_CODE not in body.decode("utf-8", "replace"):
             raise ProviderRefused(f"fal returned {code} to a cancellation", facts={"status": code})
 
@@ -149,9 +149,15 @@ class Fal(Provider):
         return f"{self._api_url}/{_parse_queue_name(model)}/requests/{endpoints.quote_path_segment(external_id)}"
 
 
-def _parse_response(body: bytes) -> dict[str, Any]:
-    with json_fields.translate_malformed(ProviderUnavailable, "fal returned a malformed response"):
-        return json_fields.parse_json_object(body)
+def _find_final_error(code: int, body: bytes, headers: Mapping[str, str]) -> str | None:
+    """Return the error in place of a result; None if the API failed instead: a proxy's page."""
+    fields: dict[str, Any] = {}
+    with suppress(MalformedPayload):
+        fields = json_fields.parse_json_object(body)
+    kind = fields.get("error_type") or headers.get("X-Fal-Error-Type")
+    text = f"the result is an error {code}" + (f", {kind}" if kind else "")
+    is_final = kind or "detail" in fields or (fields and code in (400, 422))  # these two are of an input
+    return _join_error(text, fields) if is_final else None
 
 
 def _join_error(error: object, payload: object) -> str | None:

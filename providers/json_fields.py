@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,18 +15,24 @@ MAX_PROMPT_CHARS: Final = 20_000
 _MAX_MODEL_CHARS: Final = 200
 _MAX_TEXT_CHARS: Final = 100
 _MAX_SHOWN_CHARS: Final = 60
+_UNIX_TIME: Final = re.compile(r"[0-9]{9,13}(\.[0-9]+)?")  # fewer digits may be a date: 20261130
 
 
-def parse_json_object(body: bytes) -> dict[str, Any]:
-    """Parse a body as a JSON object (NaN, Infinity and a byte order mark are accepted); raises MalformedPayload."""
+def parse_json(body: bytes) -> Any:
+    """Parse a body as JSON (NaN, Infinity and a byte order mark are accepted); raises MalformedPayload."""
     try:
-        value = json.loads(body.decode("utf-8-sig"))
+        return json.loads(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise MalformedPayload(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:
         raise MalformedPayload("the body is nested too deeply") from error
     except ValueError as error:  # not JSON, or an integer of more than 4,300 digits
         raise MalformedPayload(f"the body is not valid JSON: {to_storable(str(error), 200)}") from error
+
+
+def parse_json_object(body: bytes) -> dict[str, Any]:
+    """Parse a body as a JSON object; raises MalformedPayload."""
+    value = parse_json(body)
     if not isinstance(value, dict):
         raise MalformedPayload(f"the body is JSON but not an object: {type(value).__name__}")
     return value
@@ -86,10 +93,12 @@ def optional_datetime(value: object) -> datetime | None:
 
 
 def optional_unix_time(value: object) -> datetime | None:
-    """Return a time in whole Unix seconds, None if invalid."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**11:
+    """Return a time in Unix seconds, or milliseconds from 10^11 on, also as text; None if invalid."""
+    if isinstance(value, str) and _UNIX_TIME.fullmatch(value):
+        value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 10**14:
         return None
-    return datetime.fromtimestamp(value, UTC)
+    return datetime.fromtimestamp(value if value < 10**11 else value / 1000, UTC)
 
 
 def optional_model(fields: Mapping[str, Any]) -> str | None:

@@ -14,13 +14,7 @@ from typing import Any, ClassVar, Final
 from pydantic import SecretStr
 
 from moorage.errors import ConfigError, MalformedPayload, ProviderRefused, SubmitUncertain, UnrelatedEvent
-from moorage.provider_types import (
-    OutputFile,
-    PredictionReport,
-    PredictionStatus,
-    SubmitRequest,
-    SubmitResult,
-)
+from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus, SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
 from providers import endpoints, inline_files, json_fields, output_files, signatures
@@ -52,15 +46,13 @@ _GPT_IMAGE_INPUT: Final[Mapping[str, Any]] = {
 }
 _MAX_RESPONSE_BYTES: Final = 128 * 2**20  # includes the images as base64
 _ENDED: Final = (400, 404, 409)  # the response ended already; the next poll returns its status
-
-URL_LIFETIME: Final = timedelta(minutes=60)
+_URL_LIFE_SECONDS: Final = 3600.0
 
 
 class OpenAI(Provider):
     """The Images API for submissions, and the Responses API with the image generation tool, at OPENAI_API_URL."""
 
-    name = "openai"
-    label = "OpenAI"
+    name, label = "openai", "OpenAI"
     is_synchronous = True
     submit_response_seconds = 180.0  # an image of high quality takes up to two minutes
     hosts_setting, url_setting, models_setting = "OPENAI_OUTPUT_HOSTS", "OPENAI_API_URL", "OPENAI_MODELS"
@@ -73,8 +65,8 @@ class OpenAI(Provider):
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.openai_output_hosts, settings.egress_allow, setting=self.hosts_setting)
-        verifier = StandardVerifier(_decode_secrets(settings.openai_webhook_secret, self.webhook_setting))
-        super().__init__(settings, hosts=hosts, verifier=verifier)
+        secrets = _decode_secrets(settings.openai_webhook_secret, self.webhook_setting)
+        super().__init__(settings, hosts=hosts, verifier=StandardVerifier(secrets, names=[self.webhook_headers]))
         self._api_url = settings.openai_api_url
         self.models = settings.openai_models
         if settings.openai_api_key:
@@ -110,7 +102,7 @@ class OpenAI(Provider):
         external_id = _request_id(response) or str(request.prediction_id)
         with json_fields.translate_malformed(SubmitUncertain, "OpenAI accepted a submission without images"):
             files = self.extract_files(_require_data(response.fields), "data")
-            report = build_report(response.fields, external_id, request.model, files)
+            report = build_report(response.fields, external_id, request.model, files, self.output_lifetime_seconds)
         return SubmitResult(external_id, report)
 
     def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (the id is enough here)
@@ -216,7 +208,9 @@ def build_images_request(request: SubmitRequest) -> dict[str, Any]:
     return body
 
 
-def build_report(response: dict[str, Any], external_id: str, model: str, files: ExtractionResult) -> PredictionReport:
+def build_report(
+    response: dict[str, Any], external_id: str, model: str, files: ExtractionResult, life_seconds: float | None
+) -> PredictionReport:
     """Return success; of an image that is given as base64 and as a URL, the URL is a mention."""
     whole = {file.path.removesuffix(".b64_json") for file in files.outputs if file.data is not None}
     paths = [file.path for file in files.outputs if file.url is None or file.path.removesuffix(".url") not in whole]
@@ -230,7 +224,9 @@ def build_report(response: dict[str, Any], external_id: str, model: str, files: 
         outputs=files.outputs,
         mentions=files.mentions,
         completed_at=created_at,
-        expires_at=created_at + URL_LIFETIME if created_at and has_urls else None,
+        expires_at=created_at + timedelta(seconds=life_seconds or _URL_LIFE_SECONDS)
+        if created_at and has_urls
+        else None,
         model=model,
     )
 

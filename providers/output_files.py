@@ -9,8 +9,9 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
-from json import dumps
+from json import dumps, loads
 from typing import Any, Final, NamedTuple
 
 from moorage.errors import DownloadRefused, MalformedPayload
@@ -180,17 +181,26 @@ def _mention(file: OutputFile, reason: str) -> OutputFile:
 
 
 def _iterate_strings(value: Any, path: str) -> Iterator[_Item]:
-    """Yield every string in a JSON value. Not recursive: JSON may be nested deeply."""
+    """Yield every string in a JSON value, also of JSON in a string. Not recursive: JSON may be nested deeply."""
     levels: list[Iterator[_Item]] = [iter([_Item(path, None, False, value)])]
     while levels:
         for item in levels[-1]:
-            if isinstance(item.value, str):
-                yield item
-            elif isinstance(item.value, dict | list):
-                levels.append(_child_items(item, item.value))
+            value = _parse_text(item.value) if isinstance(item.value, str) else item.value
+            if isinstance(value, dict | list):
+                levels.append(_child_items(item, value))
                 break
+            if isinstance(value, str):
+                yield item
         else:
             levels.pop()
+
+
+def _parse_text(text: str) -> Any:
+    """Return the object or list of a text that is JSON, else the text."""
+    if text.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError, RecursionError):
+            return loads(text)
+    return text
 
 
 def _child_items(parent: _Item, value: Mapping[str, Any] | list[Any]) -> Iterator[_Item]:

@@ -7,29 +7,15 @@ replicate.com/docs/topics/webhooks and /docs/topics/predictions.
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from moorage import logs
 from moorage.errors import MoorageError, SubmitUncertain
-from moorage.provider_types import (
-    ListedPrediction,
-    PredictionReport,
-    PredictionStatus,
-    SubmitRequest,
-    SubmitResult,
-)
+from moorage.provider_types import ListedPrediction, PredictionReport, PredictionStatus, SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
-from providers import (
-    endpoints,
-    json_fields,
-    output_files,
-    output_schemas,
-    replicate_list,
-    replicate_models,
-    signatures,
-)
+from providers import endpoints, json_fields, output_files, output_schemas, replicate_list, replicate_models, signatures
 from providers.base import Provider
 from providers.output_schemas import Declares
 from providers.verifiers import StandardVerifier
@@ -47,32 +33,29 @@ _STATUSES: Final[dict[str, PredictionStatus]] = {
 }
 # The prediction ended already (status not documented by Replicate); the next poll returns its status.
 _ENDED: Final = (400, 409, 422)
-_LIFETIME_SECONDS: Final = 3600.0  # then Replicate deletes the data of API predictions
 
 
 class Replicate(Provider):
     """replicate.com, or a compatible server at REPLICATE_API_URL."""
 
-    name = "replicate"
-    label = "Replicate"
+    name, label = "replicate", "Replicate"
     hosts_setting, url_setting, models_setting = "REPLICATE_OUTPUT_HOSTS", "REPLICATE_API_URL", "REPLICATE_MODELS"
     webhook_setting = "REPLICATE_WEBHOOK_SECRET"
     submit_setting = "REPLICATE_API_TOKEN"
     # No dots and no escapes: a server could resolve them to another path of the API.
     file_path = re.compile(r"/v1/files(/(?!\.+(/|$))[\w.~-]+)+", re.ASCII)
-    output_lifetime_seconds: ClassVar[float | None] = _LIFETIME_SECONDS
+    output_lifetime_seconds: ClassVar[float | None] = 3600.0  # then Replicate deletes the data of API predictions
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
         secrets = signatures.decode_standard_secrets(settings.replicate_webhook_secret, self.webhook_setting)
         hosts = HostAllowlist(settings.replicate_output_hosts, settings.egress_allow, setting=self.hosts_setting)
-        super().__init__(settings, hosts=hosts, verifier=StandardVerifier(secrets))
+        super().__init__(settings, hosts=hosts, verifier=StandardVerifier(secrets, names=[self.webhook_headers]))
         self._api_url = settings.replicate_api_url
         self.models = settings.replicate_models
         endpoints.validate_models(self.models, replicate_models.ModelName.parse, self.models_setting)
         if settings.replicate_api_token:
-            token, max_bytes = settings.replicate_api_token, settings.webhook_max_bytes
-            self._create_clients("Bearer", token, max_bytes)
+            self._create_clients("Bearer", settings.replicate_api_token, settings.webhook_max_bytes)
 
     @property
     def can_list(self) -> bool:
@@ -96,7 +79,6 @@ class Replicate(Provider):
         prediction = json_fields.parse_json_object(body)
         raw_status = json_fields.require_text(prediction.get("status"), "status")
         status = _STATUSES.get(raw_status, "unknown")
-        completed_at = json_fields.optional_datetime(prediction.get("completed_at"))
         files = self.extract_files(prediction.get("output") if status == "succeeded" else None, "output", declares)
         report = PredictionReport(
             external_id=json_fields.require_id(prediction.get("id"), "id"),
@@ -106,8 +88,7 @@ class Replicate(Provider):
             mentions=files.mentions,
             error=json_fields.optional_text(prediction.get("error")),
             data_removed=prediction.get("data_removed") is True,
-            completed_at=completed_at,
-            expires_at=_get_expiry(completed_at),
+            completed_at=json_fields.optional_datetime(prediction.get("completed_at")),
             model=json_fields.optional_model(prediction),
             prompt=json_fields.optional_prompt(prediction.get("input")),
         )
@@ -148,10 +129,3 @@ class Replicate(Provider):
         if self._api is None:
             return None
         return replicate_models.get_input_schema(self._api, self._api_url, replicate_models.ModelName.parse(model))
-
-
-def _get_expiry(completed_at: datetime | None) -> datetime | None:
-    try:
-        return completed_at and completed_at + timedelta(seconds=_LIFETIME_SECONDS)
-    except OverflowError:  # the last hour of the year 9999
-        return None

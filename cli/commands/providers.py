@@ -65,7 +65,7 @@ def test_payload(name: str, body: BinaryIO, headers: tuple[str, ...], at: int | 
         following = "none, the prediction stays open: a hint that it runs, or a word that is in no list of statuses"
     elif report.status == "succeeded" and not (report.outputs or report.mentions or report.needs_fetch):
         following = "poll, then end without files: no file was found where outputs are read"
-    facts = {"id": report.external_id, "status": status, "error": report.error, "expires_at": report.expires_at}
+    facts = {"id": report.external_id or None, "status": status, "error": report.error, "expires_at": report.expires_at}
     console.print_parts(*(f"{key}: {x}" for key, x in {**facts, "next": following}.items() if x is not None))
     for file in (*report.outputs, *report.mentions):
         effect = "not downloaded" if file.problem else "downloaded"

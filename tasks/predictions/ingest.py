@@ -25,7 +25,7 @@ from tasks.step import Deps, LeaseGuard
 T = TypeVar("T")
 Key = tuple[str, str]  # provider and external id
 MAX_MATCH_DELAY_SECONDS = 300.0
-SHARED_SECONDS = 600.0  # for a registration, where most webhooks are about predictions of others
+SHARED_SECONDS = 600.0  # for a registration, where most webhooks are about predictions of others, or anybody sends them
 LOCK_MS = 500  # sweeps wait behind it in the same queue
 
 
@@ -218,15 +218,16 @@ def _end_if_erased(conn: Connection, item: DeliveredReport) -> bool:
 
 def _wait_for_registration(conn: Connection, deps: Deps, item: DeliveredReport) -> None:
     now, until, external_id = item.lease.claimed_at, item.delivery.unmatched_until, item.report.external_id
-    is_shared = item.provider.name in deps.settings.ignore_unregistered
+    is_shared, is_unverified = item.provider.name in deps.settings.ignore_unregistered, item.report.is_unverified
     if until is not None and now >= until:
         reason = f"{item.provider.name} prediction {external_id} was not registered in time"
-        if not is_shared:
+        if not is_shared and not is_unverified:
             raise UnknownPrediction(reason)
-        deliveries.end(conn, item.lease, "ignored", f"{reason}, as MOORAGE_IGNORE_UNREGISTERED expects")
+        why = "and its body is not signed" if is_unverified else "as MOORAGE_IGNORE_UNREGISTERED expects"
+        deliveries.end(conn, item.lease, "ignored", f"{reason}, {why}")
         return
     limit = min(deps.settings.unmatched_seconds, item.provider.output_lifetime_seconds or 86400.0)
-    limit = min(limit, SHARED_SECONDS) if is_shared else limit
+    limit = min(limit, SHARED_SECONDS) if is_shared or is_unverified else limit
     wait = next_match_delay(item.delivery, now)
     deliveries.mark_unmatched(conn, item.lease, external_id, wait_seconds=wait, unmatched_seconds=limit)
 

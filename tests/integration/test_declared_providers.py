@@ -189,6 +189,25 @@ def test_an_unsigned_body_about_an_unknown_prediction_creates_no_job(at: World) 
     assert at.one("SELECT state FROM deliveries WHERE provider = 'thin'") == "unmatched"
 
 
+def test_an_unsigned_body_that_nothing_registers_is_ignored_after_ten_minutes(at: World) -> None:
+    """Anybody can send any number of them: a dead letter each would hide the others."""
+    post(at, thin("made-up", "completed"), signed("unknown", "Ready"))
+    ingest_all(at)
+
+    assert at.conn.execute(
+        "SELECT provider, unmatched_until - received_at < interval '11 minutes' AS soon FROM deliveries ORDER BY 1"
+    ).fetchall() == [{"provider": "signed", "soon": False}, {"provider": "thin", "soon": True}]
+    at.conn.execute("UPDATE deliveries SET run_at = moment(), unmatched_until = moment(), state = 'new'")
+    ingest_all(at)
+
+    rows = at.conn.execute("SELECT provider, state, reason FROM deliveries ORDER BY 1").fetchall()
+    assert [row["state"] for row in rows] == ["dead", "ignored"]
+    assert rows[1]["reason"] == "thin prediction made-up was not registered in time, and its body is not signed"
+    assert [letter["subject_id"] for letter in at.letters()] == [
+        at.one("SELECT id FROM deliveries WHERE state = 'dead'")
+    ]
+
+
 def test_a_body_that_anybody_could_have_sent_changes_nothing_by_itself(at: World) -> None:
     """Neither a file, nor a failure, nor a status word of it is believed: only what the provider says."""
     job = registered(at, "thin", "t9")

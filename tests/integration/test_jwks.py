@@ -31,6 +31,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, tuple[int, bytes]] = {KEYS: (200, jwks(KEY))}
+        self.headers: dict[str, str] = {}
         self.asked: list[tuple[str, str | None]] = []
         self.open = threading.Event()
         self.open.set()
@@ -47,7 +48,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.open.wait(30)
         status, body = self.server.answers.get(self.path, (404, b"{}"))
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"Content-Length": str(len(body)), **self.server.headers}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -295,6 +297,85 @@ def test_a_result_that_is_the_models_own_refusal_is_a_failure_with_its_reason(se
 
     assert report.status == "failed"
     assert "field required" in (report.error or "")
+
+
+TIMED_OUT = b'{"detail": "Request timed out", "error_type": "request_timeout"}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (504, TIMED_OUT, "the result is an error 504, request_timeout: Request timed out"),
+        (503, b'{"error_type": "runner_disconnected"}', "the result is an error 503, runner_disconnected"),
+        (500, b'{"detail": [{"msg": "CUDA out of memory"}]}', 'error 500: [{"msg": "CUDA out of memory"}]'),
+        (422, b'{"error": "no prompt"}', "the result is an error 422"),
+        (403, b'{"detail": "not allowed"}', "the result is an error 403: not allowed"),
+    ],
+)
+def test_a_final_error_in_place_of_the_result_is_a_failure_with_its_reason(
+    server: Server, fal: Fal, status: int, body: bytes, says: str
+) -> None:
+    """The queue has given up: as an outage it would be polled until the deadline, and open the breaker."""
+    server.answers |= {f"{APP}/status": (200, b'{"status": "COMPLETED"}'), APP: (status, body)}
+
+    report = fal.poll("r1", "fal-ai/flux")
+
+    assert (report.status, report.outputs) == ("failed", ())
+    assert says in (report.error or "")
+
+
+def test_a_final_error_is_also_known_by_its_header(server: Server, fal: Fal) -> None:
+    """Its body may be of any form."""
+    server.answers |= {f"{APP}/status": (200, b'{"status": "COMPLETED"}'), APP: (504, b"timed out")}
+    server.headers["X-Fal-Error-Type"] = "startup_timeout"
+
+    report = fal.poll("r1", "fal-ai/flux")
+
+    assert (report.status, report.error) == ("failed", "the result is an error 504, startup_timeout")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (502, b"<html>", ProviderUnavailable),
+        (500, b'{"message": "x"}', ProviderUnavailable),
+        (503, b"[]", ProviderUnavailable),
+        (429, TIMED_OUT, ProviderUnavailable),
+        (401, TIMED_OUT, ProviderRefused),
+        (403, b"<html>", ProviderRefused),
+        (404, b'{"detail": "no such request"}', ProviderRefused),
+    ],
+)
+def test_an_error_of_the_api_in_place_of_the_result_ends_nothing(
+    server: Server, fal: Fal, status: int, body: bytes, error: type[Exception]
+) -> None:
+    """A proxy's page, a wrong key, a limit: nothing about the prediction."""
+    server.answers |= {f"{APP}/status": (200, b'{"status": "COMPLETED"}'), APP: (status, body)}
+    server.headers["Retry-After"] = "7"
+
+    with pytest.raises(error) as raised:
+        fal.poll("r1", "fal-ai/flux")
+
+    assert isinstance(raised.value, ProviderRefused | ProviderUnavailable)
+    assert raised.value.facts == {"status": status}
+    assert getattr(raised.value, "retry_after", None) == (7 if error is ProviderUnavailable else None)
+
+
+@pytest.mark.parametrize(
+    ("body", "outputs"),
+    [
+        (b'["https://v3.fal.media/files/b/a.png"]', ["payload[0]"]),
+        (b'"https://v3.fal.media/files/b/a.png"', ["payload"]),
+        (b"null", []),
+    ],
+)
+def test_a_result_is_any_json(server: Server, fal: Fal, body: bytes, outputs: list[str]) -> None:
+    """An app returns what it likes; a webhook with it is accepted, too."""
+    server.answers |= {f"{APP}/status": (200, b'{"status": "COMPLETED"}'), APP: (200, body)}
+
+    report = fal.poll("r1", "fal-ai/flux")
+
+    assert (report.status, [file.path for file in report.outputs]) == ("succeeded", outputs)
 
 
 def test_a_result_that_was_not_stored_is_gone(server: Server, fal: Fal) -> None:

@@ -29,6 +29,7 @@ from moorage.errors import (
     NotSubmitted,
     ProviderBusy,
     ProviderRefused,
+    ProviderUnavailable,
     ResourceExhausted,
     SubmitUncertain,
 )
@@ -533,8 +534,10 @@ def test_openai_must_respond_within_the_time_limit_of_its_entry(server):
     assert datetime.now(UTC) - began < timedelta(seconds=30)
 
 
-def test_urls_of_openai_live_an_hour_and_must_be_allowed(server):
-    """A retry after that would find nothing."""
+@pytest.mark.parametrize("life_seconds", [None, 7200])
+def test_urls_of_openai_live_an_hour_and_must_be_allowed(server, monkeypatch, life_seconds):
+    """A retry after that would find nothing; a compatible service may declare another time."""
+    monkeypatch.setattr(providers.OpenAI, "output_lifetime_seconds", life_seconds)
     data = [{"url": "https://files.example/a.png"}, {"url": "https://evil.example/b.png"}]
     server.answer = answer(200, json.dumps({"created": 1790000000, "data": data}).encode())
     provider = provider_at("openai", server.server_port, openai_output_hosts="files.example")
@@ -542,7 +545,7 @@ def test_urls_of_openai_live_an_hour_and_must_be_allowed(server):
     report = provider.submit(order("dall-e-3", prompt="x", response_format="url")).report
 
     assert [bool(one.problem) for one in report.outputs] == [False, True]
-    assert report.expires_at == datetime.fromtimestamp(1790000000 + 3600, UTC)
+    assert report.expires_at == datetime.fromtimestamp(1790000000 + (life_seconds or 3600), UTC)
     assert server.asked[0].fields["response_format"] == "url"
 
 
@@ -661,8 +664,29 @@ def test_a_task_that_bfl_does_not_find_is_left_open(server):
         server.answer = answer(200, json.dumps({"id": "b1", "status": word}).encode())
         statuses.append(bfl.poll("b1").status)
 
-    assert statuses == ["unknown", "failed", "running"]
+    server.answer = answer(404, b'{"status": "Task not found"}')
+    statuses.append(bfl.poll("b1").status)
+    server.answer = answer(403)
+    with pytest.raises(ProviderRefused):
+        bfl.poll("b1")
+
+    assert statuses == ["unknown", "failed", "running", "unknown"]
     assert {one.path for one in server.asked} == {"/v1/get_result?id=b1"}
+
+
+def test_an_answer_of_bfl_needs_no_id_but_has_no_other(server):
+    """The documented ones have none: which task was asked about is known."""
+    bfl, sample = provider_at("bfl", server.server_port), "https://delivery-us.bfl.ai/results/a.png"
+    reports = []
+    for body in ({"status": "Pending"}, {"id": None, "status": "Ready", "result": {"sample": sample}}):
+        server.answer = answer(200, json.dumps(body).encode())
+        reports.append(bfl.poll("b1"))
+    server.answer = answer(200, b'{"id": "b2", "status": "Pending"}')
+    with pytest.raises(ProviderUnavailable, match="about b2, which was not requested"):
+        bfl.poll("b1")
+
+    assert [(one.external_id, one.status) for one in reports] == [("b1", "running"), ("b1", "succeeded")]
+    assert [file.url for file in reports[1].outputs] == [sample]
 
 
 def test_no_secret_of_bfl_comes_back_in_a_message(server):

@@ -43,7 +43,7 @@ def report(provider: str, part: Any, status: str = "succeeded") -> PredictionRep
     }
     if provider == "images":
         openai = LOADED["openai"]
-        return build_report({"created": 1}, "r", "gpt-image-1", openai.extract_files(part, "data"))
+        return build_report({"created": 1}, "r", "gpt-image-1", openai.extract_files(part, "data"), None)
     if provider == "responses":
         return LOADED["openai"]._parse_response(json.dumps(body[provider]).encode())
     return LOADED[provider].parse_report(json.dumps(body[provider]).encode())

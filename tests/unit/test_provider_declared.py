@@ -6,7 +6,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import providers
 from cli.commands import providers as command
 from moorage import settings as settings_module
 from moorage.errors import BadSignature, ConfigError, KeysStale, MalformedPayload, ProviderRefused, UnrelatedEvent
+from moorage.provider_types import SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from providers import Provider, json_fields
 from providers.declared import DeclaredProvider
@@ -109,6 +110,70 @@ def test_an_unknown_word_leaves_a_prediction_open(tmp_path):
     report = load(tmp_path, ACME)["acme"].parse_report(body(state="Almost"))
 
     assert (report.status, report.raw_status, report.outputs) == ("unknown", "Almost", ())
+
+
+def test_a_status_may_be_a_number(tmp_path):
+    """As kie.ai's successFlag: the words are those of JSON."""
+    acme = load(tmp_path, ACME.replace('"Ready"', '"1"').replace('"Error"', '"2", "false"'))["acme"]
+
+    reports = [acme.parse_report(body(state=state)) for state in (1, 2, 0, False)]
+
+    expected = [("succeeded", "1"), ("failed", "2"), ("unknown", "0"), ("failed", "false")]
+    assert [(report.status, report.raw_status) for report in reports] == expected
+    for wrong in (1.5, None, ["1"]):
+        with pytest.raises(MalformedPayload, match="status"):
+            acme.parse_report(body(state=wrong))
+
+
+def test_a_hint_whose_status_is_a_number_runs(tmp_path):
+    """It causes no poll before the end."""
+    acme = load(tmp_path, ACME.replace('"Busy"', '"0"').replace("prefix =", "is_hint = true\nprefix =") + POLL)["acme"]
+
+    assert [acme.parse_report(body(state=state)).needs_fetch for state in (0, 1)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "until",
+    [1_790_000_000, 1_790_000_000.0, "1790000000", "1790000000.0", 1_790_000_000_000, "1790000000000",
+     "2026-09-21T14:13:20Z", "2026-09-21 14:13:20"],
+)  # fmt: skip
+def test_a_time_is_unix_seconds_or_milliseconds_or_iso_8601(tmp_path, until):
+    """As a number, also a fraction, or as text."""
+    report = load(tmp_path, ACME)["acme"].parse_report(body(until=until))
+
+    assert report.expires_at == datetime(2026, 9, 21, 14, 13, 20, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "until", [True, 0, -1, 1e30, 10**20, float("nan"), float("inf"), "12", "1_790_000_000", "\u0661" * 10, {}]
+)
+def test_what_is_no_time_is_ignored(tmp_path, until):
+    """The output life of the declaration remains."""
+    assert load(tmp_path, ACME)["acme"].parse_report(body(until=until)).expires_at is None
+
+
+def test_digits_are_no_date_of_iso_8601(tmp_path):
+    """Python reads the first ones of these as 15 January 1701."""
+    report = load(tmp_path, ACME)["acme"].parse_report(body(until="1701011500123"))
+
+    assert report.expires_at == datetime(2023, 11, 26, 15, 11, 40, 123000, tzinfo=UTC)
+
+
+class OnlySubmits(DeclaredProvider):
+    """As the how-to says: with `submit` alone."""
+
+    def submit(self, request: SubmitRequest) -> SubmitResult:
+        return SubmitResult(request.model)
+
+
+def test_the_models_of_a_declaration_are_offered_whatever_submits(tmp_path, monkeypatch):
+    """Owners may only use those."""
+    monkeypatch.setitem(providers._SUBMITTING, "acme", OnlySubmits)
+    text = ACME.replace("output_hosts", 'submit = "acme"\nmodels = ["large"]\noutput_hosts') + POLL
+
+    acme = load(tmp_path, text)["acme"]
+
+    assert [model["name"] for model in acme.list_models("image")] == ["large"]
 
 
 def test_an_expression_that_does_not_fit_a_document_is_its_fault(tmp_path):
@@ -227,6 +292,42 @@ def test_a_compatible_service_is_a_url_a_key_and_a_name(tmp_path, monkeypatch):
     assert queue.verifier.key_set._urls == ("https://queue.example/jwks.json",)
 
 
+def test_a_compatible_service_has_the_headers_and_the_times_of_its_declaration(tmp_path, monkeypatch):
+    """And the built-in ones keep their own."""
+    monkeypatch.setenv("COG_SECRET", "whsec_" + base64.b64encode(b"s" * 32).decode())
+    names = ["X-Cog-Id", "X-Cog-Time", "X-Cog-Signature"]
+    text = COMPATIBLE.replace("x-fal-webhook", "x-queue").replace(
+        'secrets = ["COG_SECRET"]', f'secrets = ["COG_SECRET"]\nheaders = {json.dumps(names)}'
+    )
+    times = "output_life_seconds = 7200\nfirst_poll_seconds = 20\n"
+    loaded = load(tmp_path, text.replace('token = "ACME_TOKEN"\n', f'token = "ACME_TOKEN"\n{times}'), fal_user_id="u")
+    together, cog, queue = (loaded[name] for name in ("together", "cog", "queue"))
+
+    for one in (together, cog, queue):
+        assert (one.output_lifetime_seconds, one.first_poll_seconds()) == (7200, 20)
+    raw, now = b'{"id": "x1", "status": "starting"}', 1_790_000_000
+    digest = base64.b64encode(hmac.digest(b"s" * 32, b"m1.1790000000." + raw, "sha256"))
+    values = [b"m1", b"1790000000", b"v1," + digest]
+    assert (
+        cog.verify([(n.lower().encode(), v) for n, v in zip(names, values, strict=True)], raw, now).webhook_id == "m1"
+    )
+    with pytest.raises(BadSignature, match="x-queue-request-id"):
+        queue.check_headers([], now)
+    for one, prefix in ((cog, "x-cog-"), (queue, "x-queue-"), (loaded["fal"], "x-fal-webhook-")):
+        given = [
+            (f"{prefix}{n}".encode(), b"1") for n in ("id", "request-id", "user-id", "time", "timestamp", "signature")
+        ]
+        kept = set(one.select_headers(given))
+        assert kept == {
+            f"{prefix}{n}" for n in (("id", "time") if one is cog else ("request-id", "user-id", "timestamp"))
+        }
+    assert (loaded["replicate"].output_lifetime_seconds, loaded["fal"].output_lifetime_seconds) == (3600, None)
+    ended = {"id": "x1", "status": "succeeded", "completed_at": "2026-09-21T14:13:20Z", "output": None}
+    report = cog.parse_report(json.dumps(ended).encode())
+    at = datetime(2026, 9, 21, 14, 13, 25, tzinfo=UTC)
+    assert compute_expiry(report, at, cog.output_lifetime_seconds) == datetime(2026, 9, 21, 16, 13, 20, tzinfo=UTC)
+
+
 def test_the_examples_of_the_how_to_are_right(tmp_path, monkeypatch, project_root):
     """What a reader copies must be accepted."""
     for name in ("ACME_WEBHOOK_SECRET", "ACME_API_KEY", "TOGETHER_API_KEY"):
@@ -319,6 +420,7 @@ def test_the_command_reads_the_answer_to_a_poll(run, tmp_path):
         return run("test", name, "--poll", "--body", "-", input=json.dumps({**answer, **changed})).output
 
     assert "outputs[0]: downloaded" in show("acme")
+    assert show("acme", id=None).startswith("status: succeeded (Ready)\noutputs[0]: downloaded")
     assert "next: poll, then end without files" in show("acme", files=[])
     assert "next: none, the prediction stays open" in show("acme", state="Odd")
     with pytest.raises(ConfigError, match="remove --poll"):
@@ -362,6 +464,11 @@ WRONG = [
     (ACME.replace("output_hosts", 'submit = "x"\noutput_hosts') + POLL, "acme.submit in line 3|not known: write bfl"),
     (COMPATIBLE.replace('users = ["me"]\n', ""), "one set of keys signs for all users: write"),
     (COMPATIBLE.partition("[queue.webhook]")[0], 'write a table webhook with signature = "digest"'),
+    (COMPATIBLE.replace('secrets = ["COG_SECRET"]', 'secrets = ["COG_SECRET"]\nencoding = "text"\nis_hint = true'),
+     'line 9: cog: webhook of api = "replicate" does not use encoding, is_hint: write no more than headers, secrets'),
+    (COMPATIBLE.replace('secrets = ["COG_SECRET"]', 'jwks = ["https://cog.example/jwks"]'),
+     'webhook of api = "replicate" does not use jwks: write no more than headers, secrets'),
+    (COMPATIBLE.replace("users =", 'secrets = ["COG_SECRET"]\nusers ='), 'webhook of api = "fal" does not use secrets'),
     ("acme = 1\n", "line 1: acme: is not a table"),
 ]  # fmt: skip
 

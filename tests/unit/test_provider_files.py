@@ -49,6 +49,14 @@ def paths(value: object) -> list[str]:
         ({}, []),
         (1.5, []),
         ("see https://replicate.delivery/a", []),
+        (
+            {"resultJson": json.dumps({"resultUrls": [A, B]})},
+            ["output.resultJson.resultUrls[0]", "output.resultJson.resultUrls[1]"],
+        ),
+        (f' ["{A}"]', ["output[0]"]),
+        (f'["{A}"', []),
+        ("[" * 100_000, []),
+        ({"param": json.dumps({"input": {"image": A}}), "url": B}, ["output.url"]),
         (["HTTPS://replicate.delivery/a", "http://replicate.delivery/a"], ["output[0]", "output[1]"]),
     ],
 )
@@ -68,6 +76,16 @@ def test_paths_differ_and_can_be_stored(value):
     assert len(result.outputs) == min(len(found), 1)
     assert all(is_storable(path) and len(path) <= 450 and path.isascii() for path in found)
     assert result == extract(json.loads(json.dumps(value)))
+
+
+def test_json_within_text_is_read_through_any_number_of_texts():
+    """Each one doubles the escapes, so that a body has few; what is no JSON remains a text that mentions its files."""
+    nested = json.dumps({"a": json.dumps([json.dumps({"b": A})])})
+
+    broken = extract(f'{{"a": "{A}"')
+
+    assert paths(nested) == ["output.a[0].b"]
+    assert [(file.url, file.problem) for file in broken.mentions] == [(A, "is part of a text")]
 
 
 def test_files_come_in_document_order_at_any_depth():

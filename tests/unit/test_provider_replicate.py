@@ -1,7 +1,7 @@
 """What is Replicate's own: times, ids, odd fields, its hosts and its token."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -9,6 +9,7 @@ import providers
 from moorage.errors import ConfigError, MalformedPayload, ProviderRefused
 from moorage.settings import Settings
 from providers import Provider
+from tasks.predictions.reports import compute_expiry
 
 NEEDED = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
 TOKEN = "r8_token"
@@ -36,8 +37,13 @@ def body(**given: object) -> bytes:
     ],
 )
 def test_files_live_an_hour_after_the_end(written, expected):
-    """Without a time of the end the caller counts from the arrival; an absurd time must not raise."""
-    assert replicate().parse_report(body(completed_at=written)).expires_at == expected
+    """Without a time of the end, or with an absurd one, an hour after the arrival."""
+    provider, received_at = replicate(), datetime(2026, 11, 20, 10, 5, tzinfo=UTC)
+
+    report = provider.parse_report(body(completed_at=written))
+
+    expires_at = compute_expiry(report, received_at, provider.output_lifetime_seconds)
+    assert expires_at == (expected or received_at + timedelta(hours=1))
 
 
 @pytest.mark.parametrize("bad", [None, "", 1.5, True, [], {}, "a\x00b", "\ud800", "a" * 201, 10**200])
