@@ -25,7 +25,7 @@ class Stack:
     Three servers on free loopback ports, with data, logs and passwords in one folder.
 
     Start it from the main thread: on Linux the servers end when the thread that started them ends. A folder can be
-    started again later, also after a crash; then only the ports differ.
+    started again later, also after a crash; then only the ports differ, unless the former ones are preferred.
     """
 
     def __init__(self, folder: Path, *, postgres_version: PostgresVersion = 18) -> None:

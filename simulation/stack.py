@@ -1,5 +1,7 @@
 """A complete local deployment: embedded servers, a stand-in provider if given, and moorage's own processes."""
 
+import base64
+import hashlib
 import json
 import os
 import secrets
@@ -42,7 +44,7 @@ class LocalDeployment:
         concurrency: int = 0,  # pool children of `quick` and `keep`; 0: two, and three where files wait for hosts
         beats: int = 1,
         flower: bool = False,
-        fixed_ports: bool = False,  # those of the last start, else FIXED_PORTS: URLs of files must stay the same
+        fixed_ports: bool = False,  # those of the last start, else FIXED_PORTS: stored URLs must stay the same
         standin: Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
         stack: Stack | None = None,
         overrides: Mapping[str, str] | None = None,  # settings that differ from the defaults
@@ -89,16 +91,18 @@ class LocalDeployment:
     def start(self) -> None:
         """Start everything and return when it is ready. Raises ConfigError with the end of a log if a start fails."""
         wanted = self._read_ports()
+        stack = self.stack
+        servers = {"s3": stack.seaweedfs, "PostgreSQL": stack.postgres, "broker": stack.valkey}
         if self._owns_stack:
-            self.stack.seaweedfs.preferred_port = wanted.get("s3")
-            self.stack.start()
-        names = ("receiver", "flower", "metrics")
+            for name, server in servers.items():
+                server.preferred_port = wanted.get(name)
+            stack.start()
         self.port, self.flower_port, self.metrics_port = (
-            ports.prefer(wanted[name]) if wanted else ports.reserve(1)[0] for name in names
+            ports.prefer(wanted[name]) if wanted else ports.reserve(1)[0] for name in ("receiver", "flower", "metrics")
         )
         if self._ports_file is not None:
-            used = {"receiver": self.port, "s3": self.stack.seaweedfs.port, "flower": self.flower_port}
-            used["metrics"] = self.metrics_port
+            used = {"receiver": self.port, "flower": self.flower_port, "metrics": self.metrics_port}
+            used |= {name: server.port for name, server in servers.items()}
             self._ports_file.write_text(json.dumps(used), encoding="utf-8")
             self.moved_ports = {name: port for name, port in wanted.items() if used[name] != port}
         conn = connect(self.environment()["DATABASE_URL"])
@@ -114,10 +118,7 @@ class LocalDeployment:
     def _read_ports(self) -> dict[str, int]:
         if self._ports_file is None:
             return {}
-        if not self._ports_file.exists():
-            return dict(FIXED_PORTS)
-        stored: dict[str, int] = json.loads(self._ports_file.read_text(encoding="utf-8"))
-        return FIXED_PORTS | stored
+        return FIXED_PORTS | (json.loads(self._ports_file.read_text()) if self._ports_file.exists() else {})
 
     def stop(self) -> None:
         """Stop moorage's processes, then the servers."""
@@ -186,6 +187,14 @@ class LocalDeployment:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def build_standin(folder: Path, pictures: Path | None) -> Standin:
+    """Return a stand-in with the credentials of the folder and, if it is free, the port of the last one there."""
+    key, port_file = hashlib.sha256(_load_secrets(folder)["api_token"].encode()), folder / "standin/standin.port"
+    port = ports.prefer(int(port_file.read_text())) if port_file.exists() else ports.reserve(1)[0]
+    secret = "whsec_" + base64.b64encode(key.digest()).decode()
+    return Standin(token=f"r8_{key.hexdigest()[:36]}", secret=secret, port=port, pictures=pictures)
 
 
 def _is_ready(url: str) -> bool:

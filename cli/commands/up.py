@@ -18,7 +18,7 @@ from moorage.errors import ConfigError
 from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
 from moorage.settings import env_names_by_field
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment, data_folder
+from simulation.stack import LocalDeployment, build_standin, data_folder
 from worker import inspect_cluster
 
 OWNER: Final = "me"
@@ -53,13 +53,13 @@ def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str
         signal.signal(number, lambda *_: stop.set())
     console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower ...")
     with contextlib.ExitStack() as running:
-        standin = None if real else running.enter_context(Standin(pictures=pictures).start(folder / "standin"))
+        standin = None if real else running.enter_context(build_standin(folder, pictures).start(folder / "standin"))
         deployment = LocalDeployment(folder, standin=standin, flower=True, fixed_ports=True, overrides=overrides)
         local = running.enter_context(deployment)
         env_file = _write_environment(local)
         _await_workers(local, stop)
         for name, port in local.moved_ports.items():
-            console.print(f"port {port} ({name}) is in use: URLs that were stored with it lead there", style="yellow")
+            console.print(f"port {port} ({name}) is in use: stored URLs and old exports lead there", style="yellow")
         parts = [_format_addresses(local, standin, env_file), _format_examples(local, standin), _format_page_url(local)]
         console.print(*parts, sep="\n", soft_wrap=True)
         while not stop.wait(1.0):

@@ -36,12 +36,11 @@ def deploy(form: DrillForm, folder: Path) -> Iterator[Targets]:
         for proxy in proxies.values():
             ends.callback(proxy.stop)
         overrides, direct = {**form.environment, **_proxy_settings(stack, proxies)}, stack.environment()
-        overrides["S3_PUBLIC_ENDPOINT_URL"] = direct[
-            "AWS_ENDPOINT_URL_S3"
-        ]  # of URLs in documents, which the audit reads
+        overrides["S3_PUBLIC_ENDPOINT_URL"] = direct["AWS_ENDPOINT_URL_S3"]  # in documents, which the audit reads
         standby = None
         if form.has_standby:
-            standby = _follow(stack.postgres, folder / "standby")
+            standby = Standby(stack.postgres, folder / "standby")
+            standby.follow()
             ends.callback(standby.stop)
             overrides["DATABASE_URL"] = direct["DATABASE_URL"] = standby.both_url()
         if disk and form.small_disk == "temporary files":
@@ -56,12 +55,6 @@ def deploy(form: DrillForm, folder: Path) -> Iterator[Targets]:
         settings_module.get_settings.cache_clear()
         url = direct["DATABASE_URL"]
         yield Targets(local, standin, proxies, LEASE_SECONDS, url, standby, disk)
-
-
-def _follow(primary: Postgres, folder: Path) -> Standby:
-    standby = Standby(primary, folder)
-    standby.follow()
-    return standby
 
 
 def _move_tables(postgres: Postgres, folder: Path) -> None:

@@ -53,9 +53,8 @@ class WebhookListener:
         """Return the status for a request; `headers` by lower-case name."""
         is_valid = is_signed(self._secret, headers, body, time.time())
         with self._lock:
-            is_unavailable = (
-                self.statuses.total() % UNAVAILABLE_EVERY == 0 and headers.get("webhook-id") not in self._refused
-            )
+            is_new = headers.get("webhook-id") not in self._refused
+            is_unavailable = is_new and self.statuses.total() % UNAVAILABLE_EVERY == 0
             status = 401 if not is_valid else 503 if is_unavailable else 204
             self.statuses[status] += 1
             if status == 503:

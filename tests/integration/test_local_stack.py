@@ -1,5 +1,6 @@
 """`moorage up` and the demo: when the local system counts as up."""
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from embedded import ports
 from embedded.stack import Stack
-from simulation.stack import LocalDeployment
+from simulation.stack import LocalDeployment, build_standin
 from storage import s3
 from tests.integration import command_line as cli
 
@@ -38,3 +39,20 @@ def test_fixed_ports_are_kept_and_replaced_when_in_use(tmp_path: Path) -> None:
 
     assert kept == first
     assert replaced not in (0, other)
+
+
+def test_the_environment_is_the_same_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal with the exports of the `moorage up` before could not reach its servers and its stand-in."""
+    monkeypatch.setattr(LocalDeployment, "_add_processes", lambda self: None)
+    monkeypatch.setattr(ports, "_lock", lambda port: True)  # a process would hold the first locks until it ends
+    monkeypatch.setenv("MOORAGE_DOTENV", "")
+
+    environments = []
+    for _ in range(2):
+        with contextlib.ExitStack() as running:
+            standin = running.enter_context(build_standin(tmp_path, None).start(tmp_path / "standin"))
+            local = running.enter_context(LocalDeployment(tmp_path, standin=standin, fixed_ports=True))
+            environments.append(local.environment())
+
+    first, second = environments
+    assert {name for name in first if first[name] != second[name]} == set()
