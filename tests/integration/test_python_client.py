@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import requests
 from moorage_client import Client, InvalidSignature, MoorageError, verify_webhook
 from standardwebhooks.webhooks import Webhook
 
@@ -112,6 +114,24 @@ def test_503_and_lost_connections_are_asked_again(request: pytest.FixtureRequest
     assert Failing.keys[0]
 
 
+def test_a_wait_ends_with_its_timeout_whatever_the_server_does() -> None:
+    """It went on for `retry_seconds`, and for the timeout of a request that is not answered."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        closed = Client(f"http://127.0.0.1:{_find_closed_port()}", "t", retry_seconds=60)
+        for client in (closed, Client(f"http://127.0.0.1:{silent.getsockname()[1]}", "t")):
+            started = time.monotonic()
+            with pytest.raises(TimeoutError, match=r"job x could not be read within 0\.6 s: .*127\.0\.0\.1"):
+                client.wait("x", timeout=0.6)
+            assert 0.6 <= time.monotonic() - started < 5
+    with pytest.raises(requests.ConnectionError):
+        Client(closed._url, "t", retry_seconds=0.1).wait("x", timeout=60)
+
+
+def _find_closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def signed(body: bytes, age: int = 0) -> dict[str, str]:
     secrets = (signatures.decode_standard_secrets((_Secret(SECRET),), "TEST"))[0:1]
     return notifications.build_headers(UUID(int=1), body, int(time.time()) - age, secrets)
@@ -131,6 +151,7 @@ def test_a_notification_is_verified_in_any_case_of_its_headers() -> None:
     upper = {name.upper(): value for name, value in headers.items()}
 
     assert verify_webhook(upper, BODY, OTHER, SECRET)["data"] == {"job_id": "1"}
+    assert verify_webhook(upper, BODY, f"{OTHER}, {SECRET}")["data"] == {"job_id": "1"}  # the text of the setting
     assert Webhook(SECRET).verify(BODY, headers) == json.loads(BODY)
     theirs = {
         "webhook-id": "msg_1",
@@ -150,6 +171,9 @@ def test_a_notification_is_verified_in_any_case_of_its_headers() -> None:
         ({"webhook-timestamp": "soon"}, BODY, SECRET, 0, "not a number"),
         ({"webhook-signature": "v1,\u00e4"}, BODY, SECRET, 0, "no signature fits"),
         ({}, BODY, SECRET, 1_000_000, "more than 300 s"),
+        ({"webhook-timestamp": "9" * 400}, BODY, SECRET, 0, "not a number"),
+        ({"webhook-id": "a\udcff"}, BODY, SECRET, 0, "no signature fits"),
+        ({"webhook-signature": "v1,\udcff"}, BODY, SECRET, 0, "no signature fits"),
     ],
 )
 def test_a_forged_notification_is_refused(
@@ -159,5 +183,6 @@ def test_a_forged_notification_is_refused(
     headers = {name: value for name, value in {**signed(BODY, age), **changes}.items() if value is not None}
     with pytest.raises(InvalidSignature, match=message):
         verify_webhook(headers, body, secret)
-    with pytest.raises(ValueError, match=r"base64|padding|decode"):
-        verify_webhook(headers, body, "whsec_?")
+    for bad in ("whsec_?", "", "whsec_", f"{SECRET},,{OTHER}"):
+        with pytest.raises(ValueError, match=r"MOORAGE_NOTIFY_SECRET"):
+            verify_webhook(headers, body, bad)

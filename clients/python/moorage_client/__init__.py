@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancell
 _WAIT_SECONDS = 30.0  # of one request of `wait`
 _RETRIED_STATUSES = (502, 503, 504)
 _MAX_PAUSE_SECONDS = 30.0
+_ANSWER_SECONDS = 1.0  # after the end of a wait, for an answer that is under way
 
 
 class Variant(TypedDict):
@@ -126,6 +128,7 @@ class ResultOptions(TypedDict, total=False):
     project_id: str
     scene: str | int | float
     policy: Literal["keep", "discard"]
+    notify_url: str
     metadata: Mapping[str, str]
 
 
@@ -215,14 +218,24 @@ class Client:
 
     def get_job(self, job_id: str, *, wait: float = 0.0) -> Job:
         """Return a job; with `wait`, after that many seconds (at most 60) or as soon as it is settled."""
-        params = {"wait": f"{wait:g}"} if wait else {}
-        return cast(Job, self._request("GET", f"/v1/jobs/{job_id}", params=params, extra_seconds=wait))
+        return self._get_job(job_id, wait)
 
     def wait(self, job_id: str, *, timeout: float = 600.0) -> Job:
-        """Return a job when it is settled, in whatever state. Raises TimeoutError after `timeout` seconds."""
+        """
+        Return a job when it is settled, in whatever state. Raises TimeoutError after `timeout` seconds.
+
+        If moorage fails for longer than `retry_seconds`, which is less, its error is raised, as by `get_job`.
+        """
         end = time.monotonic() + timeout
         while True:
-            job = self.get_job(job_id, wait=max(0.0, min(_WAIT_SECONDS, end - time.monotonic())))
+            left = max(0.0, end - time.monotonic())
+            try:
+                job = self._get_job(job_id, min(_WAIT_SECONDS, left), end)
+            except (requests.ConnectionError, requests.Timeout, MoorageError) as error:
+                is_answer = isinstance(error, MoorageError) and error.status not in _RETRIED_STATUSES
+                if is_answer or time.monotonic() < end:
+                    raise
+                raise TimeoutError(f"job {job_id} could not be read within {timeout:g} s: {error}") from error
             if job["settled_at"] is not None:
                 return job
             if time.monotonic() >= end:
@@ -239,6 +252,10 @@ class Client:
             if before is None:
                 return
 
+    def _get_job(self, job_id: str, wait: float, end: float = math.inf) -> Job:
+        params = {"wait": f"{wait:g}"} if wait else {}
+        return cast(Job, self._request("GET", f"/v1/jobs/{job_id}", params=params, extra_seconds=wait, end=end))
+
     def _post(self, path: str, body: Mapping[str, Any], key: str | None) -> Any:
         return self._request("POST", path, body=body, headers={"Idempotency-Key": key or str(uuid.uuid4())})
 
@@ -251,11 +268,13 @@ class Client:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         extra_seconds: float = 0.0,
+        end: float = math.inf,  # of time.monotonic(), of all attempts
     ) -> Any:
         """Send a request, which must be safe to repeat, and return the JSON of its response."""
-        end, pause = time.monotonic() + self._retry_seconds, 0.5
+        last, pause = min(end, time.monotonic() + self._retry_seconds), 0.5
         while True:
             error: Exception
+            left = max(0.0, end - time.monotonic()) + _ANSWER_SECONDS
             try:
                 response = self._session.request(
                     method,
@@ -263,7 +282,7 @@ class Client:
                     params=params,
                     json=body,
                     headers={**self._headers, **(headers or {})},
-                    timeout=self._timeout + extra_seconds,
+                    timeout=min(self._timeout + extra_seconds, left),
                     allow_redirects=False,
                 )
             except (requests.ConnectionError, requests.Timeout) as failure:
@@ -275,9 +294,9 @@ class Client:
                 if response.status_code not in _RETRIED_STATUSES:
                     raise error
                 pause = max(pause, _read_retry_after(response))
-            if time.monotonic() + pause >= end:
+            if time.monotonic() >= last:
                 raise error
-            time.sleep(pause)
+            time.sleep(max(0.0, min(pause, last - time.monotonic())))
             pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
 
@@ -289,26 +308,37 @@ def verify_webhook(
 
     Raises InvalidSignature, and ValueError for a secret that is not "whsec_" and base64.
 
-    `headers`: of the request, in any case; `body`: its raw bytes; `secrets`: MOORAGE_NOTIFY_SECRET, several during a
-    rotation.
+    `headers`: of the request, in any case; `body`: its raw bytes; `secrets`: MOORAGE_NOTIFY_SECRET, during a rotation
+    several, separated by commas as in the setting or one by one.
     """
-    keys = [base64.b64decode(secret.removeprefix("whsec_"), validate=True) for secret in secrets]
+    keys = [_decode_secret(secret.strip()) for text in secrets for secret in text.split(",")]
     found = {name.lower(): value for name, value in headers.items()}
     try:
         webhook_id, timestamp, sent = (found[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
         age = abs(time.time() - int(timestamp))
     except KeyError as error:
         raise InvalidSignature(f"the header {error.args[0]} is missing") from error
-    except ValueError as error:
-        raise InvalidSignature("the time stamp is not a number") from error
+    except (ValueError, OverflowError) as error:
+        raise InvalidSignature("the time stamp is not a number of seconds") from error
     if age > tolerance_seconds:
         raise InvalidSignature(f"it was signed {age:.0f} s ago or ahead, more than {tolerance_seconds:g} s")
-    signed = f"{webhook_id}.{timestamp}.".encode() + body
+    signed = f"{webhook_id}.{timestamp}.".encode("utf-8", "surrogatepass") + body
     wanted = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)) for key in keys]
-    given = [part[3:].encode() for part in sent.split(" ") if part.startswith("v1,")]
+    given = [part[3:].encode("utf-8", "surrogatepass") for part in sent.split(" ") if part.startswith("v1,")]
     if not any(hmac.compare_digest(one, other) for one in wanted for other in given):
         raise InvalidSignature("no signature fits the body and a secret")
     return cast(Notification, json.loads(body))
+
+
+def _decode_secret(secret: str) -> bytes:
+    text = secret.removeprefix("whsec_").rstrip("=")
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        key = b""  # the message of the error could contain a part of it
+    if not key:
+        raise ValueError('a secret is not "whsec_" and base64, as in MOORAGE_NOTIFY_SECRET')
+    return key
 
 
 def _build_error(response: requests.Response) -> MoorageError:
