@@ -186,7 +186,7 @@ class HostAllowlist:
         except DownloadRefused as error:
             return str(error)
         shown = _shown(endpoint)
-        if endpoint.scheme == "http" and not self._is_exempt(endpoint):
+        if endpoint.scheme == "http" and not self.is_exempt(endpoint):
             return f"http: is not allowed for {shown}: use https:, or an exact address in MOORAGE_EGRESS_ALLOW"
         if not any_host and not self.contains(endpoint):
             return f"host {shown} is not allowed: add it to {self._setting}"
@@ -194,14 +194,15 @@ class HostAllowlist:
 
     def contains(self, endpoint: Endpoint) -> bool:
         """Return True if the host and port are allowed, by any scheme."""
-        return any(pattern.matches(endpoint, any_port=self._is_exempt(endpoint)) for pattern in self._patterns)
+        return any(pattern.matches(endpoint, any_port=self.is_exempt(endpoint)) for pattern in self._patterns)
 
     def is_safe_for_secrets(self, url: str) -> bool:
         """Return True if a token may be sent there: over https:, or to an exact address in MOORAGE_EGRESS_ALLOW."""
         endpoint = parse_endpoint(url)
-        return endpoint.scheme == "https" or self._is_exempt(endpoint)
+        return endpoint.scheme == "https" or self.is_exempt(endpoint)
 
-    def _is_exempt(self, endpoint: Endpoint) -> bool:
+    def is_exempt(self, endpoint: Endpoint) -> bool:
+        """Return True for an exact address in MOORAGE_EGRESS_ALLOW."""
         return (endpoint.host, endpoint.port) in self._egress
 
 

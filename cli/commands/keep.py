@@ -15,11 +15,13 @@ from rich.console import Console
 
 from cli.console import Progress, print_json
 from db import jobs, outputs
+from egress import kept_urls
 from media import sniff
 from moorage import ids
 from moorage.errors import ConfigError
 from moorage.model import JobDescription
 from moorage.provider_types import OutputFile
+from moorage.settings import Settings
 from storage import keys
 from tasks.jobs import create
 from tasks.step import Deps
@@ -50,16 +52,15 @@ def keep(what: Sequence[str], owner: str, timeout: float, as_json: bool) -> None
     Exit status 1 unless all files are kept, also after --timeout; Ctrl-C ends the waiting only.
     """
     until = time.monotonic() + timeout
-    console = Console(highlight=False, soft_wrap=True, stderr=as_json)
+    console, deps = Console(highlight=False, soft_wrap=True, stderr=as_json), boot.get_deps()
     with _report_unreadable():
-        sources = list(_find_sources(what, console))
+        sources = list(_find_sources(what, deps.settings, console))
     if not sources:
         raise ConfigError(
             "nothing to keep: name URLs, files of an accepted format (MOORAGE_ACCEPT), or folders of them"
         )
     with Progress("looking for a worker") as progress:
         _await_worker(min(timeout, WORKER_SECONDS), progress)
-    deps = boot.get_deps()
     named: list[OutputFile] = []
     with _report_unreadable(), Progress("copying files") as progress:
         for number, source in enumerate(sources):
@@ -130,10 +131,12 @@ def guess_content_type(path: Path) -> str:
     return mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 
-def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
+def _find_sources(what: Iterable[str], settings: Settings, console: Console) -> Iterable[FileSource]:
     for item in what:
         path, url = Path(item), item.strip()
         if url.lower().startswith(("http://", "https://")):
+            if problem := kept_urls.find_problem(settings, url):
+                raise ConfigError(f"{url} cannot be kept: {problem}")
             yield FileSource(url, url=url)
         elif path.is_dir():
             yield from _find_media(path, console)

@@ -117,3 +117,15 @@ def test_a_name_that_leads_to_nothing_is_told_in_one_line(
     done = cli.run(cli.environment(stack, database_url), "keep", named)
 
     assert (done.returncode, done.stderr) == (1, f"moorage: {says}\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [("http://files.example/a.png", "http: is not allowed"), ("https://10.0.0.1/a.png", "not a public address")],
+)
+def test_a_url_that_can_never_be_downloaded_is_refused(keep: Any, conn: Connection, url: str, problem: str) -> None:
+    """As by POST /v1/keep; it became a job whose file was dead a moment later."""
+    done = keep(url)
+
+    assert problem in str(done.exception)
+    assert conn.execute("SELECT count(*) AS n FROM jobs").fetchall() == [{"n": 0}]

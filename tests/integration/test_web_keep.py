@@ -18,7 +18,7 @@ URLS = ["https://files.example/a.png", "https://replicate.delivery/x/b.png"]
 
 @pytest.fixture(scope="module")
 def front(url: str) -> Iterator[wp.Front]:
-    with wp.running(url) as process:
+    with wp.running(url, MOORAGE_EGRESS_ALLOW="127.0.0.1:8443") as process:
         yield process
 
 
@@ -64,6 +64,17 @@ def test_an_idempotency_key_creates_one_job(front: wp.Front) -> None:
         ("https://user:pw@files.example/a.png", "user name or password"),
         ("https://files.example:8443/a.png", None),
         ("/etc/passwd", "neither https: nor http:"),
+        ("https://127.0.0.1/a.png", "loopback"),
+        ("https://2130706433/a.png", "loopback"),
+        ("https://localhost/a.png", "loopback"),
+        ("https://a.localhost./a.png", "loopback"),
+        ("https://[::1]/a.png", "loopback"),
+        ("https://10.0.0.1/a.png", "private"),
+        ("https://169.254.169.254/a.png", "metadata"),
+        (f"https://{'a' * 64}.example/a.png", "no host name"),
+        ("https://a..example/a.png", "no host name"),
+        ("https://8.8.8.8/a.png", None),
+        ("https://127.0.0.1:8443/a.png", None),
     ],
 )
 def test_a_url_that_cannot_be_downloaded_is_named(front: wp.Front, target: str, message: str | None) -> None:

@@ -9,10 +9,10 @@ from fastapi import Response
 from pydantic import Field
 from starlette.requests import Request
 
+from egress import kept_urls
 from moorage import logs
 from moorage.model import JobDescription, Registration
 from moorage.provider_types import OutputFile
-from moorage.urls import HostAllowlist
 from tasks.jobs import create
 from web.api.job_responses import AcceptedJob, RegisteredPrediction
 from web.api.job_schema import IdempotencyKey, ResultFields, Seconds
@@ -86,8 +86,7 @@ async def keep_files(
 ) -> AcceptedJob:
     """Download and store files from any public host, as one job; its render has the files in this order."""
     settings, urls = ctx.settings, [url.strip() for url in body.urls]
-    hosts = HostAllowlist(settings.keep_hosts, settings.egress_allow, setting="MOORAGE_KEEP_HOSTS")
-    reasons = [hosts.refusal_reason(url, any_host=not settings.keep_hosts) for url in urls]
+    reasons = [kept_urls.find_problem(settings, url) for url in urls]
     validation.raise_errors([field_error(f"urls[{n}]", reason) for n, reason in enumerate(reasons) if reason])
     sha256 = hashlib.sha256(body.model_dump_json().encode()).hexdigest() if key else None
     fields = body.build_fields(settings, "urls")
