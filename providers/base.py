@@ -51,6 +51,7 @@ class Provider(ABC):
     hosts_setting: ClassVar[str]  # of its output hosts; this and the next two are named in messages
     url_setting: ClassVar[str] = ""
     models_setting: ClassVar[str] = ""
+    needs_model: ClassVar[bool] = False  # to poll a prediction
     sends_webhooks: ClassVar[bool] = True  # False: it is only polled
     webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
     submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions

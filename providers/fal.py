@@ -47,6 +47,7 @@ class Fal(Provider):
     hosts_setting, url_setting, models_setting = "FAL_OUTPUT_HOSTS", "FAL_QUEUE_URL", "FAL_MODELS"
     webhook_setting = "FAL_KEY or FAL_USER_ID"
     submit_setting = "FAL_KEY"
+    needs_model = True
     webhook_headers = _HEADERS
     recorded_headers = Provider.recorded_headers | set(_HEADERS[:-1])
 

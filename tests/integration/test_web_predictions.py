@@ -16,7 +16,7 @@ from tests.integration import web_process as wp
 
 @pytest.fixture(scope="module")
 def front(url: str) -> Iterator[wp.Front]:
-    with wp.running(url, MOORAGE_PARTIAL="discard") as process:
+    with wp.running(url, MOORAGE_PARTIAL="discard", FAL_USER_ID="user") as process:
         yield process
 
 
@@ -131,6 +131,7 @@ def test_a_waiting_webhook_is_woken_by_its_registration(stack: Stack, url: str) 
     [
         ({"provider": "replikate"}, "provider", "use one of fal, openai, replicate, standard"),
         ({"provider": "standard"}, "provider", "STANDARD_WEBHOOK_SECRET"),
+        ({"provider": "fal"}, "model", "is required"),
         ({"external_id": ""}, "external_id", "is empty"),
         ({"external_id": "x" * 501}, "external_id", "at most 500"),
         ({"owner": "a\0b"}, "owner", "NUL"),
