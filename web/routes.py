@@ -34,7 +34,7 @@ _PROTECTED: Final = (
     operator_reads, owners,
 )  # fmt: skip
 _AUTHENTICATE: Final = Depends(context.authenticate)
-_CHECKS: Final = [Depends(query.reject_duplicates), Depends(problems.add_headers)]
+_CHECKS: Final = [Depends(query.check_names), Depends(problems.add_headers)]
 
 
 @functools.cache

@@ -201,6 +201,26 @@ def test_a_body_that_is_not_an_object_is_rejected(front: wp.Front, body: bytes, 
     assert front.register(external_id="reg_after").status in (200, 201)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/predictions?x=1", 422),
+        ("PUT", "/v1/projects/p?owner=bob", 422),
+        ("POST", "/v1/owner-tokens?x=1", 422),
+        ("GET", "/v1/show/00000000?x=1", 422),
+        ("GET", "/v1/assets/renders/00000000-0000-0000-0000-000000000000/0?x=1", 404),
+    ],
+)
+def test_an_unknown_name_in_the_query_is_rejected(front: wp.Front, method: str, path: str, status: int) -> None:
+    """`?owner=bob` was ignored where the owner is a field; others may add names to the links of files."""
+    body = b"{}" if method != "GET" else None
+    refused = front.ask(method, path, body, {**wp.BEARER, "content-type": "application/json"})
+
+    assert refused.status == status
+    if status == 422:
+        assert refused.fields["errors"][0]["message"] == "is not a field: none is accepted here"
+
+
 def test_a_large_body_is_rejected_before_it_is_complete(front: wp.Front) -> None:
     """A chunked body declares no length: it must be stopped while it arrives."""
     with front.connect() as conn:

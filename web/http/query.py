@@ -118,13 +118,16 @@ class OwnerQuery(BaseQuery):
     owner: Name | None = None
 
 
-async def reject_duplicates(request: Request) -> None:
+async def check_names(request: Request) -> None:
     """
     Dependency: no name is given twice, of which a proxy may have checked the other value. Raises Problem: 422.
 
-    Operations without a query ignore all names, as of the links to files, to which others add theirs.
+    Operations without a query accept no name; links to files ignore all, since others add theirs.
     """
-    if not request.scope["route"].dependant.query_params:
+    route = request.scope["route"]
+    if not any(part.query_params for part in (route.dependant, *route.dependant.dependencies)):
+        names = () if "/assets/" in route.path else request.query_params
+        validation.raise_errors([validation.unknown_field(name, validation.Body) for name in names])
         return
     counts = Counter(name for name, _ in request.query_params.multi_items())
     twice = [name for name, count in counts.items() if count > 1]
