@@ -128,6 +128,8 @@ def _find_failing(facts: Facts) -> Iterator[Problem]:
         text = f"{who}: {_count(row['value'], row['subject'])} failed at least twice: {row['example']}"
         if row["subject"] == "notification":
             remedy = "repair what receives notifications; they are sent again until it answers 2xx"
+        elif who == "direct":  # URLs of POST /v1/keep
+            remedy = "see whether the hosts of these URLs answer; moorage pause keep stops all downloads"
         else:
             remedy = f"see its status page and token; moorage pause {who} stops the attempts"
         yield Problem("attempts_fail", "warning", text, remedy, "a-provider-fails-more-than-usual", row["provider"])

@@ -163,6 +163,8 @@ def test_every_operation_enforces_its_level(
         assert answer[0] == 403, answer  # it only reads
     elif operation.method == "POST" and operation.path == "/session" and level > Level.OWNER:
         assert answer[0] == 403, answer  # only an owner token becomes a cookie
+    elif operation.path == "/assets/quarantine/{output_id}":
+        assert answer[0] == 403, answer  # without a signed link, whatever the token
     elif operation.path in ("/jobs", "/predictions") and operation.method == "POST":
         assert answer[0] in (200, 201, 202, 422, 403), answer
     else:

@@ -118,6 +118,12 @@ def test_lists_have_filters_and_pages(front: wp.Front, deps: Deps, viewer: dict[
     assert (later.status, later.fields) == (200, {"outputs": [], "next": None})
 
 
+def test_ids_and_filter_exclude_each_other(front: wp.Front, ann: dict[str, str]) -> None:
+    for body in ({}, {"ids": [str(uuid4())], "filter": {}}):
+        refused = send(front, "/dead-letters/replay", ann, body)
+        assert (refused.status, refused.fields["detail"]) == (422, "exactly one of `ids` and `filter` is required")
+
+
 @pytest.mark.parametrize(
     ("time", "status"),
     [

@@ -132,6 +132,8 @@ def test_a_waiting_webhook_is_woken_by_its_registration(stack: Stack, url: str) 
         ({"provider": "replikate"}, "provider", "use one of fal, openai, replicate, standard"),
         ({"provider": "standard"}, "provider", "STANDARD_WEBHOOK_SECRET"),
         ({"provider": "fal"}, "model", "is required"),
+        ({"metadata": {"": "x"}}, "metadata", "has a name that is empty"),
+        ({"metadata": {"a\0": "x"}}, "metadata", "has a name that contains a NUL character"),
         ({"external_id": ""}, "external_id", "is empty"),
         ({"external_id": "x" * 501}, "external_id", "at most 500"),
         ({"owner": "a\0b"}, "owner", "NUL"),
@@ -198,6 +200,7 @@ def test_a_body_that_is_not_an_object_is_rejected(front: wp.Front, body: bytes, 
 
     assert refused.status == status
     assert refused.fields["status"] == status
+    assert "recursion" not in refused.fields["detail"]
     assert front.register(external_id="reg_after").status in (200, 201)
 
 

@@ -230,6 +230,22 @@ def test_a_document_that_cannot_be_stored_is_rejected(front: wp.Front, name: str
     assert front.get("/v1/projects/refused").status == 404
 
 
+@pytest.mark.parametrize("project_id", ["x" * 201, "%00"])
+def test_an_id_that_cannot_be_created_is_rejected_with_the_limit(front: wp.Front, project_id: str) -> None:
+    """PUT creates projects, so that 404 would say nothing."""
+    refused = put(front, project_id, {})
+
+    assert (refused.status, refused.fields["errors"][0]["field"]) == (422, "project_id")
+    assert "at most 200 characters, and no NUL" in refused.fields["detail"]
+    assert front.get(f"/v1/projects/{project_id}").status == 404
+
+
+def test_a_nul_character_in_a_document_is_named(front: wp.Front) -> None:
+    refused = put(front, "nul", {"x": "a\0b"})
+
+    assert refused.fields["detail"] == "document contains a NUL character, which cannot be stored"
+
+
 def test_a_scene_of_many_digits_is_rejected(front: wp.Front, mine: Connection, name: str) -> None:
     """Of seven bytes PostgreSQL makes 131,072 digits in every text of the document; text itself may look like it."""
     put(front, name, {"scenes": []})

@@ -92,3 +92,12 @@ def test_without_postgresql_the_rest_is_still_reported() -> None:
     assert [problem.code for problem in problems] == ["postgresql_unavailable", "storage_unavailable"]
     mixed = find_problems({**QUIET, **CHANGES["paused"], **CHANGES["expiry_soon"]})
     assert [problem.severity for problem in mixed] == ["critical", "warning"]
+
+
+def test_kept_urls_have_no_status_page_and_no_token() -> None:
+    facts = {**QUIET, "failing": [{"subject": "file", "provider": "direct", "value": 2, "example": "500"}]}
+
+    (problem,) = find_problems(facts)
+
+    assert "status page" not in problem.remedy
+    assert "moorage pause keep" in problem.remedy

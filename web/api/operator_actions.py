@@ -61,7 +61,7 @@ class DeadLettersBody(Body):
     def build_filter(self) -> DeadLetterFilter:
         """Return the filter. Raises Problem: 422 unless exactly one of ids and filter is given."""
         if (self.ids is None) == (self.filter is None):
-            raise invalid_field("ids", "or `filter` is required, and not both")
+            raise invalid_field("", "exactly one of `ids` and `filter` is required")
         return DeadLetterFilter(ids=self.ids, **(self.filter.model_dump() if self.filter else {}))
 
 

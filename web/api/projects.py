@@ -104,7 +104,7 @@ async def delete_project(project_id: ProjectId, params: Filters[OwnerQuery], cal
     responses={200: {"description": "document replaced", "model": Project}},
 )
 async def put_project(
-    project_id: ProjectId,
+    project_id: str,
     response: Response,
     caller: AnyCaller,
     ctx: Context,
@@ -113,6 +113,8 @@ async def put_project(
     if_match: IfMatch = None,
 ) -> Project:
     """Create a project or replace its document; `imageUrls` in the document are computed, not stored."""
+    if len(project_id) > validation.MAX_NAME_CHARS or not is_storable(project_id):
+        raise invalid_field("project_id", f"has at most {validation.MAX_NAME_CHARS} characters, and no NUL character")
     key, text = ProjectKey(caller.require_owner(body.owner), project_id), data.decode()
 
     def write(conn: Connection) -> tuple[int, Project]:
@@ -132,6 +134,8 @@ async def write_document(ctx: AppContext, work: Callable[[Connection], T]) -> T:
     """Run a transaction that writes a document. Raises Problem: 422 for JSON that PostgreSQL cannot store."""
     try:
         return await ctx.database.transaction(work)
+    except psycopg.errors.UntranslatableCharacter as error:
+        raise invalid_field("document", "contains a NUL character, which cannot be stored") from error
     except psycopg.DataError as error:
         raise invalid_field("document", f"cannot be stored: {str(error).splitlines()[0]}") from error
 

@@ -120,7 +120,8 @@ def _parse(body: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise Problem(400, f"the body is not JSON: {error}") from error
     except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits, or too many brackets
-        raise Problem(400, f"the body cannot be parsed: {to_storable(str(error), 200)}") from error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else to_storable(str(error), 200)
+        raise Problem(400, f"the body cannot be parsed: {reason}") from error
 
 
 def _limit_exponents() -> Callable[[str], float]:

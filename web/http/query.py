@@ -108,8 +108,8 @@ class TokenOwnerQuery(BaseQuery):
 class LinkQuery(BaseQuery):
     """The end of a link's validity, in Unix seconds, and its signature."""
 
-    until: Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
-    signature: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    until: Annotated[int, Field(ge=0, le=MAX_EVENT_ID)] = 0  # without it, the link is invalid
+    signature: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
 
 
 class OwnerQuery(BaseQuery):

@@ -128,6 +128,8 @@ def _explain_error(
         }
     else:
         message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+        if location[-1:] == ("[key]",):  # of a name in an object; pydantic's location contains it
+            path, message = str(location[-3]), f"has a name that {message}"
         yield field_error(path, _MESSAGES.get(item["type"], f"{message[:1].lower()}{message[1:]}"))
 
 
