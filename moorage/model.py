@@ -11,6 +11,8 @@ DeliveryState = Literal["new", "unmatched", "applied", "ignored", "dead"]
 JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 PredictionState = Literal["planned", "submitting", "running", "abandoned", "succeeded", "failed", "cancelled", "lost"]
 OutputState = Literal["waiting", "discarding", "kept", "dead", "discarded"]
+DeadLetterState = Literal["open", "replayed", "discarded"]
+NotificationState = Literal["waiting", "sent", "dead"]
 SourceKind = Literal["url", "inline", "object"]
 SceneRef = str | int | float
 # generate is the submit step of synchronous providers, which take minutes to respond.

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Final, get_args
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from cli.commands.job import job_option
 from cli.commands.recover import Duration
 from db.connection import Row, current_time
 from db.reports.lists import ListKind, list_page
+from moorage.model import DeadLetterState, DeliveryState, JobState, NotificationState, OutputState, PredictionState
 from worker import boot
 
 # After id and age; the reason has a line of its own.
@@ -24,6 +24,10 @@ COLUMNS: Final[dict[ListKind, tuple[str, ...]]] = {
     "dead_letters": ("state", "provider", "step", "category"),
     "notifications": ("state", "owner", "type", "attempt"),
 }
+STATES: Final[dict[ListKind, Any]] = {
+    "jobs": JobState, "deliveries": DeliveryState, "predictions": PredictionState, "outputs": OutputState,
+    "dead_letters": DeadLetterState, "notifications": NotificationState,
+}  # fmt: skip
 KINDS: Final = {name.replace("_", "-"): name for name in get_args(ListKind)}
 
 
@@ -47,10 +51,13 @@ def list_rows(
 
     KIND is jobs, deliveries, predictions, outputs, dead-letters or notifications.
     """
-    database, name = boot.get_deps().database, KINDS[kind]
+    deps, name = boot.get_deps(), KINDS[kind]
+    if filters["state"] not in (None, *(states := get_args(STATES[name]))):
+        raise click.BadParameter(f"use one of {', '.join(states)}", param_hint="--state")
+    database = deps.database
     now = database.run(current_time)
     values = {**filters, "since": since and now - since}
-    rows = database.run(partial(list_page, kind=name, filters=values, before=before, limit=limit))
+    rows = database.run(lambda conn: list_page(conn, name, values, deps.providers, before, limit=limit))
     following = rows[-1]["id"] if len(rows) == limit else None
     lines = _format_rows(rows, COLUMNS[name], now) if rows else [f"no {kind} match"]
     lines += [f"next page: --before {following}"] if following else []

@@ -1,6 +1,6 @@
 """Pages of deliveries, jobs, predictions, outputs, dead letters and notifications for operators, newest first."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -93,12 +93,14 @@ LISTS_BY_OWNER: Final[Mapping[ListKind, str]] = {kind: _build_list(kind, by_owne
 
 
 def list_page(
-    conn: Connection, kind: ListKind, filters: Mapping[str, Any], *, before: UUID | None = None, limit: int
-) -> list[Row]:
+    conn: Connection, kind: ListKind, filters: Mapping[str, Any], providers: Collection[str] = (),
+    before: UUID | None = None, *, limit: int,
+) -> list[Row]:  # fmt: skip
     """
     Return rows that match `filters` (keys of NO_FILTER), newest first, older than the row `before`.
 
-    With an owner they are sorted by job. Raises Refused: the job of `before` is then unknown, if it was deleted.
+    With an owner they are sorted by job. Raises Refused: the job of `before` is then unknown, if it was deleted; an
+    unknown provider, beside the configured `providers`.
     """
     values = {**NO_FILTER, **filters}
     low, high = _build_id(values["since"], -_CLOCK_SLACK_MS, 0), _build_id(values["until"], _CLOCK_SLACK_MS, 2**80 - 1)
@@ -107,8 +109,18 @@ def list_page(
     if before is not None and not rows and values["owner"] is not None and kind != "jobs":
         row = f"SELECT t.id FROM {kind} t {_PARTS[kind][1]} WHERE t.id = %(before)s AND j.id IS NOT NULL"
         if not fetch_all(conn, row, {"before": before}):
-            raise Refused(f"{before}, after which the page begins, was deleted: begin with the first page")
+            problem = "is no row of this list, or was deleted: begin with the first page"
+            raise Refused(f"{before}, after which the page begins, {problem}", status=409)
+    if not rows and values["provider"] is not None:
+        require_provider(conn, kind, values["provider"], providers)
     return rows
+
+
+def require_provider(conn: Connection, kind: ListKind, name: str, providers: Collection[str]) -> None:
+    """Raise Refused unless the provider is among `providers`, or was when a row of the kind was stored."""
+    values = {**NO_FILTER, "provider": name, "low": None, "high": None, "before": None, "limit": 1}
+    if name not in (known := {*providers, "direct"}) and not fetch_all(conn, LISTS[kind], values):
+        raise Refused(f"no row names the provider {name}; configured: {', '.join(sorted(known))}", status=422)
 
 
 def _build_id(at: datetime | None, slack_ms: int, rest: int) -> UUID | None:

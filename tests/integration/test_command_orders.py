@@ -82,6 +82,10 @@ def test_rows_are_listed_by_kind_and_filter(deps: Deps, monkeypatch: pytest.Monk
     assert following == f"next page: --before {made[1].prediction_id}"
     assert [row["id"] for row in json.loads(rest.output)["rows"]] == [str(made[0].prediction_id)]
     assert none.output == "no jobs match\n"
+    bogus = CliRunner().invoke(list_rows.list_rows, ["jobs", "--state", "bogus"])
+    assert (bogus.exit_code, "use one of open, keeping, succeeded" in bogus.output) == (2, True)
+    unknown = CliRunner().invoke(list_rows.list_rows, ["jobs", "--provider", "replicat"])
+    assert "no row names the provider replicat" in str(unknown.exception)
     assert [row["id"] for row in json.loads(of_job.output)["rows"]] == [str(made[1].prediction_id)]
 
 

@@ -114,8 +114,35 @@ def test_lists_have_filters_and_pages(front: wp.Front, deps: Deps, viewer: dict[
     assert len(dead) == 3
     assert front.ask("GET", f"/v1/outputs?category={category}", headers=viewer).fields["outputs"] == dead
     assert front.ask("GET", "/v1/outputs?category=TIMED_OUT", headers=viewer).fields["outputs"] == []
+    for query in ("provider=replicat", "provider=replicat&owner=lister-a"):
+        unknown = front.ask("GET", f"/v1/outputs?{query}", headers=viewer)
+        assert (unknown.status, unknown.fields["detail"]) == (
+            422, "no row names the provider replicat; configured: direct, fal, openai, replicate, standard",
+        )  # fmt: skip
+    assert front.ask("GET", "/v1/outputs?provider=fal", headers=viewer).fields["outputs"] == []
     later = front.ask("GET", "/v1/outputs?since=2100-01-01T00:00:00Z", headers=viewer)
     assert (later.status, later.fields) == (200, {"outputs": [], "next": None})
+
+
+def test_a_cursor_of_another_list_is_a_conflict(front: wp.Front, deps: Deps, viewer: dict[str, str]) -> None:
+    """It is no row of this one, as after a deletion: begin with the first page."""
+    job_id = world.kept(deps, "cursor", ["https://evil.example/x.png"], owner="cursor")
+
+    answer = front.ask("GET", f"/v1/outputs?owner=cursor&before={job_id}", headers=viewer)
+
+    assert answer.status == 409
+    assert "is no row of this list, or was deleted: begin with the first page" in answer.fields["detail"]
+
+
+def test_rows_of_a_provider_that_is_no_longer_configured_are_found(
+    front: wp.Front, deps: Deps, mine: Connection, viewer: dict[str, str]
+) -> None:
+    job_id = world.kept(deps, "former", ["https://evil.example/x.png"])
+    mine.execute("UPDATE predictions SET provider = 'former' WHERE job_id = %s", [job_id])
+
+    for query, count in (("provider=former", 1), ("provider=former&owner=nobody", 0)):
+        found = front.ask("GET", f"/v1/predictions?{query}", headers=viewer)
+        assert (found.status, len(found.fields["predictions"])) == (200, count)
 
 
 def test_ids_and_filter_exclude_each_other(front: wp.Front, ann: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from db import dead_letters, quarantine
 from db.connection import Connection, Row
 from db.reports import lists, records
 from db.reports.lists import ListKind
-from moorage import quarantine_links
+from moorage import model, quarantine_links
 from moorage.model import DeadLetter, DeliveryState, OutputState, PredictionState
 from moorage.text import is_storable
 from web.api import operator_views as views
@@ -61,12 +61,12 @@ def _add_list(kind: ListKind, noun: str, view: type[View], state: Any, filters: 
     """Add GET /v1/KIND: a page of rows, with the filters that these rows have beside those of every list."""
     fields: dict[str, Any] = {"state": (state | None, None), **dict.fromkeys(filters, (Name | None, None))}
     title = noun.title().replace(" ", "")
-    model: Any = create_model(f"{title}Query", __base__=ListQuery, **fields)
+    query_model: Any = create_model(f"{title}Query", __base__=ListQuery, **fields)
 
-    async def list_rows(params: Filters[model], ctx: Context) -> Row:
+    async def list_rows(params: Filters[query_model], ctx: Context) -> Row:
         values = params.model_dump(exclude={"before", "limit"})
         rows = await ctx.database.read(
-            lambda conn: lists.list_page(conn, kind, values, before=params.before, limit=params.limit + 1)
+            lambda conn: lists.list_page(conn, kind, values, ctx.providers, params.before, limit=params.limit + 1)
         )
         page, next_id = query.split_page(rows, params.limit)
         return {kind: [{f"{noun.replace(' ', '_')}_id": row["id"], **row} for row in page], "next": next_id}
@@ -83,8 +83,8 @@ def _add_list(kind: ListKind, noun: str, view: type[View], state: Any, filters: 
 _add_list("deliveries", "delivery", views.ListedDeliveryView, DeliveryState, ("provider",))
 _add_list("predictions", "prediction", views.ListedPredictionView, PredictionState, ("provider", "category"))
 _add_list("outputs", "output", views.ListedOutputView, OutputState, ("provider", "category"))
-_add_list("dead_letters", "dead letter", views.ListedDeadLetterView, views.DeadLetterState, ("provider", "category"))
-_add_list("notifications", "notification", views.ListedNotificationView, views.NotificationState, ("category",))
+_add_list("dead_letters", "dead letter", views.ListedDeadLetterView, model.DeadLetterState, ("provider", "category"))
+_add_list("notifications", "notification", views.ListedNotificationView, model.NotificationState, ("category",))
 
 
 @router.get("/show/{record}", response_description="the record")

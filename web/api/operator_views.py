@@ -3,11 +3,8 @@
 from typing import Literal
 from uuid import UUID
 
-from moorage.model import DeliveryState, MediaKind, OutputState, PredictionState
+from moorage.model import DeliveryState, MediaKind, NotificationState, OutputState, PredictionState
 from web.api.responses import DeadLetterSummaryView, Record, Timestamp, View
-
-DeadLetterState = Literal["open", "replayed", "discarded"]
-NotificationState = Literal["waiting", "sent", "dead"]
 
 
 class ProblemView(View):

@@ -74,7 +74,7 @@ def _add_list(kind: ListKind) -> None:
 
         def read(conn: Connection) -> list[Row]:
             filters = params.to_filters(current_time(conn))
-            return lists.list_page(conn, kind, filters, before=params.before, limit=ROWS + 1)
+            return lists.list_page(conn, kind, filters, ctx.providers, params.before, limit=ROWS + 1)
 
         rows, next_id = query.split_page(await ctx.database.read(read), ROWS)
         values = {name: str(getattr(params, name)) for name in _FILTERS if getattr(params, name)}
