@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,7 @@ from cli.commands.job import job_option
 from db import dead_letters, quarantine
 from db.connection import Connection, Row
 from db.dead_letters import FIRST, DeadLetterFilter
+from db.reports.lists import require_provider
 from db.reports.show import find_rows
 from moorage import quarantine_links
 from moorage.errors import ConfigError
@@ -58,11 +59,12 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
 @dead.command("list")
 @_filters
 @click.option("--all", "is_ungrouped", is_flag=True, help="List single dead letters instead of groups.")
-@click.option("--limit", default=1000, show_default=True, help="Maximum number with --all, newest first.")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="With --all, newest first.")
 @console.json_option
 def list_dead_letters(is_ungrouped: bool, limit: int, **filters: Any) -> console.Output:
     """List open dead letters, grouped by provider, step, category and error."""
-    database, criteria = boot.get_deps().database, DeadLetterFilter(**filters)
+    deps = boot.get_deps()
+    database, criteria = deps.database, _build_filter(deps, filters)
     if is_ungrouped:
         letters = database.run(lambda conn: dead_letters.list_newest(conn, criteria, limit=limit))
         rows, columns = [asdict(letter) for letter in letters], _LETTER_COLUMNS
@@ -97,7 +99,13 @@ def _find_quarantined_file(deps: Deps, letter: DeadLetter) -> Row | None:
     return {**file, "url": url}
 
 
-def _add_bulk_command(name: Literal["replay", "discard"], done: str) -> None:
+def _build_filter(deps: Deps, filters: dict[str, Any]) -> DeadLetterFilter:
+    if name := filters["provider"]:
+        deps.database.run(partial(require_provider, kind="dead_letters", name=name, providers=deps.providers))
+    return DeadLetterFilter(**filters)
+
+
+def _add_bulk_command(name: Action, done: str) -> None:
     @dead.command(name, help=f"{name.capitalize()} dead letters, by id or all that match the filters.")
     @click.argument("names", nargs=-1, metavar="ID...")
     @_filters
@@ -105,7 +113,8 @@ def _add_bulk_command(name: Literal["replay", "discard"], done: str) -> None:
     @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
     @console.json_flag
     def command(names: tuple[str, ...], all_open: bool, yes: bool, as_json: bool, **filters: Any) -> None:
-        deps, criteria = boot.get_deps(), DeadLetterFilter(**filters)
+        deps, note = boot.get_deps(), filters.pop("note", "")
+        criteria = _build_filter(deps, filters)
         if bool(names) == bool(all_open or any(filters.values())):
             raise click.UsageError("name dead letters by id, or select them by filters or --all")
         letters = [deps.database.run(partial(_get, text=text)) for text in names]
@@ -113,11 +122,15 @@ def _add_bulk_command(name: Literal["replay", "discard"], done: str) -> None:
             criteria = DeadLetterFilter(ids=[letter.id for letter in letters])
         if not yes and not _confirm(deps, letters, criteria, name):
             raise click.Abort
-        _print_result(_apply_action(deps, criteria, name), done, as_json)
+        _print_result(_apply_action(deps, criteria, name, note), done, as_json)
+
+    if name == "acknowledge":
+        command.params.append(click.Option(["--note"], required=True, help="What is known about them."))
 
 
 _add_bulk_command("replay", "replayed")
 _add_bulk_command("discard", "discarded")
+_add_bulk_command("acknowledge", "acknowledged")
 
 
 def _get(conn: Connection, text: str) -> DeadLetter:
@@ -147,11 +160,11 @@ def _format_group(group: Row) -> str:
     return console.escape_control_chars("  ".join(parts)[:200])
 
 
-def _apply_action(deps: Deps, criteria: DeadLetterFilter, action: Action) -> dict[str, Any]:
+def _apply_action(deps: Deps, criteria: DeadLetterFilter, action: Action, note: str) -> dict[str, Any]:
     """Apply the action to all that match; wakes are published after the commits, page by page."""
     done, unsent, refused, after, remaining = 0, 0, [], FIRST, 1
     while remaining:
-        page = apply_page(deps.database, criteria, action, ACTOR, after=after, limit=PAGE)
+        page = apply_page(deps.database, criteria, action, ACTOR, after=after, note=note, limit=PAGE)
         done, after, remaining = done + page.done, page.after, page.remaining
         refused += page.refused
         unsent += len(page.wakes) - publish.publish_wakes(page.wakes)

@@ -159,3 +159,31 @@ def test_an_unknown_name_is_one_line_and_status_1(env: dict[str, str]) -> None:
 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "moorage: no record matches nobody-knows-me\n"
+
+
+def test_a_dead_letter_is_acknowledged_with_a_note(deps: Deps, env: dict[str, str], conn: Connection) -> None:
+    """`moorage status` names it as a remedy; only the API and the console could."""
+    refused(deps, "a", "b")
+    first = str(conn.execute("SELECT id FROM dead_letters ORDER BY id LIMIT 1").fetchone()["id"])  # type: ignore[index]
+
+    without = cli.run(env, "dead", "acknowledge", first, "--yes")
+    done = cli.run(env, "dead", "acknowledge", first, "--note", "host is known", "--yes")
+
+    rows = conn.execute("SELECT state, acknowledged_by, note FROM dead_letters ORDER BY id").fetchall()
+    assert (without.returncode, done.returncode, done.stdout) == (2, 0, "1 acknowledged\n")
+    assert rows[0] == {"state": "open", "acknowledged_by": "cli", "note": "host is known"}
+    assert rows[1]["note"] is None
+
+
+@pytest.mark.parametrize("command", ["list", "replay", "discard"])
+def test_a_mistyped_provider_is_named(deps: Deps, env: dict[str, str], command: str) -> None:
+    """ "0 replayed" looked like a success. A provider that is no longer configured has dead letters still."""
+    refused(deps, "a")
+
+    done = cli.run(env, "dead", command, "--provider", "replicat", *([] if command == "list" else ["--yes"]))
+    known = cli.run(env, "dead", "list", "--provider", "fal")
+
+    assert done.returncode == 1
+    assert "no row names the provider replicat; configured: direct, fal" in done.stderr
+    assert (known.returncode, known.stdout) == (0, "no open dead letter matches\n")
+    assert cli.run(env, "dead", "list", "--limit", "0").returncode == 2
