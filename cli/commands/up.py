@@ -22,6 +22,10 @@ from simulation.stack import LocalDeployment, build_standin, data_folder
 from worker import inspect_cluster
 
 OWNER: Final = "me"
+OWN: Final = {  # settings that are the stack's in any case
+    *("MOORAGE_ENV", "MOORAGE_API_TOKEN", "MOORAGE_METRICS_ADDRESS", "MOORAGE_MANAGE_BUCKETS"),
+    *("MOORAGE_EGRESS_ALLOW", "MOORAGE_PROVIDERS_FILE"),
+}
 REAL: Final = {"fal": "FAL_KEY", "openai": "OPENAI_API_KEY", "replicate": "REPLICATE_API_TOKEN"}
 COMMAND: Final = os.path.relpath(Path(sys.executable).with_name("moorage"))  # as the user may call it
 WORKER_SECONDS: Final = 60.0
@@ -46,8 +50,8 @@ def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str
     """
     console = Console(highlight=False, soft_wrap=True)
     overrides = _build_overrides(real, public_url)
-    if ignored := _find_ignored(real):
-        console.print(f"not used, because this stack has its own: {', '.join(ignored)}", style="yellow")
+    if ignored := sorted(_list_given() - overrides.keys()):
+        console.print(f"not used by this stack: {', '.join(ignored)}", style="yellow")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -70,8 +74,9 @@ def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str
 
 
 def _build_overrides(real: Sequence[str], public_url: str | None) -> dict[str, str]:
-    """Return the settings of real providers, and of the public URL. Raises ConfigError: no token."""
-    overrides = {} if public_url is None else {"PUBLIC_URL": public_url}
+    """Return settings of the environment and of real providers, and the public URL. Raises ConfigError: no token."""
+    overrides = {x: os.environ[x] for x in _list_given() if x.startswith("MOORAGE_") and x not in OWN}
+    overrides |= {} if public_url is None else {"PUBLIC_URL": public_url}
     for name in real:
         token = REAL[name]
         if not os.environ.get(token):
@@ -82,11 +87,9 @@ def _build_overrides(real: Sequence[str], public_url: str | None) -> dict[str, s
     return overrides
 
 
-def _find_ignored(real: Sequence[str]) -> list[str]:
-    """Return the names of settings in the environment that this stack replaces by its own values."""
-    known = {name for names in env_names_by_field().values() for name in names}
-    used = {REAL[name].partition("_")[0] for name in real}
-    return sorted(name for name in known & os.environ.keys() if name.partition("_")[0] not in used)
+def _list_given() -> set[str]:
+    """Return the names of settings in the environment."""
+    return {name for names in env_names_by_field().values() for name in names} & os.environ.keys()
 
 
 def _await_workers(local: LocalDeployment, stop: threading.Event) -> None:

@@ -25,16 +25,29 @@ def test_all_settings_of_a_real_provider_are_used_and_the_others_named(monkeypat
     monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/d")
 
     overrides = up._build_overrides(["replicate"], None)
-    ignored = up._find_ignored(["replicate"])
+    ignored = up._list_given() - overrides.keys()
 
     assert overrides == {
         "REPLICATE_API_TOKEN": "r8_token",
         "REPLICATE_MODELS": "google/nano-banana",
         "MOORAGE_DEV_POLL_FIRST_SECONDS": "3",
     }
-    assert {"DATABASE_URL", "FAL_KEY"} <= {*ignored}
+    assert {"DATABASE_URL", "FAL_KEY"} <= ignored
     assert not [name for name in ignored if name.startswith("REPLICATE_")]
     assert up._build_overrides(["replicate"], "https://tunnel.example")["PUBLIC_URL"] == "https://tunnel.example"
+
+
+def test_settings_that_the_stack_does_not_set_itself_apply_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were dropped as if it had its own, so that no notification could be tried locally."""
+    passed = {"MOORAGE_NOTIFY_URL": "http://127.0.0.1:9000/hooks", "MOORAGE_NOTIFY_SECRET": "whsec_x"}
+    own = dict.fromkeys(("MOORAGE_API_TOKEN", "MOORAGE_EGRESS_ALLOW", "MOORAGE_ENV", "S3_PUBLIC_BUCKET"), "x")
+    for name, value in {**passed, **own}.items():
+        monkeypatch.setenv(name, value)
+
+    overrides = up._build_overrides([], None)
+
+    assert overrides == passed
+    assert own.keys() <= up._list_given() - overrides.keys()
 
 
 @pytest.mark.parametrize(
