@@ -68,7 +68,7 @@ class DrillForm:
 KILLS: Final = {"pool child killed": 1}
 
 FORMS: Final = {
-    "all": DrillForm("faults of every kind, with high limits of errors and crashes", ALL, HIGH_LIMITS),
+    "all": DrillForm("faults of every kind; high limits of errors and crashes", ALL, HIGH_LIMITS),
     "default-limits": DrillForm("faults of every kind, with the default limits", ALL),
     "broker-full": DrillForm("the broker refuses writes at its memory limit", {"broker full": 4, **KILLS}),
     "broker-read-only": DrillForm("the broker is a replica: read-only", {"broker read-only": 4, **KILLS}),

@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from cli.commands import drill
 from moorage.errors import DatabaseUnavailable
@@ -42,3 +43,8 @@ def test_a_postgresql_that_stays_unavailable_ends_the_drill(waiting):
 
     with pytest.raises(DatabaseUnavailable):
         running._connect(time.monotonic() - 1)
+
+
+def test_the_help_fits_80_columns() -> None:
+    """Forms are listed without being wrapped."""
+    assert max(map(len, CliRunner().invoke(drill.drill, ["--help"]).output.splitlines())) <= 80
