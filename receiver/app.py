@@ -145,10 +145,10 @@ def _end_after(sentinel: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start() -> AbstractAsyncContextManager[Receiver]:
+def start_receiver() -> AbstractAsyncContextManager[Receiver]:
     settings = settings_module.get_settings()
     logs.configure_logging(settings.log_level, settings.log_format)
     return Receiver(settings).run()
 
 
-app = LazyApp(start)
+app = LazyApp(start_receiver)

@@ -163,7 +163,7 @@ async def _on_unexpected_error(request: Request | None, error: Exception) -> Res
 
 
 @contextlib.asynccontextmanager
-async def start() -> AsyncIterator[ApiApp]:
+async def start_api() -> AsyncIterator[ApiApp]:
     settings = settings_module.get_settings()
     logs.configure_logging(settings.log_level, settings.log_format)
     if settings.api_token is None:
@@ -177,4 +177,4 @@ async def start() -> AsyncIterator[ApiApp]:
         await context.close()
 
 
-app = LazyApp(start)
+app = LazyApp(start_api)

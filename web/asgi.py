@@ -24,9 +24,9 @@ _receiver: Any = importlib.import_module("receiver.app")  # by name: packages on
 
 
 @asynccontextmanager
-async def start() -> AsyncIterator[ASGIApp]:
+async def start_receiver_and_api() -> AsyncIterator[ASGIApp]:
     """Start the receiver and the API, and stop both."""
-    async with _receiver.start() as receiver_app, api.start() as api_app:
+    async with _receiver.start_receiver() as receiver_app, api.start_api() as api_app:
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             await (api_app if is_api_path(scope["path"]) else receiver_app)(scope, receive, send)
@@ -58,4 +58,4 @@ def is_api_path(path: str) -> bool:
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
 
 
-app = LazyApp(start)
+app = LazyApp(start_receiver_and_api)

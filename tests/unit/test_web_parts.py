@@ -72,8 +72,8 @@ def run_lifespan(monkeypatch: Any, api: Any, sent: list[dict[str, Any]] | None =
     async def send(message: Any) -> None:
         sent.append(message)
 
-    monkeypatch.setattr(asgi.api, "start", api)
-    run(LazyApp(asgi.start)({"type": "lifespan"}, receive, send))
+    monkeypatch.setattr(asgi.api, "start_api", api)
+    run(LazyApp(asgi.start_receiver_and_api)({"type": "lifespan"}, receive, send))
     return sent
 
 
@@ -93,7 +93,7 @@ def events(monkeypatch: Any) -> list[str]:
     """The recorded events of the lifespan; the receiver is a fake."""
     use_settings(monkeypatch)
     events: list[str] = []
-    monkeypatch.setattr(asgi._receiver, "start", fake_start("receiver", events))
+    monkeypatch.setattr(asgi._receiver, "start_receiver", fake_start("receiver", events))
     return events
 
 
