@@ -209,10 +209,12 @@ def test_dispatch_and_reconcile_have_a_queue_of_their_own(at: World) -> None:
     by_queue = {entry["args"][0]: entry["options"]["queue"] for entry in entries}
     assert {name for name, queue in by_queue.items() if queue == "sweeps"} == {"dispatch"}  # with reconcile
     assert set(by_queue.values()) == {"sweeps", "quick"}
+    # Celery compares them with the worker's clock: with less, a worker discards each tick of a beat that is behind.
+    assert min(entry["options"]["expires"] for entry in entries) >= 2 * checks.CLOCK_SECONDS
 
 
 def test_dispatch_does_not_wait_behind_webhooks(stack: Stack, url: str, at: World) -> None:
-    """In a burst of 1,000 webhooks it ran once in ten seconds. The clock of beat is as late as doctor allows, too."""
+    """In a burst of 1,000 webhooks it ran once in ten seconds."""
     broker = stack.valkey.url(14)
     env = cli.environment(stack, url, CELERY_BROKER_URL=broker)
     (entry,) = [e for e in schedule.build_beat_schedule(at.deps.settings).values() if e["args"] == ["dispatch"]]
@@ -222,8 +224,7 @@ def test_dispatch_does_not_wait_behind_webhooks(stack: Stack, url: str, at: Worl
 
         with running_worker(env, "-Q", entry["options"]["queue"], "-n", "sweeps@here"):
             for number in range(1, 4):
-                expires = entry["options"]["expires"] - checks.CLOCK_SECONDS
-                app.send_task(entry["task"], args=entry["args"], queue=entry["options"]["queue"], expires=expires)
+                app.send_task(entry["task"], args=entry["args"], queue=entry["options"]["queue"])
                 rp.until(lambda number=number: at.one("SELECT count(*) FROM ticks") >= number or None, seconds=120)
                 at.conn.execute("UPDATE ticks SET slot = slot + 1000 * %s", (number,))  # the next slot is free
 
