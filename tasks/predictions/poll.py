@@ -62,9 +62,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
             return wakes
         return wakes + turns.wake_next(conn, deps.settings, deps.providers)
 
-    wakes = commit_step(deps, lease, guard, apply_locked)
-    failpoint("poll.after_commit")
-    return wakes or []
+    return commit_step(deps, lease, guard, apply_locked, point="poll") or []
 
 
 def _cancel(provider: Provider | None, prediction: Prediction) -> None:
