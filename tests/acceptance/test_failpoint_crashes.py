@@ -299,33 +299,34 @@ def test_a_recovery_that_dies_is_run_again(world):
     world.check(asked)
 
 
-def test_a_crash_behind_the_look_at_a_job_delays_it_only(world):
-    """What it woke is due by its row."""
-    world.arm("reconcile.after_check")
+def test_a_crash_before_a_repair_is_recorded_delays_it_only(world):
+    """The job that was to be looked at is still due."""
+    world.arm("reconcile.before_commit")
     script, registered = SILENT
     asked = world.ask(script, **registered)
 
     world.rows("UPDATE jobs SET run_at = moment() WHERE id = %(id)s RETURNING id", id=asked.job_id)
-    until(lambda: not world.is_armed("reconcile.after_check"), "a crash behind the look at a job")
+    until(lambda: not world.is_armed("reconcile.before_commit"), "a crash before a repair is recorded")
 
     world.await_end(asked)
     assert world.job(asked)["state"] == "succeeded"
     world.check(asked)
 
 
-def test_a_crash_behind_the_mending_of_a_document_leaves_it_mended(world):
-    """The next sweep finds nothing to do with it."""
+def test_a_crash_behind_a_repair_leaves_it_done(world):
+    """The next sweep goes on with what else there is to do."""
     script, registered = OK
     asked = world.ask(script, **registered, project_id="crash", scene="s1")
     world.await_end(asked)
-    world.arm("reconcile.after_mend")
+    world.arm("reconcile.after_commit")
 
     stale = "UPDATE projects SET document = %(document)s::jsonb WHERE id = 'crash' RETURNING id"
     assert world.rows(stale, document='{"scenes": [{"id": "s1", "imageUrls": ["stale"]}]}')
-    until(lambda: not world.is_armed("reconcile.after_mend"), "a crash behind the mending of a document")
+    until(lambda: not world.is_armed("reconcile.after_commit"), "a crash behind a repair")
 
-    (scene,) = world.one("SELECT document FROM projects WHERE id = 'crash'")["document"]["scenes"]
-    assert scene["imageUrls"] == [world.blobs.build_asset_url(row["key"]) for row in world.outputs(asked)]
+    urls = [world.blobs.build_asset_url(row["key"]) for row in world.outputs(asked)]
+    document = "SELECT document FROM projects WHERE id = 'crash'"
+    until(lambda: world.one(document)["document"]["scenes"][0]["imageUrls"] == urls, "the document is mended")
 
 
 @pytest.mark.parametrize(("point", "is_done"), [("migrate.before_commit", False), ("migrate.after_commit", True)])

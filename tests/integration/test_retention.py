@@ -95,7 +95,7 @@ def test_an_old_render_is_deleted_with_its_files(deps: Deps, conn: Connection, l
     """Readers, the document and storage must all forget it; the tombstone keeps the rules true meanwhile."""
     job_id = world.kept(deps, "abc", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
     conn.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}'""")
-    reconcile.reconcile(deps, "tests", len)
+    reconcile.reconcile(deps, "tests", len, {"documents"})
     stored = values(conn, "SELECT key FROM outputs") + values(conn, "SELECT thumb_key FROM outputs")
     shown = deps.database.run(lambda c: projects.get(c, ProjectKey("tests", "p")))
     later(31)
