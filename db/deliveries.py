@@ -123,19 +123,12 @@ RETURNING d.id /* planned */
 """
 
 
-@statement("SELECT provider FROM deliveries WHERE id = %(delivery_id)s")
-def _get_provider(conn: Connection, delivery_id: UUID) -> str | None: ...
-
-
 def dead_letter(
     conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
 ) -> None:
     """End a leased delivery as `dead`, with a dead letter. Raises LeaseLost."""
-    provider = _get_provider(conn, lease.row_id)
     end(conn, lease, "dead", to_storable(decision.reason))
-    dead_letters.add(
-        conn, "delivery", lease.row_id, decision, step=step, provider=provider, facts=facts, actor=lease.leased_by
-    )
+    dead_letters.add(conn, "delivery", lease.row_id, decision, step=step, facts=facts, actor=lease.leased_by)
 
 
 @records("delivery", "'dead'", "'new'", "'replayed'", job_id="NULL")

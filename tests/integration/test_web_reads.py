@@ -42,7 +42,7 @@ def end(conn: Connection, made: wp.Answer, idx: int, why: DeadLetterDecision | N
         assert lease
         if why:
             outputs.end_dead(conn, lease, why.category, why.reason)
-            dead_letters.add(conn, "output", row["id"], why, step="keep", job_id=job_id, actor="test")
+            dead_letters.add(conn, "output", row["id"], why, step="keep", actor="test")
         else:
             outputs.end_kept(conn, lease, kept(f"renders/{job_id}/{idx}"))
         settle.settle_if_last(conn, job, asset_base=wp.BASE, actor="test")
