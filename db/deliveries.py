@@ -13,7 +13,6 @@ from moorage.model import Delivery, Lease, Step
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
-LIVE_STATES = ("new", "unmatched")
 MAX_BATCH_BYTES: Final = 4 << 20  # of the bodies of the further deliveries, except that of a single one
 
 # A delivery whose worker died is claimed alone: the next crash is its own, and not counted against others.

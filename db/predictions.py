@@ -16,7 +16,6 @@ from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
 LIVE_STATES = ("planned", "submitting", "running", "abandoned")
-POLLED_STATES = ("running", "abandoned")
 
 _COLUMNS = (
     "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model, entry,"

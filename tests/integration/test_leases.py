@@ -138,9 +138,7 @@ def test_eight_claims_at_once_give_one_lease(at: World) -> None:
     def claim() -> None:
         with at.beside() as deps:
             lease = deps.database.run(
-                lambda conn: leases.claim(
-                    conn, "outputs", row_id, states=("waiting",), leased_by="x", lease_seconds=30, max_crashes=5
-                )
+                lambda conn: leases.claim(conn, "keep", row_id, leased_by="x", lease_seconds=30, max_crashes=5)
             )
             won.append(lease)
 

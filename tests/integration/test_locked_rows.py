@@ -4,7 +4,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, NoReturn
 from uuid import UUID
@@ -229,7 +228,7 @@ def end_as_a_recycled_child(output_id: str) -> NoReturn:
         wait_until(lambda: eyes.execute(WAITING, ("moorage-heartbeat",)).fetchone() is not None)
         console.rollback()
 
-    step_runner.STEPS["keep"] = replace(step_runner.STEPS["keep"], run=be_locked)
+    step_runner.STEPS["keep"] = be_locked
     step_runner.run_step("keep", UUID(output_id), LEASED_BY)
     threading.Thread(target=release).start()
     celery_tasks.signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)

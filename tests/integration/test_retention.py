@@ -62,13 +62,7 @@ def discard_all(deps: Deps) -> None:
     for row_id in deps.database.run(lambda conn: leases.wake_due(conn, "discard", limit=100, queue_is_empty=True)):
         lease = deps.database.run(
             lambda conn, row_id=row_id: leases.claim(
-                conn,
-                "outputs",
-                row_id,
-                states=("discarding",),
-                leased_by="node/task",
-                lease_seconds=30,
-                max_crashes=5,
+                conn, "discard", row_id, leased_by="node/task", lease_seconds=30, max_crashes=5
             )
         )
         assert lease is not None

@@ -60,7 +60,7 @@ def test_the_short_form_crashes_in_every_part() -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_without_failpoints_fails_the_suite(step: Step) -> None:
     """Every step has failpoints before its last commit, and one after it."""
-    source = Path(inspect.getfile(step_runner.STEPS[step].run)).read_text(encoding="utf-8")
+    source = Path(inspect.getfile(step_runner.STEPS[step])).read_text(encoding="utf-8")
 
     own = named_in(source)
 
