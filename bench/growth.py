@@ -104,7 +104,7 @@ def _count_slot(conn: Connection) -> None:
 
 
 def _reconcile(conn: Connection) -> None:
-    clock_skew.was_clock_set_back(conn)
+    conn.execute(f"SELECT {clock_skew.IS_SET_BACK}")
     for table in leases.SUBJECT:
         leases.release_expired(conn, table, "bench", lease_seconds=30.0, min_ticks=10)
     jobs.list_due(conn)

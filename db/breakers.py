@@ -128,7 +128,7 @@ def note_failure(database: Database, target: str, job_id: UUID, reason: str) -> 
         conn.queue(NOTE_FAILURE, args)
         return bool(fetch_all(conn, OPEN, args))
 
-    return database.run(note)
+    return database.run(note, point="breaker")
 
 
 # A breaker without a probe for a minute has no rows that are due: the next one that is will close it or be its probe.

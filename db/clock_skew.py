@@ -3,16 +3,10 @@
 from typing import Final
 
 from db.connection import Connection, fetch_all
-from db.statements import statement
 
 # Ticks alone do not show a change while no beat ran.
 IS_SET_BACK = """(EXISTS (SELECT FROM ticks WHERE started_at > moment() + interval '1 min')
     OR EXISTS (SELECT FROM events WHERE at > moment() + interval '1 min'))"""
-
-
-@statement(f"SELECT 1 AS was_set_back WHERE {IS_SET_BACK}")
-def was_clock_set_back(conn: Connection) -> bool: ...
-
 
 _WAITING = {
     "deliveries": "state IN ('new', 'unmatched')",

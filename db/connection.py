@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 from db import lock_holders, sqlstates
 from moorage import time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable
+from moorage.failpoints import failpoint
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -185,13 +186,12 @@ class Database:
         self._connection = None
 
     @contextlib.contextmanager
-    def transaction(self, lock_ms: int = LOCK_MS) -> Iterator[Connection]:
+    def transaction(self, lock_ms: int = LOCK_MS, point: str = "") -> Iterator[Connection]:
         """
-        Run a transaction with signals blocked.
+        Run a transaction with signals blocked, and with failpoints before and after its COMMIT if `point` names them.
 
         Raises:
-            DatabaseUnavailable: before COMMIT. The connection is closed: a new one may reach another server.
-            CommitUncertain: in COMMIT.
+            DatabaseUnavailable, in COMMIT CommitUncertain. Closes the connection: a new one may reach another server.
             DatabaseLocked: a statement waited for a lock for `lock_ms`.
         """
         with block_signals(), time_limit.suspend_limit():
@@ -199,8 +199,12 @@ class Database:
             conn.begin(lock_ms)
             try:
                 yield conn
+                if point:
+                    failpoint(f"{point}.before_commit")
                 is_committing = True
                 conn.end("COMMIT")
+                if point:
+                    failpoint(f"{point}.after_commit")
                 for call in conn.after_commit:
                     call()
             except BaseException as error:
@@ -224,7 +228,7 @@ class Database:
         except psycopg.Error:
             self.close()
 
-    def run(self, work: Callable[[Connection], T], *, lock_ms: int = LOCK_MS) -> T:
+    def run(self, work: Callable[[Connection], T], *, lock_ms: int = LOCK_MS, point: str = "") -> T:
         """
         Run `work` in a transaction and return its result; repeat it up to 20 times after a deadlock.
 
@@ -232,22 +236,19 @@ class Database:
         """
         for _ in range(20):
             try:
-                with self.transaction(lock_ms) as conn:
+                with self.transaction(lock_ms, point) as conn:
                     return work(conn)
             except RETRYABLE_ERRORS:
                 continue
             except DatabaseLocked as error:
-                locked = error
-                break
-        else:
-            raise DatabaseUnavailable("transaction failed 20 times by deadlock or serialization failure")
-        return self._run_observed(work, locked)
+                return self._run_observed(work, error, point)
+        raise DatabaseUnavailable("transaction failed 20 times by deadlock or serialization failure")
 
     def fetch_all(self, sql: str, args: Mapping[str, Any]) -> list[Row]:
         """Execute one statement in a transaction, in one round trip; raises as `run` does."""
         return self.run(lambda conn: conn.queue(sql, args)).rows
 
-    def _run_observed(self, work: Callable[[Connection], T], locked: DatabaseLocked) -> T:
+    def _run_observed(self, work: Callable[[Connection], T], locked: DatabaseLocked, point: str) -> T:
         """Run `work` while another connection looks who blocks this one. Raises DatabaseLocked, with the holder."""
         try:
             eyes = connect(self._url, name=f"{self._name}-locks")
@@ -256,7 +257,7 @@ class Database:
         holders: list[Row] = []
         with contextlib.closing(eyes), contextlib.ExitStack() as watching:
             try:
-                with self.transaction(OBSERVED_LOCK_MS) as conn:
+                with self.transaction(OBSERVED_LOCK_MS, point) as conn:
                     holders = watching.enter_context(lock_holders.watch(conn, eyes))  # also while it commits
                     return work(conn)
             except (DatabaseLocked, *RETRYABLE_ERRORS) as error:
@@ -296,5 +297,4 @@ NOW = "SELECT moment() AS now"
 
 def current_time(conn: Connection) -> datetime:
     """Return the database's time, the only clock that decisions use."""
-    row = conn.execute(NOW).fetchone()
-    return cast(datetime, row["now"] if row else None)
+    return cast(datetime, fetch_all(conn, NOW)[0]["now"])

@@ -21,15 +21,22 @@ FIRST: Final = UUID(int=0)  # before every id
 _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts, state,
        created_at, closed_at, closed_by, acknowledged_at, acknowledged_by, note"""
 
+# A message of the broker has no row.
 ADD = f"""
-WITH moved AS (
+WITH ended AS (
+    SELECT 'delivery' AS subject, NULL::uuid AS job_id, provider FROM deliveries WHERE id = %(subject_id)s UNION ALL
+    SELECT 'prediction', job_id, provider FROM predictions WHERE id = %(subject_id)s UNION ALL
+    SELECT 'output', o.job_id, p.provider FROM outputs o JOIN predictions p ON p.id = o.prediction_id
+     WHERE o.id = %(subject_id)s UNION ALL
+    SELECT 'notification', job_id, NULL FROM notifications WHERE id = %(subject_id)s
+), moved AS (
     INSERT INTO dead_letters (id, subject, subject_id, job_id, provider, step, category, error, reason, retryable,
                               facts)
-    VALUES (%(id)s, %(subject)s, %(subject_id)s, %(job_id)s, %(provider)s, %(step)s, %(category)s, %(error)s,
-            %(reason)s, %(retryable)s, %(facts)s)
+    SELECT %(id)s, named.subject, %(subject_id)s, job_id, provider, %(step)s, %(category)s, %(error)s, %(reason)s,
+           %(retryable)s, %(facts)s FROM (VALUES (%(subject)s)) named (subject) LEFT JOIN ended USING (subject)
     ON CONFLICT (subject, subject_id) WHERE state = 'open' DO NOTHING
-    RETURNING id
-) {build_event_insert("dead_letter", "NULL", "'open'", "%(reason)s", job_id="%(job_id)s")}
+    RETURNING id, job_id
+) {build_event_insert("dead_letter", "NULL", "'open'", "%(reason)s")}
 """
 
 
@@ -41,15 +48,12 @@ def add(
     *,
     step: str,
     actor: str,
-    job_id: UUID | None = None,
-    provider: str | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Insert an open dead letter; call it in the transaction that ends the row."""
     storable = {k: to_storable(v) if isinstance(v, str) else v for k, v in (facts or {}).items()}
-    args = {"subject": subject, "subject_id": subject_id, "job_id": job_id, "provider": provider, "step": step}
-    args |= {**asdict(decision), "reason": to_storable(decision.reason), "facts": Jsonb(storable)}
-    conn.execute(ADD, {"id": ids.uuid7(), "actor": actor, **args})
+    args = {**asdict(decision), "reason": to_storable(decision.reason), "facts": Jsonb(storable), "step": step}
+    conn.execute(ADD, {"id": ids.uuid7(), "subject": subject, "subject_id": subject_id, "actor": actor, **args})
 
 
 def build_close(state: str, reason: str, condition: str, source: str = "", first: str = "WITH") -> str:

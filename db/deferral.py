@@ -93,9 +93,8 @@ def cancel_others(conn: Connection, job_id: UUID, chosen_id: UUID | None, *, rea
 
 
 LIST_INCOMPLETE = f"""
-SELECT o.id, o.path, o.attempt, o.category, coalesce(o.reason, 'requests to its host fail') AS reason, p.provider
-  FROM outputs o JOIN predictions p ON p.id = o.prediction_id
- WHERE o.job_id = %(id)s AND o.state = 'waiting' AND o.{_DEFERRED} AND o.category IS NOT NULL
+SELECT o.id, o.path, o.attempt, o.category, coalesce(o.reason, 'requests to its host fail') AS reason
+  FROM outputs o WHERE o.job_id = %(id)s AND o.state = 'waiting' AND o.{_DEFERRED} AND o.category IS NOT NULL
    AND EXISTS (SELECT FROM outputs s WHERE s.prediction_id = o.prediction_id AND s.state <> 'waiting'
                                        AND s.category IS DISTINCT FROM 'FOREIGN_HOST')
    AND NOT EXISTS (SELECT FROM outputs s
@@ -116,7 +115,4 @@ def end_incomplete(conn: Connection, job: Job, actor: str) -> None:
         args = {"id": row["id"], "job_id": job.id, "reason": decision.reason, "actor": actor}
         conn.execute(END_INCOMPLETE, args)
         facts = {"path": row["path"], "attempts": row["attempt"]}
-        dead_letters.add(
-            conn, "output", row["id"], decision, step="keep", job_id=job.id, provider=row["provider"], facts=facts,
-            actor=actor,
-        )  # fmt: skip
+        dead_letters.add(conn, "output", row["id"], decision, step="keep", facts=facts, actor=actor)

@@ -13,7 +13,6 @@ from moorage.model import Delivery, Lease, Step
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
-LIVE_STATES = ("new", "unmatched")
 MAX_BATCH_BYTES: Final = 4 << 20  # of the bodies of the further deliveries, except that of a single one
 
 # A delivery whose worker died is claimed alone: the next crash is its own, and not counted against others.
@@ -123,19 +122,12 @@ RETURNING d.id /* planned */
 """
 
 
-@statement("SELECT provider FROM deliveries WHERE id = %(delivery_id)s")
-def _get_provider(conn: Connection, delivery_id: UUID) -> str | None: ...
-
-
 def dead_letter(
     conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
 ) -> None:
     """End a leased delivery as `dead`, with a dead letter. Raises LeaseLost."""
-    provider = _get_provider(conn, lease.row_id)
     end(conn, lease, "dead", to_storable(decision.reason))
-    dead_letters.add(
-        conn, "delivery", lease.row_id, decision, step=step, provider=provider, facts=facts, actor=lease.leased_by
-    )
+    dead_letters.add(conn, "delivery", lease.row_id, decision, step=step, facts=facts, actor=lease.leased_by)
 
 
 @records("delivery", "'dead'", "'new'", "'replayed'", job_id="NULL")

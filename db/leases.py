@@ -92,16 +92,15 @@ WITH claimed AS ({CLAIM["predictions"].rstrip()}, provider, state
 
 def claim(
     database: Database | Connection,
-    table: WorkTable,
+    step: Step,
     row_id: UUID,
     *,
-    states: Sequence[str],
     leased_by: str,
     lease_seconds: float,
     max_crashes: int,
 ) -> Lease | None:
     """Claim a due, unleased row; return None if there is none, it is paused, or it reached the crash limit."""
-    token = uuid.uuid4()
+    token, (table, states, _) = uuid.uuid4(), WORK[step]
     args = {"id": row_id, "states": list(states), "max_crashes": max_crashes, "token": token, "leased_by": leased_by}
     rows = database.fetch_all(CLAIM[table], {**args, "lease_seconds": lease_seconds})
     facts = [(row["claimed_at"], row["attempt"], row["crashes"]) for row in rows]
@@ -238,35 +237,37 @@ def release_expired(
     """
 
 
-_PLANNED: Final = "state IN ('planned', 'submitting')"
-WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
-    "ingest": ("deliveries", "state IN ('new', 'unmatched')", ""),
+_PLANNED: Final = ("planned", "submitting")
+# The rows of a step: their table and states, and which of them dispatch wakes.
+WORK: Final[Mapping[Step, tuple[WorkTable, tuple[str, ...], str]]] = {
+    "ingest": ("deliveries", ("new", "unmatched"), ""),
     "submit": ("predictions", _PLANNED, " AND state = 'submitting' AND provider <> ALL (%(synchronous)s::text[])"),
     "generate": ("predictions", _PLANNED, " AND state = 'submitting' AND provider = ANY (%(synchronous)s::text[])"),
-    "poll": ("predictions", "state IN ('running', 'abandoned')", ""),
-    "keep": ("outputs", "state = 'waiting'", ""),
-    "discard": ("outputs", "state = 'discarding'", ""),
-    "notify": ("notifications", "state = 'waiting'", ""),
+    "poll": ("predictions", ("running", "abandoned"), ""),
+    "keep": ("outputs", ("waiting",), ""),
+    "discard": ("outputs", ("discarding",), ""),
+    "notify": ("notifications", ("waiting",), ""),
 }
+IN_STATES: Final = {step: "state IN ('" + "', '".join(states) + "')" for step, (_, states, _) in WORK.items()}
 # Due rows for dispatch, most urgent first; `submission_turns` chooses planned predictions. With an empty queue earlier
 # wakes are lost: woken_at is ignored. Step keep has its own (db/output_claims.py).
 DUE: Final[Mapping[Step, str]] = {
     step: f"""
 WITH due AS MATERIALIZED (
     SELECT id FROM {table}
-     WHERE {states} AND {UNPAUSED[table]}{more} AND lease_token IS NULL AND run_at <= moment()
+     WHERE {IN_STATES[step]} AND {UNPAUSED[table]}{more} AND lease_token IS NULL AND run_at <= moment()
        AND (%(queue_is_empty)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
      ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE {table} SET woken_at = moment() WHERE id = ANY (ARRAY(SELECT id FROM due)) RETURNING id
 """
-    for step, (table, states, more) in WORK.items()
+    for step, (table, _, more) in WORK.items()
     if step != "keep"
 }
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
 _IS_DUE: Final = "(SELECT run_at FROM {} WHERE {} AND lease_token IS NULL ORDER BY run_at LIMIT 1) <= moment()"
-_IS_SUBMIT_DUE: Final = " OR ".join(_IS_DUE.format("predictions", f"state = '{s}'") for s in ("planned", "submitting"))
+_IS_SUBMIT_DUE: Final = " OR ".join(_IS_DUE.format("predictions", f"state = '{s}'") for s in _PLANNED)
 IS_DUE: Final = {
-    step: _IS_SUBMIT_DUE if states == _PLANNED else _IS_DUE.format(table, states)
+    step: _IS_SUBMIT_DUE if states == _PLANNED else _IS_DUE.format(table, IN_STATES[step])
     for step, (table, states, _) in WORK.items()
 }
 

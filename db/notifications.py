@@ -71,9 +71,9 @@ def dead_letter(
 ) -> None:
     """End a leased notification as `dead`, with a dead letter. Raises LeaseLost."""
     reason, actor = to_storable(decision.reason), lease.leased_by
-    job_id = leases.execute(conn, lease, END_DEAD, category=decision.category, reason=reason)["job_id"]
+    leases.execute(conn, lease, END_DEAD, category=decision.category, reason=reason)
     facts = {"attempts": lease.attempt, **facts}
-    dead_letters.add(conn, "notification", lease.row_id, decision, step=step, job_id=job_id, facts=facts, actor=actor)
+    dead_letters.add(conn, "notification", lease.row_id, decision, step=step, facts=facts, actor=actor)
 
 
 @statement(f"""

@@ -206,10 +206,7 @@ def dead_letter(
     else:
         reason = to_storable(decision.reason)
         end_dead(conn, lease, decision.category, reason, source_expired=decision.source_expired)
-    provider, actor = output.provider, lease.leased_by
-    dead_letters.add(
-        conn, "output", output.id, decision, step=step, job_id=job.id, provider=provider, facts=facts, actor=actor
-    )
+    dead_letters.add(conn, "output", output.id, decision, step=step, facts=facts, actor=lease.leased_by)
     return job
 
 

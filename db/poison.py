@@ -5,13 +5,13 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, fetch_one
-from db.leases import JOB_ID, UNPAUSED, WORK
+from db.leases import IN_STATES, JOB_ID, UNPAUSED, WORK
 from moorage.model import Lease, Step
 
 # In the states of the step: a dead worker's prediction is woken for a poll, also if it is still to be submitted.
 _CONDITION: Final = "id = %(id)s AND lease_token IS NULL AND run_at <= moment() AND crashes >= %(max_crashes)s"
 _POISON: Final = {
-    step: (table, f"{_CONDITION} AND {states} AND {UNPAUSED[table]}") for step, (table, states, _) in WORK.items()
+    step: (table, f"{_CONDITION} AND {IN_STATES[step]} AND {UNPAUSED[table]}") for step, (table, _, _) in WORK.items()
 }
 LOCK_JOB: Final = {
     step: f"SELECT id FROM jobs WHERE id = (SELECT {JOB_ID[table]} FROM {table} WHERE {condition}) FOR UPDATE"

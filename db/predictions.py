@@ -16,7 +16,6 @@ from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
 LIVE_STATES = ("planned", "submitting", "running", "abandoned")
-POLLED_STATES = ("running", "abandoned")
 
 _COLUMNS = (
     "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model, entry,"
@@ -180,11 +179,9 @@ def dead_letter(
         return None
     if not leases.is_current(conn, lease):
         raise LeaseLost(f"prediction {prediction.id}: the lease is lost")
-    reason, provider = to_storable(decision.reason), prediction.provider
+    reason = to_storable(decision.reason)
     end(conn, prediction, "lost", ended_by="us", actor=actor, category=decision.category, reason=reason)
-    dead_letters.add(
-        conn, "prediction", row.id, decision, step=step, job_id=job.id, provider=provider, facts=facts, actor=actor
-    )
+    dead_letters.add(conn, "prediction", row.id, decision, step=step, facts=facts, actor=actor)
     return job
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from db import breakers, leases, submissions
+from db import breakers, leases
 from db.connection import Connection, Database, Row, fetch_all
 from db.statements import statement
 from moorage.model import Lease, Step, Wake
@@ -134,7 +134,7 @@ def claim(
     provider, is_lookup, is_poison = named[0].values()
     who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": lease_seconds, "max_crashes": max_crashes}
     if is_lookup or provider in passed_on:
-        return leases.claim(database, "predictions", row_id, states=submissions.SUBMIT_STATES, **who), is_poison
+        return leases.claim(database, "submit", row_id, **who), is_poison
     token = uuid.uuid4()
     args = {**build_limits(settings, [provider]), **who, "provider": provider, "id": row_id, "token": token}
 

@@ -11,8 +11,6 @@ from db.statements import statement
 from moorage.model import FallbackEntry, Job, Lease, Prediction
 from moorage.transitions import EventKind
 
-SUBMIT_STATES = ("planned", "submitting")
-
 
 @records("prediction", "NULL", "'planned'", "%(reason)s")
 @statement("""

@@ -15,7 +15,6 @@ from db import breakers
 from db.connection import Connection
 from moorage import errors, logs
 from moorage.certificates import iterate_causes
-from moorage.failpoints import failpoint
 from moorage.local_errors import find_local_failure
 from moorage.model import Output
 from moorage.text import to_storable
@@ -62,11 +61,9 @@ def note_failure(deps: Deps, target: str, job_id: UUID, error: errors.MoorageErr
     if not is_outage(error):
         return
     reason = to_storable(str(error), 300)
-    failpoint("breaker.before_note")
     with contextlib.suppress(errors.DatabaseUnavailable, errors.DatabaseLocked):
         if breakers.note_failure(deps.database, target, job_id, reason):
             log.error("breaker.opened", target=target, error=reason)
-    failpoint("breaker.after_note")
 
 
 def note_api_error(deps: Deps, guard: LeaseGuard, provider: str, job_id: UUID, error: errors.MoorageError) -> None:

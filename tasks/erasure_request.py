@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from db import erasures, owner_token_revocations, owner_use
 from db.connection import Connection, Database, Row
 from moorage import ids, logs
-from moorage.failpoints import failpoint
 from moorage.owner_tokens import owner_subject
 
 log = logs.get_logger(__name__)
@@ -19,7 +18,6 @@ def request_erasure(database: Database, owner: str) -> Row:
         owner_token_revocations.add(conn, owner_subject(owner), datetime.now(UTC))
         return erasures.request(conn, ids.uuid7(), owner)
 
-    erasure = database.run(record)
-    failpoint("erase.after_request")
+    erasure = database.run(record, point="erase_request")
     log.info("erasure.requested", erasure_id=erasure["id"])
     return erasure

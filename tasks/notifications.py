@@ -60,8 +60,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     failpoint("notify.before_request")
     _send(deps, notification, body, guard)
     failpoint("notify.after_answer")
-    commit_step(deps, lease, guard, lambda conn: notifications.end_sent(conn, lease))
-    failpoint("notify.after_record")
+    commit_step(deps, lease, guard, lambda conn: notifications.end_sent(conn, lease), point="notify")
     ids = {"notification_id": str(notification.id), "job_id": str(notification.job_id)}
     log.info("notification.sent", **ids, type=notification.type)
     return []

@@ -21,6 +21,7 @@ from providers.base import Provider
 from storage.s3 import ObjectStore
 
 T = TypeVar("T")
+Work = Callable[[Connection], T]
 SendWakes = Callable[[list[Wake]], int]  # returns how many the broker accepted
 log = logs.get_logger(__name__)
 
@@ -87,7 +88,7 @@ def require_unlocked(deps: Deps, job_id: UUID) -> Job:
     return deps.database.run(lock, lock_ms=LOCK_CHECK_MS)
 
 
-def run_unless_locked(deps: Deps, work: Callable[[Connection], T], **row: object) -> T | None:
+def run_unless_locked(deps: Deps, work: Work[T], **row: object) -> T | None:
     """Run a sweep's transaction on one row; return None if another one has locked it: a later run repeats it."""
     try:
         return deps.database.run(work, lock_ms=LOCK_CHECK_MS)
@@ -111,7 +112,7 @@ def skip_after_error(event: str, row: T, locked: list[T] | None = None) -> Itera
 
 
 def commit_step(
-    deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Connection], T], *, is_repeatable: bool = True
+    deps: Deps, lease: Lease, guard: LeaseGuard, work: Work[T], *, point: str = "", is_repeatable: bool = True
 ) -> T | None:
     """
     Run the transaction that ends a step; retry each second while PostgreSQL is unavailable, until the worker stops.
@@ -131,7 +132,7 @@ def commit_step(
             try:
                 if is_uncertain and not deps.database.run(lambda conn: leases.is_current(conn, lease)):
                     return None
-                return deps.database.run(work)
+                return deps.database.run(work, point=point)
             except DatabaseUnavailable as error:
                 if writable >= (1 if is_repeatable else CHECKS):
                     raise  # no outage: this transaction alone fails, as by the time limit of its statements

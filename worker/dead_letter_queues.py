@@ -17,7 +17,7 @@ from moorage.model import Wake
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from tasks.step import Deps
-from worker import broker_errors, publish, queues, step_runner
+from worker import broker_errors, publish, queues
 
 log = logs.get_logger(__name__)
 
@@ -80,11 +80,11 @@ def _wake_row(deps: Deps, task: str, message: Message) -> int | None:
         return None
     if step is None:
         return None
-    spec = step_runner.STEPS[step]
-    state = deps.database.run(lambda conn: leases.get_state(conn, spec.table, row_id))
+    table, states, _ = leases.WORK[step]
+    state = deps.database.run(lambda conn: leases.get_state(conn, table, row_id))
     if state is None:
         return None
-    return publish.publish_wakes([Wake(step, row_id)] if state in spec.states else [])
+    return publish.publish_wakes([Wake(step, row_id)] if state in states else [])
 
 
 def dead_letter_message(deps: Deps, task: str, body: bytes, *, why: str, queue: str, actor: str) -> None:

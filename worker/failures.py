@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -35,10 +36,8 @@ def record_failure(
 
     The decision is None if the commit was uncertain and had taken place. Raises LeaseLost.
     """
-    failpoint("failure.before_record")
-    written = commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, step, error))
-    failpoint("failure.after_record")
-    return written or (None, [])
+    work = partial(_record, deps=deps, lease=lease, step=step, error=error)
+    return commit_step(deps, lease, guard, work, point="failure") or (None, [])
 
 
 def _record(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from db import deliveries, leases, output_claims, predictions, submissions
+from db import deliveries, leases, output_claims
 from db.connection import Row
 from db.reports.outcomes import read_outcomes
 from moorage import errors, local_errors, logs, metrics, time_limit
 from moorage.failpoints import failpoint
-from moorage.model import Lease, Step, Wake, WorkTable
+from moorage.model import Lease, Step, Wake
 from moorage.retry_policy import DeadLetterDecision, Retry
 from tasks import notifications
 from tasks.outputs import discard, keep
@@ -25,25 +25,15 @@ from worker.outcomes import RowOutcome, StepResult, build_outcomes
 
 log = logs.get_logger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class StepSpec:
-    table: WorkTable
-    states: tuple[str, ...]
-    run: Callable[[Deps, Lease, LeaseGuard], list[Wake]]
-
-
-STEPS: Final[Mapping[Step, StepSpec]] = {
-    "ingest": StepSpec("deliveries", deliveries.LIVE_STATES, ingest.run),
-    "submit": StepSpec("predictions", submissions.SUBMIT_STATES, submit.run),
-    "generate": StepSpec("predictions", submissions.SUBMIT_STATES, submit.run_generate),
-    "poll": StepSpec("predictions", predictions.POLLED_STATES, poll.run),
-    "keep": StepSpec("outputs", ("waiting",), keep.run),
-    "discard": StepSpec("outputs", ("discarding",), discard.run),
-    "notify": StepSpec("notifications", ("waiting",), notifications.run),
+STEPS: Final[Mapping[Step, Callable[[Deps, Lease, LeaseGuard], list[Wake]]]] = {
+    "ingest": ingest.run,
+    "submit": submit.run,
+    "generate": submit.run_generate,
+    "poll": poll.run,
+    "keep": keep.run,
+    "discard": discard.run,
+    "notify": notifications.run,
 }
-
-
 LEASE_LOST: Final = StepResult(text="its lease was lost: another worker has the row")
 BATCH_SECONDS: Final = 1.0  # for which a task of step ingest works
 # How many processes of this worker may download from one host while outputs of others are due; None outside a worker.
@@ -106,12 +96,11 @@ def _describe(
     if is_watched and results:
         with contextlib.suppress(errors.DatabaseUnavailable, errors.DatabaseLocked), time_limit.suspend_limit():
             rows = read_outcomes(deps.database, [lease for lease, _ in results])
-    return build_outcomes(step, results, rows, waits_in=STEPS[step].states, seconds=seconds)
+    return build_outcomes(step, results, rows, waits_in=leases.WORK[step][1], seconds=seconds)
 
 
 def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> ClaimResult:
-    spec, settings = STEPS[step], deps.settings
-    claimed_at, seconds = time.monotonic(), settings.lease_seconds
+    settings, claimed_at, seconds = deps.settings, time.monotonic(), deps.settings.lease_seconds
     failpoint(f"{step}.before_claim")
     with metrics.time_phase("claim"):
         leased, may_be_poison = _claim(deps, step, row_id, leased_by)
@@ -131,7 +120,7 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> Clai
                     continue
                 trace = lease.delivery.traceparent if lease.delivery else None
                 with logs.bind_fields(row_id=str(lease.row_id), **({"traceparent": trace} if trace else {})):
-                    wakes, result = _run_claimed(deps, spec, step, lease, guard)
+                    wakes, result = _run_claimed(deps, step, lease, guard)
                 claim.wakes += wakes
                 claim.results.append((lease, result))
     if may_be_poison:
@@ -170,7 +159,7 @@ def _run_batch(deps: Deps, leased: list[Lease]) -> tuple[list[Wake], list[Lease]
 
 def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[Lease], bool]:
     """Return the leases, and True if the named row may have reached the crash limit."""
-    spec, limit = STEPS[step], deps.settings.constants.max_crashes
+    limit = deps.settings.constants.max_crashes
     who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": deps.settings.lease_seconds, "max_crashes": limit}
     if step == "keep":
         lease, is_poison = output_claims.claim(deps.database, row_id, **who, host_share=host_share)
@@ -181,16 +170,14 @@ def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[L
     if step in ("submit", "generate"):
         lease, is_poison = submit.claim(deps, step, row_id, **who)
         return [lease] if lease else [], is_poison
-    lease = leases.claim(deps.database, spec.table, row_id, states=spec.states, **who)
+    lease = leases.claim(deps.database, step, row_id, **who)
     return [lease] if lease else [], lease is None
 
 
-def _run_claimed(
-    deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: LeaseGuard
-) -> tuple[list[Wake], StepResult]:
+def _run_claimed(deps: Deps, step: Step, lease: Lease, guard: LeaseGuard) -> tuple[list[Wake], StepResult]:
     started = time.monotonic()
     try:
-        wakes = spec.run(deps, lease, guard)
+        wakes = STEPS[step](deps, lease, guard)
     except errors.LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt)
         return [], LEASE_LOST

@@ -23,8 +23,8 @@ def build_checks(*checks: tuple[int, str, str, str, str, str]) -> dict[Check, st
     """
     Return checks of rows, given as rule, table, code, what is wrong, joins and condition.
 
-    The last three are SQL, in which `t` is the table. What a CHECK, a primary key or UNIQUE guarantees needs no check;
-    a foreign key does, since a restore may disable its trigger.
+    The last three are SQL, in which `t` is the table. What a constraint guarantees may be checked as well: a restore
+    may lose it, or disable its trigger.
     """
     return {
         Check(rule, table, code): f"""

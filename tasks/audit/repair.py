@@ -94,7 +94,7 @@ class _Repairer:
         settle_job = partial(_settle, job_id=job_id, asset_base=self.deps.asset_base, actor=self.actor)
         self.send(self.deps.database.run(settle_job))
         while self.deps.database.run(partial(repair.is_job_due, job_id=job_id)):
-            reconcile.reconcile(self.deps, self.actor, self.send)
+            reconcile.reconcile(self.deps, self.actor, self.send, due=("jobs",))
         state = self.deps.database.run(partial(jobs.lock, job_id=job_id)).state
         return True, f"checked by the reconcile sweep: it is {state}"
 

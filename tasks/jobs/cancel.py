@@ -5,7 +5,6 @@ from uuid import UUID
 
 from db import cancellation, discarding, jobs
 from db.connection import Connection, Database
-from moorage.failpoints import failpoint
 from moorage.model import JobState, Wake
 from moorage.settings import Settings
 from moorage.transitions import TERMINAL_JOB_STATES
@@ -30,9 +29,7 @@ def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str)
 
     A published render remains. The end of a prediction that is running is recorded, but its files are not downloaded.
     """
-    outcome = database.run(lambda conn: apply_cancellation(conn, job_id, actor))
-    failpoint("cancel.after_commit")
-    return outcome
+    return database.run(lambda conn: apply_cancellation(conn, job_id, actor), point="cancel")
 
 
 def apply_cancellation(conn: Connection, job_id: UUID, actor: str) -> ActionOutcome:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 from uuid import UUID
@@ -14,7 +15,6 @@ from db.connection import Connection, Database, QueuedQuery
 from db.outputs import NewOutput
 from moorage import ids
 from moorage.errors import DownloadRefused, Refused
-from moorage.failpoints import failpoint
 from moorage.model import JobDescription, JobRequest, ProjectKey, Registration, Wake
 from moorage.provider_types import OutputFile
 from moorage.settings import Settings
@@ -75,9 +75,7 @@ def create_job(
         wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity
         return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
 
-    created = database.run(insert)
-    failpoint("order.after_commit")
-    return created
+    return database.run(insert, point="order")
 
 
 def find_or_require(conn: Connection, request: JobDescription, limits: Mapping[str, int]) -> CreatedJob | None:
@@ -111,8 +109,8 @@ def register_prediction(
 
     The deliveries are woken after the commit: ingest does not see an uncommitted prediction.
     """
-    added, found = database.run(lambda conn: _queue_registration(conn, settings, provider, registration, actor="api"))
-    failpoint("register.after_commit")
+    work = partial(_queue_registration, settings=settings, provider=provider, registration=registration, actor="api")
+    added, found = database.run(work, point="register")
     wakes = wake_unmatched(database, registration.provider, registration.external_id)
     return CreatedJob(**found.rows[0], is_new=bool(added.rows), wakes=wakes)
 
@@ -186,11 +184,9 @@ def create_keep_job(
         return CreatedJob(job_id, prediction_id, "keeping", is_new=True, wakes=wakes)
 
     try:
-        created = database.run(insert)
+        return database.run(insert, point="keep_job")
     except pg.UniqueViolation:  # a concurrent request with this key committed first: now it is found
-        created = database.run(insert)
-    failpoint("keep_job.after_commit")
-    return created
+        return database.run(insert)
 
 
 def _find_expiry(file: OutputFile, providers: Mapping[str, Provider]) -> datetime | None:

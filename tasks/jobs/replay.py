@@ -23,7 +23,6 @@ from db.connection import Connection, Database
 from db.dead_letters import DeadLetterFilter
 from moorage import ids
 from moorage.errors import Refused
-from moorage.failpoints import failpoint
 from moorage.model import DeadLetter, Job, Wake
 from moorage.settings import Settings
 from moorage.transitions import TERMINAL_JOB_STATES
@@ -123,9 +122,7 @@ def retry_job(
     has deleted its files would prevent every restart. `limits`: of the owner. Raises LookupError, OwnerLimitReached.
     """
     deadline = timedelta(seconds=settings.job_deadline_seconds)
-    outcome = database.run(lambda conn: _retry(conn, job_id, deadline, actor, limits))
-    failpoint("retry.after_commit")
-    return outcome
+    return database.run(lambda conn: _retry(conn, job_id, deadline, actor, limits), point="retry")
 
 
 def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str, limits: Mapping[str, int]) -> ActionOutcome:

@@ -24,8 +24,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         if key is not None:
             deps.storage.delete(deps.storage.public_bucket, key)
     failpoint("discard.after_delete")
-    commit_step(deps, lease, guard, lambda conn: discarding.end_discarded(conn, lease))
-    failpoint("discard.after_record")
+    commit_step(deps, lease, guard, lambda conn: discarding.end_discarded(conn, lease), point="discard")
     return []
 
 

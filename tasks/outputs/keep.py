@@ -43,17 +43,14 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     output = quarantine.forget_missing(deps, lease, output)
     try:
         if output.quarantine_key is None:
-            wakes = _keep_from_source(deps, lease, output, guard)
-        else:
-            wakes = _keep_from_quarantine(deps, lease, output, guard)
+            return _keep_from_source(deps, lease, output, guard)
+        return _keep_from_quarantine(deps, lease, output, guard)
     except errors.MoorageError as error:
         breakers.note_download_error(deps, output, error)
         # Of other sources the bytes are stored.
         if isinstance(error, errors.FileTooLarge) and output.source_kind == "url" and output.quarantine_key is None:
             raise quarantine.explain_too_large(output, error) from error
         raise
-    failpoint("keep.after_record")
-    return wakes or []
 
 
 def _may_be_stored(deps: Deps, output: Output) -> bool:
@@ -67,7 +64,7 @@ def _may_be_stored(deps: Deps, output: Output) -> bool:
     return _is_awaited(job, output) or deps.database.run(partial(_decide_stored, job=job, output=output)) != "wait"
 
 
-def _keep_from_source(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake] | None:
+def _keep_from_source(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake]:
     try:
         return _keep(deps, lease, output, guard, open_source)
     except errors.OutputGone:
@@ -77,7 +74,7 @@ def _keep_from_source(deps: Deps, lease: Lease, output: Output, guard: LeaseGuar
     return _keep(deps, lease, refreshed, guard, open_source)
 
 
-def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake] | None:
+def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake]:
     """Keep a file from quarantine. If it is still refused, download it again: the server may send the right one now."""
     try:
         return _keep(deps, lease, output, guard, quarantine.open_file)
@@ -96,7 +93,7 @@ OpenedFile = contextlib.AbstractContextManager[FetchedFile]
 OpenFile = Callable[[Deps, Output, Callable[[], None]], OpenedFile]
 
 
-def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file: OpenFile) -> list[Wake] | None:
+def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file: OpenFile) -> list[Wake]:
     """Read, validate, store and record a file; if that fails after it was read, its bytes go to quarantine."""
     failpoint("keep.before_download")
     started = time.perf_counter()
@@ -117,9 +114,9 @@ def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file
         with metrics.time_phase("store"), limit():
             stored = store_output(deps, lease, output, fetched, examined, guard)
         metrics.STORED_BYTES.inc(fetched.size_bytes + (len(examined.thumb.data) if examined.thumb else 0))
-        failpoint("keep.before_record")
+        record = partial(_record, deps=deps, lease=lease, output=output, stored=stored)
         with metrics.time_phase("record"):
-            return commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, output, stored))
+            return commit_step(deps, lease, guard, record, point="keep") or []
 
 
 def _observe_validation(examined: ValidatedFile, seconds: float) -> None:

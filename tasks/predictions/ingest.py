@@ -1,16 +1,15 @@
 """The ingest step: parse recorded deliveries and apply them to their predictions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
+from functools import partial
 from uuid import UUID
 
 from db import deliveries, erasures, jobs, leases, predictions
 from db.connection import Connection
 from db.deliveries import DeliveryResult
 from moorage.errors import LeaseLost, MoorageError, Permanent, UnknownPrediction, UnrelatedEvent
-from moorage.failpoints import failpoint
 from moorage.lifecycle import ChoosePrediction, ReportDecision
 from moorage.model import Delivery, Job, Lease, Prediction, Registration, Wake
 from moorage.provider_types import PredictionReport
@@ -22,7 +21,6 @@ from tasks.predictions import inline_files, reports, submit_outcome
 from tasks.predictions.reports import ReportSource
 from tasks.step import Deps, LeaseGuard
 
-T = TypeVar("T")
 Key = tuple[str, str]  # provider and external id
 MAX_MATCH_DELAY_SECONDS = 300.0
 SHARED_SECONDS = 600.0  # for a registration, where most webhooks are about predictions of others, or anybody sends them
@@ -67,7 +65,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         report = item.provider.refine_report(report, item.delivery.body or b"", known.model if known else None)
     item = replace(item, report=inline_files.spool_files(deps, report))
     guard.check()
-    return _commit(deps, lambda conn: apply_one(conn, deps, item))
+    return deps.database.run(lambda conn: apply_one(conn, deps, item), lock_ms=LOCK_MS, point="ingest")
 
 
 def run_batch(deps: Deps, leased: Sequence[Lease]) -> tuple[list[Wake], list[Lease]]:
@@ -84,7 +82,8 @@ def run_batch(deps: Deps, leased: Sequence[Lease]) -> tuple[list[Wake], list[Lea
             left.append(lease)
         else:
             left.append(lease) if output_files.is_unclear(item.report) else items.append(item)
-    wakes, more = _commit(deps, lambda conn: apply_usual(conn, deps, items)) if items else ([], [])
+    work = partial(apply_usual, deps=deps, items=items)
+    wakes, more = deps.database.run(work, lock_ms=LOCK_MS, point="ingest") if items else ([], [])
     return wakes, left + more
 
 
@@ -96,13 +95,6 @@ def _parse(deps: Deps, lease: Lease) -> DeliveredReport:
     if provider is None:
         raise ProviderGone(f"provider {delivery.provider} is not configured")
     return DeliveredReport(lease, delivery, provider, provider.parse_report(delivery.body))
-
-
-def _commit(deps: Deps, work: Callable[[Connection], T]) -> T:
-    failpoint("ingest.before_commit")
-    result = deps.database.run(work, lock_ms=LOCK_MS)
-    failpoint("ingest.after_commit")
-    return result
 
 
 def _lock_rows(

@@ -62,9 +62,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
             return wakes
         return wakes + turns.wake_next(conn, deps.settings, deps.providers)
 
-    wakes = commit_step(deps, lease, guard, apply_locked)
-    failpoint("poll.after_commit")
-    return wakes or []
+    return commit_step(deps, lease, guard, apply_locked, point="poll") or []
 
 
 def _cancel(provider: Provider | None, prediction: Prediction) -> None:
@@ -157,17 +155,14 @@ def _time_out(leased: LeasedPrediction, result: PollResult) -> list[Wake]:
 
 def _end_without_answer(leased: LeasedPrediction, decision: DeadLetterDecision) -> list[Wake]:
     """End as lost with a dead letter, unless it was cancelled or its provider may never have created it."""
-    conn, job, prediction, actor = leased.conn, leased.job, leased.prediction, leased.lease.leased_by
+    prediction, reason = leased.prediction, decision.reason
     state: PredictionState = "lost"
-    reason = decision.reason
     if prediction.cancel_reason is not None:
         state, reason = "cancelled", to_storable(f"{prediction.cancel_reason}; final state unknown: {reason}")
     elif prediction.external_id is None:  # no output is expected of it
         state, reason = "failed", f"{submit_outcome.UNCERTAIN}: no webhook received"
-    ended_by, provider = "deadline" if decision.category == "TIMED_OUT" else "poll", prediction.provider
+    ended_by = "deadline" if decision.category == "TIMED_OUT" else "poll"
     leased.end(state, replace(decision, reason=reason), ended_by=ended_by)
     if state == "lost":
-        dead_letters.add(
-            conn, "prediction", prediction.id, decision, step="poll", job_id=job.id, provider=provider, actor=actor
-        )
+        dead_letters.add(leased.conn, "prediction", prediction.id, decision, step="poll", actor=leased.lease.leased_by)
     return leased.advance_chain(decision)

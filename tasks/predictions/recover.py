@@ -12,7 +12,6 @@ from uuid import UUID
 from db import predictions
 from db.connection import Connection, current_time
 from moorage import webhook_keys
-from moorage.failpoints import failpoint
 from moorage.model import Prediction, Registration, Wake
 from moorage.provider_types import ListedPrediction
 from providers.base import Provider
@@ -143,8 +142,7 @@ def _register(
         prediction_id, is_new = create.insert_registration(conn, deps.settings, provider, registration, actor=actor)
         return is_new, predictions.make_due_by_id(conn, [prediction_id])
 
-    is_new, due = deps.database.run(add)
-    failpoint("recover.after_commit")
+    is_new, due = deps.database.run(add, point="recover")
     wakes = [Wake("poll", prediction_id) for prediction_id in due]
     # After the commit: ingest does not see an uncommitted prediction.
     return is_new, wakes + create.wake_unmatched(deps.database, provider.name, listed.external_id)

@@ -231,12 +231,9 @@ def _hold_in_reserve(received: ReceivedReport) -> list[NewOutput]:
 
 def _add_dead_letters(received: ReceivedReport, added: Sequence[NewOutput]) -> None:
     """Add the dead letters of files that must not be downloaded."""
-    conn, job, provider, actor = received.conn, received.job, received.prediction.provider, received.source.actor
     for output in (output for output in added if output.file.problem):
         decision = DeadLetterDecision("DOWNLOAD_FAILED", "DownloadRefused", output.file.problem or "", retryable=False)
-        dead_letters.add(
-            conn, "output", output.id, decision, step="ingest", job_id=job.id, provider=provider, actor=actor
-        )
+        dead_letters.add(received.conn, "output", output.id, decision, step="ingest", actor=received.source.actor)
 
 
 def _complete_choice(received: ReceivedReport, added: Sequence[NewOutput]) -> list[Wake]:
@@ -272,9 +269,6 @@ def _end_without_files(received: ReceivedReport, end: EndPrediction) -> ReportOu
     decision = DeadLetterDecision(end.category, "PredictionLost", reason, retryable=received.report.needs_fetch)
     received.end_prediction(end.state, reason=reason, category=end.category)
     if end.state == "lost":  # the provider created files that were not received
-        provider = prediction.provider
-        dead_letters.add(
-            conn, "prediction", prediction.id, decision, step=step, job_id=job.id, provider=provider, actor=actor
-        )
+        dead_letters.add(conn, "prediction", prediction.id, decision, step=step, actor=actor)
     wakes = fallback.advance(conn, job, decision, actor=actor)
     return ReportOutcome(True, True, f"{end.state}: {reason}", wakes)

@@ -90,11 +90,9 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     failpoint("submit.after_answer")
     record = partial(record_submission, deps=deps, lease=lease, provider=provider, result=result)
     is_listed = provider.can_list and provider.can_call(deps.settings.public_url)  # the list has the result, too
-    recorded = commit_step(deps, lease, guard, record, is_repeatable=is_listed)
-    failpoint("submit.after_commit")
+    wakes = commit_step(deps, lease, guard, record, point="submit", is_repeatable=is_listed) or []
     if isinstance(result, errors.MoorageError):
         breakers.note_api_error(deps, guard, provider.name, job.id, result)
-    wakes = recorded or []
     if isinstance(result, SubmitResult):
         wakes = wakes + create.wake_unmatched(deps.database, provider.name, result.external_id)
     return wakes

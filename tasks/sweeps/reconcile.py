@@ -1,10 +1,10 @@
 """The reconcile sweep: five repairs, each safe at any time and by any number of workers at once."""
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 import psycopg
@@ -16,34 +16,32 @@ from moorage.failpoints import failpoint
 from moorage.model import ProjectKey, Wake
 from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import fallback, settle
-from tasks.step import Deps, SendWakes, skip_after_error
+from tasks.step import Deps, SendWakes, Work, skip_after_error
 
 RECHECK_INTERVAL: Final = timedelta(seconds=60)
-REPAIRS: Final = ("clock", "leases", "jobs", "documents", "statuses")
 MAX_LOCKED: Final = 2  # each is waited for, and its holder looked up, for a third of a second: dispatch waits meanwhile
 RENEWED_BY: Final = 2 / 3  # of a lease's duration: its second renewal is due by then
 LOCK_MS: Final = 50  # a locked row is skipped: the next run finds it again
 
 log = logs.get_logger(__name__)
-T = TypeVar("T")
+Repair = Callable[[Connection, Any], list[Wake] | None]  # of one row
 
 
-def reconcile(deps: Deps, actor: str, send: SendWakes, due: Collection[str] = REPAIRS) -> dict[str, Any]:
+def reconcile(deps: Deps, actor: str, send: SendWakes, due: Collection[str]) -> dict[str, Any]:
     """Make the repairs that are due; returns counts. Ends each after MAX_LOCKED locked rows: the next run continues."""
-    clock = 0
-    if "clock" in due:
-        clock = deps.database.run(partial(correct_clock, lease_seconds=deps.settings.lease_seconds))
-    released = release_leases(deps, actor) if "leases" in due else []
-    checked, wakes = check_deadlines(deps, actor) if "jobs" in due else (0, [])
-    documents = repair_documents(deps) if "documents" in due else 0
-    statuses = correct_statuses(deps) if "statuses" in due else 0
-    send(released + wakes)
-    return {"released": len(released), "jobs": checked, "documents": documents, "clock": clock, "statuses": statuses}
-
-
-def correct_clock(conn: Connection, lease_seconds: float) -> int:
-    """Move times that lie too far ahead to the present after PostgreSQL's clock was set back; returns rows."""
-    return clock_skew.correct_future_times(conn, lease_seconds) if clock_skew.was_clock_set_back(conn) else 0
+    correct = partial(clock_skew.correct_future_times, lease_seconds=deps.settings.lease_seconds)
+    clock = deps.database.run(correct) if "clock" in due else 0
+    wakes = release_leases(deps, actor) if "leases" in due else []
+    released, check = len(wakes), partial(_check_job, deps=deps, actor=actor)
+    document = partial(repair_document, asset_base=deps.asset_base)
+    repairs: dict[str, tuple[Work[list[Any]], Repair, str]] = {
+        "jobs": (jobs.list_due, check, "job.check_failed"),
+        "documents": (projects.list_overwritten, document, "project.repair_failed"),
+        "statuses": (progress.list_wrong_statuses, progress.update_status, "project.status_failed"),
+    }
+    counts = {name: _repair_rows(deps, *repair, wakes) if name in due else 0 for name, repair in repairs.items()}
+    send(wakes)
+    return {"released": released, "clock": clock, **counts}
 
 
 def release_leases(deps: Deps, actor: str) -> list[Wake]:
@@ -63,25 +61,25 @@ def release_leases(deps: Deps, actor: str) -> list[Wake]:
     return wakes
 
 
-def _draw_rows(rows: Sequence[T], locked: Sequence[T]) -> Iterator[T]:
-    """Yield rows until some were locked; in random order, so that the same ones do not delay the others for ever."""
+def _repair_rows(deps: Deps, list_rows: Work[list[Any]], repair: Repair, event: str, wakes: list[Wake]) -> int:
+    """
+    Repair rows, each in a transaction, until some were locked; add to `wakes`, and return how many rows there were.
+
+    In random order, so that the same ones do not delay the others for ever.
+    """
+    rows, locked = deps.database.run(list_rows), list[Any]()
+
+    def run(row: Any) -> list[Wake]:
+        return deps.database.run(lambda conn: repair(conn, row), lock_ms=LOCK_MS, point="reconcile") or []
+
     for row in random.sample(rows, len(rows)):
         if len(locked) < MAX_LOCKED:
-            yield row
+            with skip_after_error(event, row, locked):
+                wakes += run(row)
+    return len(rows)
 
 
-def check_deadlines(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
-    job_ids, locked = deps.database.run(jobs.list_due), list[UUID]()
-    wakes: list[Wake] = []
-    for job_id in _draw_rows(job_ids, locked):
-        with skip_after_error("job.check_failed", job_id, locked):
-            work = partial(_check_job, deps=deps, job_id=job_id, actor=actor)
-            wakes += deps.database.run(work, lock_ms=LOCK_MS)
-            failpoint("reconcile.after_check")
-    return len(job_ids), wakes
-
-
-def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[Wake]:
+def _check_job(conn: Connection, job_id: UUID, deps: Deps, actor: str) -> list[Wake]:
     """Poll what an open job awaits, or advance its chain if it awaits nothing; recount a keeping job."""
     job = jobs.lock(conn, job_id)
     if not jobs.postpone(conn, job_id, RECHECK_INTERVAL):
@@ -97,26 +95,7 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
     return polls + fallback.advance(conn, job, decision, actor=actor)
 
 
-def repair_documents(deps: Deps) -> int:
-    keys, locked = deps.database.run(projects.list_overwritten), list[ProjectKey]()
-    for key in _draw_rows(keys, locked):
-        with skip_after_error("project.repair_failed", key, locked):
-            work = partial(repair_document, key=key, asset_base=deps.asset_base)
-            deps.database.run(work, lock_ms=LOCK_MS)
-            failpoint("reconcile.after_mend")
-    return len(keys)
-
-
 def repair_document(conn: Connection, key: ProjectKey, asset_base: str) -> None:
     project = projects.lock(conn, key)
     if project is not None:
         placements.update_image_urls(conn, project, asset_base)
-
-
-def correct_statuses(deps: Deps) -> int:
-    """Compare the status of the next projects with their jobs and correct it; returns how many differed."""
-    keys, locked = deps.database.run(progress.list_wrong_statuses), list[ProjectKey]()
-    for key in _draw_rows(keys, locked):
-        with skip_after_error("project.status_failed", key, locked):
-            deps.database.run(partial(progress.update_status, project=key), lock_ms=LOCK_MS)
-    return len(keys)

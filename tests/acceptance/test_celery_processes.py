@@ -40,7 +40,7 @@ def test_flower_agrees_with_200_rows(world, tmp_path):
     with Typed(world, tmp_path, ports.reserve(1)[0], ("flower",)) as typed:
         flower = FlowerView(typed.flower, typed.user)
         until(lambda: told_of(flower, kept(world)), "Flower lists the steps with their row ids", seconds=120)
-        for point in ("keep.after_download", "ingest.after_claim", "keep.before_record"):
+        for point in ("keep.after_download", "ingest.after_claim", "keep.before_commit"):
             world.arm(point)
 
         assert_agreement(world, flower, 25)

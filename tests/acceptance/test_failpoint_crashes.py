@@ -35,8 +35,8 @@ POINTS = {
     "quarantine.before_put": HALF,
     "quarantine.after_put": HALF,
     "quarantine.after_record": HALF,
-    "keep.before_record": OK,
-    "keep.after_record": OK,
+    "keep.before_commit": OK,
+    "keep.after_commit": OK,
     "settle.before_publish": OK,
     "settle.after_publish": OK,
     "publish.before_keep": OK,
@@ -56,14 +56,15 @@ POINTS = {
     "drain.after_finish": OK,
     "discard.before_finish": OK,
     "discard.after_finish": OK,
-    "failure.before_record": HALF,
-    "failure.after_record": TROUBLED,
-    "breaker.before_note": TROUBLED,
-    "breaker.after_note": TROUBLED,
+    "failure.before_commit": HALF,
+    "failure.after_commit": TROUBLED,
+    "breaker.before_commit": TROUBLED,
+    "breaker.after_commit": TROUBLED,
     "poll.before_claim": SILENT,
     "poll.after_claim": SILENT,
     "poll.before_request": SILENT,
     "poll.after_answer": SILENT,
+    "poll.before_commit": SILENT,
     "poll.after_commit": SILENT,
     "publish.before_poll": SILENT,
     "publish.after_poll": SILENT,
@@ -73,7 +74,8 @@ POINTS = {
     "storage.before_delete": HALF,
     "storage.after_delete": HALF,
     "discard.after_delete": HALF,
-    "discard.after_record": HALF,
+    "discard.before_commit": HALF,
+    "discard.after_commit": HALF,
     "publish.before_discard": HALF,
     "publish.after_discard": HALF,
 }
@@ -83,8 +85,8 @@ SHORT = {
     "ingest.after_claim",
     "ingest.after_commit",
     "keep.before_claim",
-    "keep.before_record",
-    "keep.after_record",
+    "keep.before_commit",
+    "keep.after_commit",
     "storage.after_put",
     "quarantine.after_put",
     "settle.after_publish",
@@ -92,12 +94,12 @@ SHORT = {
     "dispatch.after_tick",
     "dispatch.before_finish",
     "reconcile.after_timeline",
-    "failure.after_record",
-    "breaker.after_note",
+    "failure.after_commit",
+    "breaker.after_commit",
     "poll.after_answer",
     "poll.after_commit",
     "storage.after_delete",
-    "discard.after_record",
+    "discard.after_commit",
     "drain.after_finish",
     "receive.before_commit",
     "receive.after_commit",
@@ -117,6 +119,7 @@ RECEIVER = (
     "receive.after_commit",
     "publish.before_ingest",
     "publish.after_ingest",
+    "register.before_commit",
     "register.after_commit",
 )
 
@@ -194,7 +197,7 @@ def crashes(world, point):
     """Return how many crashes stand in the rows of a point's step; None where the row is not leased at it."""
     tables = {"ingest": "deliveries", "poll": "predictions", "keep": "outputs", "settle": "outputs"}
     table = tables.get(point.split(".", maxsplit=1)[0])
-    behind = ("ingest.after_commit", "poll.after_commit", "keep.after_record")
+    behind = ("ingest.after_commit", "poll.after_commit", "keep.after_commit")
     if table is None or point in behind or point.endswith(".before_claim"):
         return None
     # A row that is worked on counts one more until it is written back; others than this test's may be.
@@ -204,7 +207,7 @@ def crashes(world, point):
 @pytest.mark.parametrize("point", cases(RECEIVER))
 def test_a_crash_of_the_receiver_loses_and_doubles_nothing(world, point):
     """What was answered 2xx is recorded, and what was not comes again."""
-    if point == "register.after_commit":
+    if point.startswith("register."):
         made = world.standin.create_prediction({"standin": {"duration_s": 0.3, "formats": ["png"]}}, world.hook)
         world.arm(point)
         with pytest.raises(OSError, match="onnection"):  # requests' errors are OSErrors
@@ -214,8 +217,8 @@ def test_a_crash_of_the_receiver_loses_and_doubles_nothing(world, point):
     until(lambda: not world.is_armed(point), f"a crash at {point}")
 
     mended(world)
-    if point == "register.after_commit":
-        asked = world.register(made["id"], status=200)  # the application asks again, and finds its job
+    if point.startswith("register."):  # the application asks again; once it was committed, it finds its job
+        asked = world.register(made["id"], status=200 if point == "register.after_commit" else 201)
 
     world.await_end(asked)
     assert world.job(asked)["state"] == "succeeded"
@@ -296,33 +299,34 @@ def test_a_recovery_that_dies_is_run_again(world):
     world.check(asked)
 
 
-def test_a_crash_behind_the_look_at_a_job_delays_it_only(world):
-    """What it woke is due by its row."""
-    world.arm("reconcile.after_check")
+def test_a_crash_before_a_repair_is_recorded_delays_it_only(world):
+    """The job that was to be looked at is still due."""
+    world.arm("reconcile.before_commit")
     script, registered = SILENT
     asked = world.ask(script, **registered)
 
     world.rows("UPDATE jobs SET run_at = moment() WHERE id = %(id)s RETURNING id", id=asked.job_id)
-    until(lambda: not world.is_armed("reconcile.after_check"), "a crash behind the look at a job")
+    until(lambda: not world.is_armed("reconcile.before_commit"), "a crash before a repair is recorded")
 
     world.await_end(asked)
     assert world.job(asked)["state"] == "succeeded"
     world.check(asked)
 
 
-def test_a_crash_behind_the_mending_of_a_document_leaves_it_mended(world):
-    """The next sweep finds nothing to do with it."""
+def test_a_crash_behind_a_repair_leaves_it_done(world):
+    """The next sweep goes on with what else there is to do."""
     script, registered = OK
     asked = world.ask(script, **registered, project_id="crash", scene="s1")
     world.await_end(asked)
-    world.arm("reconcile.after_mend")
+    world.arm("reconcile.after_commit")
 
     stale = "UPDATE projects SET document = %(document)s::jsonb WHERE id = 'crash' RETURNING id"
     assert world.rows(stale, document='{"scenes": [{"id": "s1", "imageUrls": ["stale"]}]}')
-    until(lambda: not world.is_armed("reconcile.after_mend"), "a crash behind the mending of a document")
+    until(lambda: not world.is_armed("reconcile.after_commit"), "a crash behind a repair")
 
-    (scene,) = world.one("SELECT document FROM projects WHERE id = 'crash'")["document"]["scenes"]
-    assert scene["imageUrls"] == [world.blobs.build_asset_url(row["key"]) for row in world.outputs(asked)]
+    urls = [world.blobs.build_asset_url(row["key"]) for row in world.outputs(asked)]
+    document = "SELECT document FROM projects WHERE id = 'crash'"
+    until(lambda: world.one(document)["document"]["scenes"][0]["imageUrls"] == urls, "the document is mended")
 
 
 @pytest.mark.parametrize(("point", "is_done"), [("migrate.before_commit", False), ("migrate.after_commit", True)])

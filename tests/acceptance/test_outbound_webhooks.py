@@ -7,13 +7,15 @@ from tests.acceptance.conftest import NOTIFY_SECRET
 from tests.acceptance.test_failpoint_crashes import run
 from tests.acceptance.world import until
 
-PROVE = ("notify.before_claim", "notify.before_request", "publish.before_notify")  # beside another one in `make test`
+# Beside another one in `make test`.
+PROVE = ("notify.before_claim", "notify.before_request", "notify.before_commit", "publish.before_notify")
 POINTS = (
     "notify.before_claim",
     "notify.after_claim",
     "notify.before_request",
     "notify.after_answer",
-    "notify.after_record",
+    "notify.before_commit",
+    "notify.after_commit",
     "publish.before_notify",
     "publish.after_notify",
 )
@@ -35,7 +37,7 @@ def test_a_crash_of_a_worker_leaves_no_end_untold(world, application, point):
 
     heard = application.of(asked.job_id)
     assert {one.headers["webhook-id"] for one in heard} == {str(notification["id"])}
-    assert len(heard) == (2 if point == "notify.after_answer" else 1)
+    assert len(heard) == (2 if point in ("notify.after_answer", "notify.before_commit") else 1)
     assert notifications_of(world, asked) == [notification]
     body = Webhook(NOTIFY_SECRET).verify(heard[0].raw, heard[0].headers)
     assert (body["type"], len(body["data"]["variants"])) == ("job.succeeded", 1)

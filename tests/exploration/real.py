@@ -24,7 +24,6 @@ from tests.exploration.state import (
     D0,
     DELIVERIES,
     JOB,
-    LIVE,
     O0,
     OUTPUTS,
     P0,
@@ -211,8 +210,8 @@ RETURNING id
             self.deps.database.fetch_all(MAKE_MOST_URGENT, {"id": row_id})
             lease, _ = output_claims.claim(self.deps.database, row_id, **limits)
         else:
-            states = LIVE[label.slot]
-            lease = leases.claim(self.deps.database, TABLE[label.slot], row_id, states=states, **limits)
+            step = "discard" if label.slot in OUTPUTS else leases.STEP_BY_TABLE[TABLE[label.slot]]
+            lease = leases.claim(self.deps.database, step, row_id, **limits)
         assert lease is not None, f"{label}: an empty claim"
         assert lease.row_id == row_id
         lease = kept_world.with_delivery(self.deps, lease) if label.slot in DELIVERIES else lease
@@ -296,7 +295,7 @@ RETURNING id
 
     def _check(self, conn: Connection) -> object:
         conn.execute("UPDATE jobs SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [self.job_id])
-        return reconcile._check_job(conn, self.deps, self.job_id, "sweep")
+        return reconcile._check_job(conn, self.job_id, self.deps, "sweep")
 
     def _ingest(self, conn: Connection, lease: Lease) -> object:
         applied = ingest.apply_one(conn, self.deps, ingest._parse(self.deps, lease))

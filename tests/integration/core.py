@@ -186,7 +186,8 @@ class World:
 
     def claim(self, table: Any, row_id: UUID, states: tuple[str, ...], **changes: Any) -> Lease | None:
         given = {"leased_by": LEASED_BY, "lease_seconds": 30.0, "max_crashes": 5, **changes}
-        return leases.claim(self.conn, table, row_id, states=states, **given)
+        steps = (step for step, (name, known, _) in leases.WORK.items() if name == table and states[0] in known)
+        return leases.claim(self.conn, next(steps), row_id, **given)
 
     def claimed_output(self, output_id: UUID) -> Lease:
         lease = self.claim("outputs", output_id, ("waiting",))

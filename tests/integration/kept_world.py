@@ -14,7 +14,7 @@ from db import leases
 from db.connection import Connection
 from moorage import ids
 from moorage.errors import MoorageError
-from moorage.model import Delivery, Lease, Wake, WorkTable
+from moorage.model import Delivery, Lease, Wake
 from receiver.deliveries import INSERT, NewDelivery, build_arguments
 from tasks.outputs import discard, keep
 from tasks.predictions import ingest
@@ -22,11 +22,6 @@ from tasks.step import Deps
 from tests.integration import command_line as cli
 from worker import failures
 
-TABLES: dict[str, tuple[WorkTable, tuple[str, ...]]] = {
-    "ingest": ("deliveries", ("new", "unmatched")),
-    "keep": ("outputs", ("waiting",)),
-    "discard": ("outputs", ("discarding",)),
-}
 STEPS = {"ingest": ingest.run, "keep": keep.run, "discard": discard.run}
 
 
@@ -82,12 +77,8 @@ def work(deps: Deps, *wakes: Wake) -> None:
 
 def claim(deps: Deps, wake: Wake) -> Lease:
     """Claim a row for a worker of the test."""
-    table, states = TABLES[wake.step]
-    lease = deps.database.run(
-        lambda conn: leases.claim(
-            conn, table, wake.row_id, states=states, leased_by=f"node/{ids.uuid7()}", lease_seconds=30, max_crashes=5
-        )
-    )
+    who = {"leased_by": f"node/{ids.uuid7()}", "lease_seconds": 30, "max_crashes": 5}
+    lease = deps.database.run(lambda conn: leases.claim(conn, wake.step, wake.row_id, **who))
     assert lease is not None
     if wake.step != "ingest":
         return lease

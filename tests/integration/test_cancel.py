@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from db import leases
+from db import connection, leases
 from embedded.stack import Stack
 from moorage.errors import LeaseLost
 from moorage.model import Wake
@@ -183,7 +183,7 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-def crashing(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
+def crashing(monkeypatch: pytest.MonkeyPatch, name: str, module: object = connection) -> None:
     """End the process at a failpoint, once."""
     left = [name]
 
@@ -195,11 +195,23 @@ def crashing(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None
     monkeypatch.setattr(module, "failpoint", failpoint)
 
 
+def test_a_crash_before_the_commit_changes_nothing(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever had no answer asks again."""
+    job_id = started(at)
+    crashing(monkeypatch, "cancel.before_commit")
+
+    with pytest.raises(Crash):
+        cancelled(at, job_id)
+
+    assert at.state("jobs", job_id) == "open"
+    assert cancelled(at, job_id).after == "cancelled"
+
+
 def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dispatch finds what is due."""
     job_id = started(at)
     prediction_id, _ = running(at, job_id)
-    crashing(monkeypatch, cancel, "cancel.after_commit")
+    crashing(monkeypatch, "cancel.after_commit")
 
     with pytest.raises(Crash):
         cancelled(at, job_id)
@@ -220,7 +232,7 @@ def test_a_crash_while_the_provider_is_asked_to_stop_asks_again(
     asked = stoppable(at, monkeypatch)
     cancelled(at, job_id)
     at.source.predictions[external_id] = prediction(external_id, "canceled")
-    crashing(monkeypatch, poll, point)
+    crashing(monkeypatch, point, poll)
     with pytest.raises(Crash):
         at.step("poll", prediction_id)
     at.deps.database.run(lambda conn: leases.release_held_by(conn, LEASED_BY, "its process died"))

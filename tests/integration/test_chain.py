@@ -206,7 +206,7 @@ def test_an_open_jobs_deadline_ends_what_was_not_submitted(at: World) -> None:
     job_id = started(at, placeholder=True)
     at.conn.execute("UPDATE jobs SET deadline_at = moment(), run_at = moment() WHERE id = %s", (job_id,))
 
-    reconcile.reconcile(at.deps, "sweep", len)
+    reconcile.reconcile(at.deps, "sweep", len, {"jobs"})
 
     assert tried(at, job_id) == [("replicate", 0, "cancelled"), ("placeholder", None, "succeeded")]
     kept(at, job_id)

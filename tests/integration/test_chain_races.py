@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from db import leases, submissions
+from db import clock_skew, leases, submissions
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.jobs import cancel, delete_render, replay
@@ -34,7 +34,7 @@ def retried(at: World, job_id: UUID) -> replay.ActionOutcome:
 
 def checked(at: World, job_id: UUID) -> list[Wake]:
     """Check a job as the sweep does that has just found it due."""
-    return at.deps.database.run(lambda conn: reconcile._check_job(conn, at.deps, job_id, "sweep"))
+    return at.deps.database.run(lambda conn: reconcile._check_job(conn, job_id, at.deps, "sweep"))
 
 
 def ended_by_us(at: World, prediction_id: UUID, external_id: str) -> None:
@@ -307,7 +307,7 @@ def test_a_submission_that_is_found_while_the_clock_is_ahead_is_polled_soon(at: 
     with at.later("1 hour") as ahead:
         found = {"first_poll_seconds": 15.0, "reason": "found in the list"}
         ahead.deps.database.run(lambda conn: submissions.mark_running(conn, lease, "found", **found))
-    at.deps.database.run(lambda conn: reconcile.correct_clock(conn, 30.0))
+    at.deps.database.run(lambda conn: clock_skew.correct_future_times(conn, 30.0))
 
     assert at.one("SELECT run_at <= moment() + interval '15 s' FROM predictions WHERE id = %s", prediction_id)
 

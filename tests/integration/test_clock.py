@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from db import ticks
 from embedded.stack import Stack
 from tasks.sweeps import reconcile
 from tests.integration.chains import planned, started
@@ -24,7 +25,9 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 
 
 def run_reconcile(at: World) -> dict[str, object]:
-    return reconcile.reconcile(at.deps, "test", lambda _wakes: 0)
+    tick = ticks.claim_slot(at.deps.database, "reconcile", 1.0)
+    assert tick is not None
+    return reconcile.reconcile(at.deps, "test", lambda _wakes: 0, tick.due)
 
 
 def ahead(at: World) -> tuple[object, object]:

@@ -34,7 +34,7 @@ def document(at: World, project_id: str = "home"):
 
 
 def run_reconcile(at: World) -> dict:
-    return reconcile.reconcile(at.deps, "sweeper", lambda wakes: len(wakes))
+    return reconcile.reconcile(at.deps, "sweeper", len, {"documents"})
 
 
 def test_a_kept_file_appears_in_its_scene(at: World) -> None:

@@ -91,9 +91,7 @@ def test_work_in_flight_does_not_show_that_the_broker_has_recovered(
     create_waiting_rows(deps, conn)
     row = conn.execute("SELECT id FROM outputs WHERE idx = 7").fetchone()
     assert row is not None
-    assert leases.claim(
-        conn, "outputs", row["id"], states=["waiting"], leased_by="keep1@host/task", lease_seconds=30, max_crashes=5
-    )
+    assert leases.claim(conn, "keep", row["id"], leased_by="keep1@host/task", lease_seconds=30, max_crashes=5)
     recovery.measure_probe("broker killed")
     recovery.check()
 
@@ -115,8 +113,8 @@ def test_a_worker_is_recovered_when_its_rows_are_resumed(
     create_waiting_rows(deps, conn)
     row = conn.execute("SELECT id FROM outputs WHERE idx = 7").fetchone()
     assert row is not None
-    arguments: Any = {"states": ["waiting"], "lease_seconds": 30, "max_crashes": 5}
-    assert leases.claim(conn, "outputs", row["id"], leased_by="keep1@host/task", **arguments)
+    arguments: Any = {"lease_seconds": 30, "max_crashes": 5}
+    assert leases.claim(conn, "keep", row["id"], leased_by="keep1@host/task", **arguments)
     recovery.read_state()
     recovery.measure_leases(kind, "keep1")
     recovery.check()
@@ -130,7 +128,7 @@ def test_a_worker_is_recovered_when_its_rows_are_resumed(
     conn.execute("UPDATE outputs SET lease_token = NULL, leased_by = NULL, leased_until = NULL WHERE idx = 7")
     recovery.check()
     released = dict(recovery.seconds)
-    assert leases.claim(conn, "outputs", row["id"], leased_by="keep2@host/task", **arguments)
+    assert leases.claim(conn, "keep", row["id"], leased_by="keep2@host/task", **arguments)
     recovery.check()
 
     assert (before, released) == ({}, {})

@@ -369,21 +369,21 @@ def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppabl
     assert at.row("outputs", lease.row_id)["attempt"] == 1
 
 
-def test_a_step_that_postgresql_failed_is_handed_back_uncounted(at: World) -> None:
+def test_a_step_that_postgresql_failed_is_handed_back_uncounted(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five outages are no five crashes: they would make a good file POISON."""
     lease = leased(at)
 
     def work(*_: object) -> list[Wake]:
         raise DatabaseUnavailable("PostgreSQL went away")
 
-    spec = step_runner.StepSpec("outputs", ("waiting",), work)
-    step_runner._run_claimed(at.deps, spec, "keep", lease, Held())
+    monkeypatch.setitem(step_runner.STEPS, "keep", work)
+    step_runner._run_claimed(at.deps, "keep", lease, Held())
 
     row = at.row("outputs", lease.row_id)
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 0, 0)
 
 
-def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World) -> None:
+def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker is lost to it, and the dead letter says where it was."""
     made = at.keeping([at.source.picture()])
     (output_id,) = at.outputs(made.job_id)
@@ -393,7 +393,8 @@ def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World) -> N
     def work(*_: object) -> list[Wake]:
         raise ZeroDivisionError("a bug")
 
-    step_runner._run_claimed(at.deps, step_runner.StepSpec("outputs", ("waiting",), work), "keep", lease, Held())
+    monkeypatch.setitem(step_runner.STEPS, "keep", work)
+    step_runner._run_claimed(at.deps, "keep", lease, Held())
 
     (letter,) = at.letters(output_id)
     assert (letter["category"], letter["error"]) == ("INTERNAL", "UnexpectedError")

@@ -12,7 +12,9 @@ from embedded.stack import Stack
 from moorage import ids
 from moorage.errors import LeaseLost
 from moorage.model import Lease
+from moorage.retry_policy import DeadLetterDecision
 from tests.integration.core import World, database_of, kept, prediction, together, wait_until, world
+from worker import failures
 from worker.heartbeat import Heartbeat
 
 TABLES = {"deliveries": ("new", "unmatched"), "predictions": ("running",), "outputs": ("waiting",)}
@@ -119,6 +121,19 @@ def test_a_row_that_crashed_too_often_is_not_claimed(at: World, lease: Lease) ->
     assert poison.lease(at.conn, STEP_BY_TABLE[lease.table], lease.row_id, leased_by="x", max_crashes=5) is not None
 
 
+def test_a_dead_letter_names_the_provider_and_job_of_its_row(at: World, lease: Lease) -> None:
+    """Operators select dead letters by them. A delivery has no job."""
+    decision = DeadLetterDecision("INTERNAL", "Test", "for this test", retryable=True)
+    step = STEP_BY_TABLE[lease.table]
+
+    at.deps.database.run(lambda conn: failures.dead_letter_row(conn, at.deps, lease, step, decision, {}))
+
+    (letter,) = at.letters(lease.row_id)
+    made = at.conn.execute("SELECT provider, job_id FROM predictions").fetchone() or {"provider": "replicate"}
+    assert (letter["provider"], letter["job_id"]) == (made["provider"], made.get("job_id"))
+    assert at.one("SELECT job_id FROM events WHERE subject = 'dead_letter'") == letter["job_id"]
+
+
 def test_a_poisoned_delivery_is_a_dead_letter(at: World) -> None:
     """Its event tells the state it was in."""
     delivery = at.delivered(prediction("nobody", "processing"))
@@ -138,9 +153,7 @@ def test_eight_claims_at_once_give_one_lease(at: World) -> None:
     def claim() -> None:
         with at.beside() as deps:
             lease = deps.database.run(
-                lambda conn: leases.claim(
-                    conn, "outputs", row_id, states=("waiting",), leased_by="x", lease_seconds=30, max_crashes=5
-                )
+                lambda conn: leases.claim(conn, "keep", row_id, leased_by="x", lease_seconds=30, max_crashes=5)
             )
             won.append(lease)
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, NoReturn
 from uuid import UUID
@@ -12,7 +11,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from db import leases, lock_holders
+from db import leases, lock_holders, ticks
 from db.connection import Connection, connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseLocked
@@ -229,7 +228,7 @@ def end_as_a_recycled_child(output_id: str) -> NoReturn:
         wait_until(lambda: eyes.execute(WAITING, ("moorage-heartbeat",)).fetchone() is not None)
         console.rollback()
 
-    step_runner.STEPS["keep"] = replace(step_runner.STEPS["keep"], run=be_locked)
+    step_runner.STEPS["keep"] = be_locked
     step_runner.run_step("keep", UUID(output_id), LEASED_BY)
     threading.Thread(target=release).start()
     celery_tasks.signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
@@ -303,12 +302,12 @@ def test_reconcile_ends_overdue_jobs_beside_locked_ones(at: World) -> None:
     at.conn.execute("UPDATE predictions SET state = 'lost', ended_at = moment(), ended_by = 'us', run_at = NULL")
 
     with forgotten(at, LOCK_JOB, locked):
-        checked, _ = reconcile.check_deadlines(at.deps, LEASED_BY)
+        checked = reconcile.reconcile(at.deps, LEASED_BY, len, {"jobs"})["jobs"]
 
     assert checked == 1
     assert at.state("jobs", other) == "failed"
     assert at.state("jobs", locked) == "open"
-    assert reconcile.check_deadlines(at.deps, LEASED_BY)[0] == 1
+    assert reconcile.reconcile(at.deps, LEASED_BY, len, {"jobs"})["jobs"] == 1
     assert at.state("jobs", locked) == "failed"
 
 
@@ -324,7 +323,7 @@ def test_reconcile_releases_and_corrects_beside_locked_rows(at: World) -> None:
 
     with forgotten(at, "SELECT FROM deliveries WHERE id = %s FOR UPDATE", first) as holder:
         holder.conn.execute("SELECT FROM projects WHERE id = 'p1' FOR UPDATE")
-        result = reconcile.reconcile(at.deps, LEASED_BY, len)
+        result = reconcile.reconcile(at.deps, LEASED_BY, len, ticks.DUE["reconcile"])
 
     assert result["clock"] == 1
     assert at.one("SELECT run_at <= moment() FROM deliveries WHERE id = %s", second)

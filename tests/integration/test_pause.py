@@ -16,8 +16,6 @@ from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as kw
 
-CLAIMS = {"keep": ("outputs", ("waiting",)), "poll": ("predictions", ("running",)), "ingest": ("deliveries", ("new",))}
-
 
 def waiting(deps: Deps, external_id: str = "abc") -> Wake:
     """Return the wake of an output that waits, of a prediction that succeeded at Replicate."""
@@ -28,16 +26,7 @@ def waiting(deps: Deps, external_id: str = "abc") -> Wake:
 
 
 def claim(conn: Connection, wake: Wake) -> Any:
-    table, states = CLAIMS[wake.step]
-    return leases.claim(
-        conn,
-        table,
-        wake.row_id,
-        states=states,
-        leased_by="n/t",
-        lease_seconds=30,
-        max_crashes=5,  # type: ignore[arg-type]
-    )
+    return leases.claim(conn, wake.step, wake.row_id, leased_by="n/t", lease_seconds=30, max_crashes=5)
 
 
 def due(conn: Connection, step: str) -> list[Any]:
@@ -101,7 +90,7 @@ def test_objects_are_discarded_during_a_pause(deps: Deps, conn: Connection) -> N
 
     assert due(conn, "discard") == [wake.row_id]
     given = {"leased_by": "n/t", "lease_seconds": 30.0, "max_crashes": 5}
-    assert leases.claim(conn, "outputs", wake.row_id, states=("discarding",), **given) is not None
+    assert leases.claim(conn, "discard", wake.row_id, **given) is not None
 
 
 def test_webhooks_are_recorded_and_ingested_during_a_pause(deps: Deps, conn: Connection) -> None:

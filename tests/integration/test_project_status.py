@@ -27,7 +27,7 @@ def status(at: World, project_id: str = "p1") -> str:
 
 
 def run_reconcile(at: World) -> int:
-    return int(reconcile.reconcile(at.deps, "sweeper", lambda wakes: len(wakes))["statuses"])
+    return int(reconcile.reconcile(at.deps, "sweeper", len, {"statuses"})["statuses"])
 
 
 def test_two_jobs_that_end_at_once_leave_no_project_open(at: World) -> None:

@@ -140,7 +140,7 @@ def raise_once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, nth
 def test_an_expired_source_does_not_end_a_replay(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The URL is of no use any more, the bytes are; an unexpected error is retried."""
     _, row = refused(at, png(5))
-    raise_once(monkeypatch, "keep.before_record", RuntimeError("a bug"))
+    raise_once(monkeypatch, "keep.before_commit", RuntimeError("a bug"))
 
     with at.later("3 hours") as then:
         again(then, row["id"])
@@ -174,8 +174,8 @@ def test_an_exception_at_any_failpoint_leaves_the_bytes_in_quarantine(
     data, passed = png(6), list[str]()
     inject(monkeypatch, passed.append)
     at.step("keep", waiting_output(at, data))
-    behind = passed[passed.index("keep.after_download") : passed.index("keep.after_record")]
-    assert {"keep.before_upload", "storage.after_put", "keep.before_record", "settle.after_publish"} <= {*behind}
+    behind = passed[passed.index("keep.after_download") : passed.index("keep.after_commit")]
+    assert {"keep.before_upload", "storage.after_put", "keep.before_commit", "settle.after_publish"} <= {*behind}
     output_id = waiting_output(at, data)
 
     for number, name in enumerate(behind):

@@ -120,19 +120,20 @@ def test_it_may_be_run_again(env: dict[str, str], standin: Standin, conn: Connec
     assert len(states(conn)) == 1
 
 
+@pytest.mark.parametrize(("point", "registered"), [("recover.before_commit", 0), ("recover.after_commit", 1)])
 def test_a_crash_in_the_middle_leaves_work_for_the_next_run(
-    env: dict[str, str], standin: Standin, conn: Connection
+    env: dict[str, str], standin: Standin, conn: Connection, point: str, registered: int
 ) -> None:
     """Each registration is whole by itself, and due without any wake."""
     names = {made(standin) for _ in range(3)}
 
-    crashed = cli.run({**env, "MOORAGE_FAILPOINT": "recover.after_commit"}, "recover", "replicate", "--yes")
+    crashed = cli.run({**env, "MOORAGE_FAILPOINT": point}, "recover", "replicate", "--yes")
     after_crash = states(conn)
     again = cli.run(env, "recover", "replicate", "--yes", "--json")
 
     assert crashed.returncode == -9
-    assert list(after_crash.values()) == [("running", True)]
-    assert json.loads(again.stdout)["registered"] == 2
+    assert list(after_crash.values()) == [("running", True)] * registered
+    assert json.loads(again.stdout)["registered"] == 3 - registered
     assert set(states(conn)) == names
 
 

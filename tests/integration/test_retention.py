@@ -63,13 +63,7 @@ def discard_all(deps: Deps) -> None:
     for row_id in deps.database.run(lambda conn: leases.wake_due(conn, "discard", limit=100, queue_is_empty=True)):
         lease = deps.database.run(
             lambda conn, row_id=row_id: leases.claim(
-                conn,
-                "outputs",
-                row_id,
-                states=("discarding",),
-                leased_by="node/task",
-                lease_seconds=30,
-                max_crashes=5,
+                conn, "discard", row_id, leased_by="node/task", lease_seconds=30, max_crashes=5
             )
         )
         assert lease is not None
@@ -96,7 +90,7 @@ def test_an_old_render_is_deleted_with_its_files(deps: Deps, conn: Connection, l
     """Readers, the document and storage must all forget it; the tombstone keeps the rules true meanwhile."""
     job_id = world.kept(deps, "abc", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
     conn.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}'""")
-    reconcile.reconcile(deps, "tests", len)
+    reconcile.reconcile(deps, "tests", len, {"documents"})
     stored = values(conn, "SELECT key FROM outputs") + values(conn, "SELECT thumb_key FROM outputs")
     shown = deps.database.run(lambda c: projects.get(c, ProjectKey("tests", "p")))
     later(31)

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from db import connection
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.jobs import replay
@@ -115,19 +116,33 @@ def test_files_of_a_chain_that_is_tried_again_die_and_the_next_entry_follows(at:
     assert tried(at, job_id)[-1] == ("replicate", 1, "planned")
 
 
-def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dispatch finds what is planned, and a second wish finds the job open."""
+def crashed_retry(at: World, monkeypatch: pytest.MonkeyPatch, point: str) -> UUID:
+    """Return a failed job whose retry died at a failpoint."""
     job_id = started(at, 1)
     fail_all(at, job_id, 1)
 
     def failpoint(name: str) -> None:
-        if name == "retry.after_commit":
+        if name == point:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(replay, "failpoint", failpoint)
+    monkeypatch.setattr(connection, "failpoint", failpoint)
     with pytest.raises(KeyboardInterrupt):
         retried(at, job_id)
     monkeypatch.undo()
+    return job_id
+
+
+def test_a_crash_before_the_commit_changes_nothing(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second wish is the first."""
+    job_id = crashed_retry(at, monkeypatch, "retry.before_commit")
+
+    assert at.state("jobs", job_id) == "failed"
+    assert retried(at, job_id).after == "open"
+
+
+def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dispatch finds what is planned, and a second wish finds the job open."""
+    job_id = crashed_retry(at, monkeypatch, "retry.after_commit")
 
     sent: list[Wake] = []
     dispatch.dispatch_due(at.deps, lambda _queue: 0, lambda wakes: sent.extend(wakes) or len(wakes))

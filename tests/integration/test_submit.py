@@ -370,9 +370,9 @@ def test_a_result_waits_for_locks_unless_the_list_has_it_too(
     monkeypatch.setattr(at.deps.providers["replicate"], "can_call", lambda _url: has_webhook)
     commits: list[bool] = []
 
-    def spy(*args: Any, is_repeatable: bool = True) -> Any:
+    def spy(*args: Any, is_repeatable: bool = True, **more: Any) -> Any:
         commits.append(is_repeatable)
-        return commit_step(*args, is_repeatable=is_repeatable)
+        return commit_step(*args, is_repeatable=is_repeatable, **more)
 
     monkeypatch.setattr(submit, "commit_step", spy)
 

@@ -8,9 +8,9 @@ from embedded.stack import Stack
 from tests.integration.core import World, database_of, prediction, world
 from tests.integration.studio import Studio, crash, entry, open_studio, ordered, tries
 
-SENT = ("submit.after_answer", "submit.after_commit")
+SENT = ("submit.after_answer", "submit.before_commit", "submit.after_commit")
 LOOKED = ("lookup.before_request", "lookup.after_answer", "lookup.after_commit")
-GENERATED = ("generate.after_claim", "submit.after_begin", "submit.after_answer", "submit.after_commit")
+GENERATED = ("generate.after_claim", "submit.after_begin", *SENT)
 
 
 @pytest.fixture(scope="module")

@@ -196,7 +196,7 @@ X_SHA256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
 
 def run_reconcile(at: World) -> tuple[dict, list[Wake]]:
     broker = Broker()
-    return reconcile.reconcile(at.deps, "sweeper", broker.send), broker.sent
+    return reconcile.reconcile(at.deps, "sweeper", broker.send, {"leases", "jobs", "documents"}), broker.sent
 
 
 def old_enough(at: World) -> bool:

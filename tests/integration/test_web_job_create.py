@@ -332,17 +332,18 @@ def test_a_project_id_of_another_owner_is_free(front: wp.Front, url: str) -> Non
     assert [row["owner"] for row in owners] == ["ada", "bob"]
 
 
-def test_a_crash_after_the_commit_loses_no_request(url: str) -> None:
-    """The client retries with the same key and finds the job, which is due without a wake."""
+@pytest.mark.parametrize(("point", "status"), [("order.before_commit", 202), ("order.after_commit", 200)])
+def test_a_crash_at_the_commit_loses_no_request(url: str, point: str, status: int) -> None:
+    """The client retries with the same key and finds the job, once committed; it is due without a wake."""
     with (
-        wp.running(url, **AWAY, MOORAGE_FAILPOINT="order.after_commit") as front,
+        wp.running(url, **AWAY, MOORAGE_FAILPOINT=point) as front,
         pytest.raises((http.client.HTTPException, OSError)),
     ):
-        order(front, key="crash")
+        order(front, key=point)
 
     with wp.running(url, **AWAY) as front:
-        again = order(front, key="crash")
+        again = order(front, key=point)
 
     due = f"SELECT run_at <= moment() AS due FROM predictions WHERE job_id = '{again.fields.get('job_id')}'"
-    assert again.status == 200
+    assert again.status == status
     assert rp.rows(url, due) == [{"due": True}]

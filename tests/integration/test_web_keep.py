@@ -147,18 +147,19 @@ def test_a_request_has_an_id(front: wp.Front, path: str) -> None:
         assert named.fields["request_id"] == "req-4711"
 
 
-def test_a_crash_after_the_commit_loses_no_file(url: str) -> None:
-    """The client repeats the request with its key and finds the job, whose files are due without a wake."""
+@pytest.mark.parametrize(("point", "status"), [("keep_job.before_commit", 202), ("keep_job.after_commit", 200)])
+def test_a_crash_at_the_commit_loses_no_file(url: str, point: str, status: int) -> None:
+    """The client repeats the request with its key and finds the job, once committed; its files need no wake."""
     body = {"owner": "ada", "urls": URLS}
     with (
-        wp.running(url, MOORAGE_FAILPOINT="keep_job.after_commit") as front,
+        wp.running(url, MOORAGE_FAILPOINT=point) as front,
         pytest.raises((http.client.HTTPException, OSError)),
     ):
-        keep(front, body, idempotency_key="keep-crash")
+        keep(front, body, idempotency_key=point)
 
     with wp.running(url) as front:
-        again = keep(front, body, idempotency_key="keep-crash")
+        again = keep(front, body, idempotency_key=point)
 
     due = f"SELECT count(*) AS n FROM outputs WHERE run_at <= moment() AND job_id = '{again.fields.get('job_id')}'"
-    assert again.status == 200
+    assert again.status == status
     assert rp.rows(url, due) == [{"n": 2}]

@@ -36,13 +36,11 @@ def end(conn: Connection, made: wp.Answer, idx: int, why: DeadLetterDecision | N
     row = outputs.list_by_job(conn, job_id)[idx]
     with conn.transaction():
         job = jobs.lock(conn, job_id)
-        lease = leases.claim(
-            conn, "outputs", row["id"], states=["waiting"], leased_by="test/1", lease_seconds=30, max_crashes=5
-        )
+        lease = leases.claim(conn, "keep", row["id"], leased_by="test/1", lease_seconds=30, max_crashes=5)
         assert lease
         if why:
             outputs.end_dead(conn, lease, why.category, why.reason)
-            dead_letters.add(conn, "output", row["id"], why, step="keep", job_id=job_id, actor="test")
+            dead_letters.add(conn, "output", row["id"], why, step="keep", actor="test")
         else:
             outputs.end_kept(conn, lease, kept(f"renders/{job_id}/{idx}"))
         settle.settle_if_last(conn, job, asset_base=wp.BASE, actor="test")

@@ -108,7 +108,7 @@ def test_a_deleted_render_is_removed_everywhere(front: wp.Front, deps: Deps, min
     """For readers, in the document and in storage; a second DELETE is harmless."""
     job_id = world.kept(deps, "gone", owner="gone", project_id="gone", scene=1)
     mine.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}' WHERE id = 'gone'""")
-    reconcile.reconcile(deps, "tests", len)
+    reconcile.reconcile(deps, "tests", len, {"documents"})
     before = deps.database.run(lambda c: projects.get(c, ProjectKey("gone", "gone")))
     keys = mine.execute("SELECT key, thumb_key FROM outputs WHERE job_id = %s", [job_id]).fetchone()
 

@@ -23,7 +23,7 @@ from db.notifications import Notification
 from embedded.stack import Stack
 from moorage import errors
 from moorage.errors import MoorageError
-from moorage.model import Lease, WorkTable
+from moorage.model import Lease, Step
 from moorage.provider_types import OutputFile
 from moorage.retry_policy import DeadLetterDecision
 from moorage.settings import Settings, env_names_by_field
@@ -94,10 +94,8 @@ TARGETS: Final = [
 EVERYTHING: Final = " | ".join([*DRAWN.values(), wp.TOKEN, *TARGETS, "connection to 10.11.12.13"])
 
 
-def claim(conn: Connection, table: WorkTable, row_id: UUID, state: str) -> Lease:
-    lease = leases.claim(
-        conn, table, row_id, states=[state], leased_by=f"{NODE}/1", lease_seconds=30, max_crashes=50
-    )  # fmt: skip
+def claim(conn: Connection, step: Step, row_id: UUID) -> Lease:
+    lease = leases.claim(conn, step, row_id, leased_by=f"{NODE}/1", lease_seconds=30, max_crashes=50)
     assert lease is not None
     return lease
 
@@ -107,9 +105,7 @@ def fail_output(deps: Deps, mine: Connection, made: wp.Answer, *failures_of: Moo
     for error in failures_of:
         mine.execute("UPDATE outputs SET run_at = moment() WHERE id = %s AND state = 'waiting'", [row["id"]])
         with contextlib.suppress(AssertionError):  # it has ended
-            failures.record_failure(
-                deps, claim(mine, "outputs", row["id"], "waiting"), "keep", error, kept_world.Calm()
-            )
+            failures.record_failure(deps, claim(mine, "keep", row["id"]), "keep", error, kept_world.Calm())
 
 
 def list_errors() -> list[MoorageError]:
@@ -146,7 +142,7 @@ def jobs(front: wp.Front, deps: Deps, url: str) -> list[str]:
                 end(mine, job, 1, decision)
             prediction_id = UUID(register("lost").fields["prediction_id"])
             mine.execute("UPDATE predictions SET run_at = moment() WHERE id = %s", [prediction_id])
-            lease = claim(mine, "predictions", prediction_id, "running")
+            lease = claim(mine, "poll", prediction_id)
             with mine.transaction():
                 failures.dead_letter_row(mine, deps, lease, "poll", decision, {"error": EVERYTHING})
         for kind in (kind for kinds in get_args(EventKind) for kind in get_args(kinds)):

@@ -18,11 +18,18 @@ STEPS = get_args(Step)
 SWEEPS = schedule.SWEEPS
 
 
+def named_in(source: str) -> set[str]:
+    """Return the names of failpoints, those around a COMMIT (Database.transaction) by the `point` that names them."""
+    points = re.findall(r'\bpoint="(\w+)"', source)
+    around = {f"{point}.{side}_commit" for point in points for side in ("before", "after")}
+    return around | {name for name in re.findall(r'failpoint\(f?"([^"]+)"\)', source) if "{point}" not in name}
+
+
 def failpoints() -> set[str]:
     """Return the names of all failpoints in the tree; those that name a step or a sweep once for each."""
     found = set()
     for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
-        for name in re.findall(r'failpoint\(f?"([^"]+)"\)', path.read_text(encoding="utf-8")):
+        for name in named_in(path.read_text(encoding="utf-8")):
             values = SWEEPS if "{name}" in name else STEPS
             found |= {re.sub(r"\{(item\.step|step|name)\}", value, name) for value in values}
     return found
@@ -53,11 +60,11 @@ def test_the_short_form_crashes_in_every_part() -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_without_failpoints_fails_the_suite(step: Step) -> None:
     """Every step has failpoints before its last commit, and one after it."""
-    source = Path(inspect.getfile(step_runner.STEPS[step].run)).read_text(encoding="utf-8")
+    source = Path(inspect.getfile(step_runner.STEPS[step])).read_text(encoding="utf-8")
 
-    own = set(re.findall(r'failpoint\("([^"]+)"\)', source))
+    own = named_in(source)
 
-    behind = {name for name in own if name.endswith((".after_commit", ".after_record"))}
+    behind = {name for name in own if name.endswith(".after_commit")}
     assert behind
     assert own - behind
 
