@@ -69,10 +69,8 @@ class _Repairer:
                 return refetch_output(self.deps, UUID(finding.id))
 
     def _wake(self, finding: Finding) -> tuple[bool, str]:
-        row_id = UUID(finding.id)
-        step = self.deps.database.run(
-            partial(repair.clear_wake, table=cast(WorkTable, finding.check.scope), row_id=row_id)
-        )
+        table, row_id = cast(WorkTable, finding.check.scope), UUID(finding.id)
+        step = self.deps.database.run(partial(repair.clear_wake, table=table, row_id=row_id))
         if step is None:
             return True, "it is no longer overdue"
         sent = self.send([Wake(step, row_id)])
@@ -81,12 +79,9 @@ class _Repairer:
     def _release_lease(self, finding: Finding) -> tuple[bool, str]:
         table, row_id = cast(WorkTable, finding.check.scope), UUID(finding.id)
         release = partial(leases.release_expired, table=table, actor=self.actor, lease_seconds=0, min_ticks=0)
-        while released := self.deps.database.run(release):
-            if row_id in released:
-                break
+        if not self.deps.database.run(partial(release, row_id=row_id)):
+            return False, "its lease ended meanwhile or is live, or PostgreSQL has just started: repeat in a minute"
         self._wake(finding)
-        if self.deps.database.run(partial(repair.is_leased, table=table, row_id=row_id)):
-            return False, "its lease is live, or PostgreSQL has just started: repeat in a minute"
         return True, "its lease was released and the row woken"
 
     def _check_job(self, job_id: UUID) -> tuple[bool, str]:

@@ -218,6 +218,22 @@ def test_placements_and_documents_are_computed_again(at: World) -> None:
 
     assert {str(finding.check) for finding in found} == {"9 renders unplaced", "9 projects document"}
     assert all(one for _, one, _ in done)
+def test_a_repair_of_one_lease_leaves_those_of_other_rows(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker's lease that ended a moment ago is renewed, or released by the sweep after its time."""
+    _, (first, second) = waiting(at, [at.source.picture(), at.source.picture(1)])
+    for output_id, ago in ((first, "1 h"), (second, "1 s")):
+        at.claim("outputs", output_id, ("waiting",))
+        at.conn.execute("UPDATE outputs SET leased_until = moment() - %s::interval WHERE id = %s", (ago, output_id))
+    always = {k: s.replace("interval '30 s'", "interval '0 s'") for k, s in repair.leases.release_expired.sql.items()}
+    monkeypatch.setattr(repair.leases.release_expired, "sql", always)
+
+    done, _ = repaired(at, findings(at))
+
+    assert [(check, one) for check, one, _ in done] == [("2 outputs held", True)]
+    assert at.row("outputs", first)["lease_token"] is None
+    assert at.row("outputs", second)["lease_token"] is not None
+
+
     assert findings(at) == []
 
 
