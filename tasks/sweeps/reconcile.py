@@ -75,13 +75,13 @@ def check_deadlines(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
     wakes: list[Wake] = []
     for job_id in _draw_rows(job_ids, locked):
         with skip_after_error("job.check_failed", job_id, locked):
-            work = partial(_check_job, deps=deps, job_id=job_id, actor=actor)
+            work = partial(check_job, deps=deps, job_id=job_id, actor=actor)
             wakes += deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_check")
     return len(job_ids), wakes
 
 
-def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[Wake]:
+def check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[Wake]:
     """Poll what an open job awaits, or advance its chain if it awaits nothing; recount a keeping job."""
     job = jobs.lock(conn, job_id)
     if not jobs.postpone(conn, job_id, RECHECK_INTERVAL):
