@@ -74,10 +74,13 @@ def check_deadlines(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
     job_ids, locked = deps.database.run(jobs.list_due), list[UUID]()
     wakes: list[Wake] = []
     for job_id in _draw_rows(job_ids, locked):
-        with skip_after_error("job.check_failed", job_id, locked):
+        with skip_after_error("job.check_failed", job_id, locked) as failures:
             work = partial(check_job, deps=deps, job_id=job_id, actor=actor)
             wakes += deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_check")
+        with skip_after_error("job.postpone_failed", job_id):
+            if failures:  # else a hundred such jobs were all that each run looks at
+                deps.database.run(partial(jobs.postpone, job_id=job_id, wait=RECHECK_INTERVAL), lock_ms=LOCK_MS)
     return len(job_ids), wakes
 
 
