@@ -215,13 +215,16 @@ def dead_letter(
 
 @records("output", "'dead'", "'waiting'", "'replayed'")
 @statement("""
-UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
-       crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
- WHERE id = %(output_id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
-       OR is_placeholder) RETURNING id, job_id
+UPDATE outputs o SET state = 'waiting', run_at = moment(), woken_at = CASE WHEN id = %(output_id)s THEN moment() END,
+       ended_at = NULL, attempt = 0, crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL,
+       source_expired = false, deferred_at = NULL
+ WHERE state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0 OR is_placeholder)
+   AND (id = %(output_id)s OR prediction_id = %(with_others_of)s AND category <> 'FOREIGN_HOST' AND EXISTS (
+        SELECT FROM dead_letters d WHERE (d.subject, d.subject_id, d.state) = ('output', o.id, 'open')))
+RETURNING id, job_id
 """)
-def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
-    """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""
+def replay(conn: Connection, output_id: UUID, actor: str, with_others_of: UUID | None) -> list[UUID]:
+    """Reset a dead output to `waiting`, and those of a prediction with dead letters; return those with a source."""
 
 
 DETAILS = """
