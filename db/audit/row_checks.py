@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from db.audit.check import SUBJECTS, Check, build_checks
+from db.breakers import HOST_ALLOWS
 from db.leases import LIVE, SUBJECT, UNPAUSED
 from db.progress import STATUS
 from db.projects import build_key_columns
@@ -146,8 +147,8 @@ SELECT 'project' AS subject, p.owner || '/' || p.id AS id,
 
 # Rules 2 and 6: every live row is due at some time, and every lease ends.
 _LIVE: Final = {table: f"t.state IN ({states})" for table, states in {**LIVE, "jobs": "'open', 'keeping'"}.items()}
-# Paused rows wait for an operator, planned ones perhaps for a place; leased rows have a check of their own.
-_HAS_PLACE: Final = {"predictions": f"(state <> 'planned' OR {NEEDS_NO_PLACE})"}
+# Paused rows wait for an operator, planned ones perhaps for a place, files for a host; leased ones have own checks.
+_HAS_PLACE: Final = {"predictions": f"(state <> 'planned' OR {NEEDS_NO_PLACE})", "outputs": HOST_ALLOWS}
 _CLAIMABLE: Final = {"jobs": "true"} | {
     table: f"""t.id IN (SELECT id FROM {table} WHERE id = ANY(%(ids)s::uuid[]) AND lease_token IS NULL
                       AND {UNPAUSED[table]} AND {_HAS_PLACE.get(table, "true")})"""
