@@ -154,6 +154,7 @@ _CLAIMABLE: Final = {"jobs": "true"} | {
                       AND {UNPAUSED[table]} AND {_HAS_PLACE.get(table, "true")})"""
     for table in SUBJECT
 }
+_DEADLINES: Final = {"jobs": ", t.deadline_at", "predictions": ", t.deadline_at, t.output_until"}
 _HELD: Final = " UNION ALL ".join(
     f"SELECT id, lease_token FROM {table} WHERE lease_token IS NOT NULL" for table in SUBJECT
 )
@@ -165,7 +166,7 @@ _WORK: Final = build_checks(
     ),
     *(
         (2, table, "far", "t.state || ' and not due before ' || t.run_at", "",
-         f"{live} AND t.run_at > moment() + interval '31 d'")
+         f"{live} AND t.run_at > greatest(moment(){_DEADLINES.get(table, '')}) + interval '31 d'")
         for table, live in _LIVE.items()
     ),
     *(

@@ -216,3 +216,12 @@ def test_files_that_wait_for_a_circuit_breaker_are_not_overdue(
     )
 
     assert [str(finding.check) for finding in rehearsal.found(deps)] == ["2 outputs overdue"] * found
+
+
+def test_a_deadline_of_forty_days_is_not_far(deps: Deps, conn: Connection) -> None:
+    """It is a setting without a limit, as is the life of a provider's files, for which an abandoned one is polled."""
+    changed = replace(deps, settings=deps.settings.model_copy(update={"job_deadline_seconds": 40 * 86400.0}))
+    cli.register_one(changed, "abc")
+    conn.execute("UPDATE predictions SET run_at = deadline_at")
+
+    assert rehearsal.found(changed) == []
