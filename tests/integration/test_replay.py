@@ -173,6 +173,23 @@ def test_a_file_is_not_replayed_if_another_cannot_be(at: World) -> None:
     assert at.state("jobs", job_id) == "failed"
 
 
+def test_a_file_of_a_foreign_host_that_is_refused_again_makes_its_job_no_less(at: World) -> None:
+    """It is not the provider's: its job succeeded without it, and is told so again, not that it is partial."""
+    made = at.keeping([at.source.picture(), "https://foreign.example/x.png"])
+    at.keep_all(made.job_id)
+    _, foreign = at.outputs(made.job_id)
+    assert at.state("jobs", made.job_id) == "succeeded"
+
+    again(at, at.letters(foreign)[0]["id"])
+    assert at.state("jobs", made.job_id) == "keeping"
+    at.step("keep", foreign)
+
+    assert at.state("jobs", made.job_id) == "succeeded"
+    row, letter = at.row("outputs", foreign), at.letters(foreign)[-1]
+    assert (row["state"], row["category"]) == ("dead", "FOREIGN_HOST")
+    assert (letter["state"], letter["category"]) == ("open", "DOWNLOAD_FAILED")
+
+
 def test_a_replay_counts_from_nothing(at: World) -> None:
     """The same path as a first attempt: poison is given its five lives again."""
     made = at.keeping([at.source.picture()])
