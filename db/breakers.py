@@ -24,6 +24,9 @@ OPEN_HOSTS: Final = """(SELECT substr(target, 6) AS host, opened_at, probe_at FR
 
 _WAITING: Final = "state = 'waiting' AND lease_token IS NULL"
 _IS_PAST: Final = "expires_at < moment() - interval '10 min'"
+# For the audit: the output waits for no host whose breaker somebody probes.
+HOST_ALLOWS: Final = f"""(state <> 'waiting' OR {_IS_PAST} OR {HOST} <> ALL (
+    ARRAY(SELECT host FROM {OPEN_HOSTS} WHERE probe_at > moment() - interval '1 min')))"""
 # Places in which to look: 0 the probe of an open breaker, 1 hosts without one, 2 (of a claim) a host that has its share
 # of the worker. 3 waits for its breaker; but long past its expiry an output is tried as the last ones until it is given
 # up: its wait must not be as long as the outage.

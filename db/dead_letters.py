@@ -16,7 +16,7 @@ from moorage.model import DeadLetter
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
-FIRST: Final = UUID(int=0)  # before every id
+FIRST: Final = UUID(int=2**128 - 1)  # pages begin with the newest: none has a dead letter that follows from a replay
 
 _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts, state,
        created_at, closed_at, closed_by, acknowledged_at, acknowledged_by, note"""
@@ -137,7 +137,7 @@ SELECT {_COLUMNS} FROM dead_letters
 def list_newest(conn: Connection, criteria: DeadLetterFilter, *, limit: int) -> list[DeadLetter]: ...
 
 
-@statement(f"SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s")
+@statement(f"SELECT id FROM dead_letters WHERE {_MATCHES} AND id < %(after)s ORDER BY id DESC LIMIT %(limit)s")
 def list_ids(conn: Connection, criteria: DeadLetterFilter, *, after: UUID, limit: int) -> list[UUID]: ...
 
 
@@ -148,7 +148,7 @@ SELECT count(*) AS matched,
        count(*) FILTER (WHERE expires_at < moment()) AS expired
   FROM (SELECT (SELECT o.expires_at FROM outputs o
                  WHERE subject = 'output' AND o.id = subject_id AND o.quarantine_key IS NULL) AS expires_at
-          FROM dead_letters WHERE {_MATCHES} AND id > %(after)s) selected
+          FROM dead_letters WHERE {_MATCHES} AND id < %(after)s) selected
 """)
 def count_expiring(conn: Connection, criteria: DeadLetterFilter, after: UUID = FIRST) -> Row:
     """Return how many match, whose files' URLs expire within ten minutes, and have expired."""

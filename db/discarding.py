@@ -32,12 +32,6 @@ def mark_discarding(
     """Set a locked job's kept, unpublished outputs to `discarding`; return their ids."""
 
 
-@statement("""
-SELECT id FROM outputs WHERE prediction_id = %(prediction_id)s AND state IN ('discarding', 'discarded') LIMIT 1
-""")
-def has_discarded_files(conn: Connection, prediction_id: UUID) -> bool: ...
-
-
 @statement(
     leases.build_end_statement(
         "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"

@@ -160,16 +160,18 @@ IS_DUE: Final = "state IN ('open', 'keeping') AND run_at <= moment()"
 
 
 @statement(f"""
-SELECT id FROM jobs WHERE {IS_DUE}
+SELECT id FROM jobs j WHERE {IS_DUE}
+   AND (project_id IS NULL OR EXISTS (SELECT FROM projects p WHERE (p.owner, p.id) = (j.owner, j.project_id)
+                                         FOR NO KEY UPDATE SKIP LOCKED))
  ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 """)
 def list_due(conn: Connection, limit: int = 100) -> list[UUID]:
-    """Return jobs that are due and not locked: locked ones would keep the others out of the limit."""
+    """Return jobs that are due and not locked, nor their projects: they would keep the others out of the limit."""
 
 
 @statement("UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(job_id)s AND run_at <= moment() RETURNING id")
 def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> bool:
-    """Postpone the next check of a locked job; return False if it is not due, for example because it was reopened."""
+    """Postpone the next check of a job; return False if it is not due, for example because it was reopened."""
 
 
 @statement("""

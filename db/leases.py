@@ -215,7 +215,8 @@ def record_timeline(conn: Connection) -> None:
 # A lease that expired while PostgreSQL was unavailable may be in use: its holder could not renew it. So it ends only
 # after several runs of the sweep since its last renewal, and not in the first 30 s after a start or promotion.
 RELEASE_EXPIRED = _build_release(
-    "leased_until < moment() AND pg_postmaster_start_time() < clock_timestamp() - interval '30 s'"
+    "leased_until < moment() AND (%(row_id)s::uuid IS NULL OR id = %(row_id)s)"
+    " AND pg_postmaster_start_time() < clock_timestamp() - interval '30 s'"
     " AND NOT EXISTS (SELECT FROM cursors WHERE sweep = 'timeline'"
     " AND moved_at BETWEEN clock_timestamp() - interval '30 s' AND clock_timestamp())"
     " AND (SELECT count(*) FROM ticks WHERE sweep = 'reconcile'"
@@ -228,10 +229,10 @@ RELEASE_EXPIRED = _build_release(
 
 @statement(RELEASE_EXPIRED)
 def release_expired(
-    conn: Connection, table: WorkTable, actor: str, *, lease_seconds: float, min_ticks: int
+    conn: Connection, table: WorkTable, actor: str, *, lease_seconds: float, min_ticks: int, row_id: UUID | None = None
 ) -> list[UUID]:
     """
-    Release expired leases, which counts as a crash of each row; return the rows, at most 500.
+    Release expired leases, or that of one row, which counts as a crash of each row; return the rows, at most 500.
 
     `min_ticks`: runs of the reconcile sweep since the last renewal, in all of which it could have been renewed.
     """

@@ -175,14 +175,11 @@ def _list_facts(stored: StoredOutput) -> Row:
     return {**asdict(stored.media), **facts, "color": thumb and thumb.color, "thumb_bytes": thumb and len(thumb.data)}
 
 
-@statement(
-    leases.build_end_statement(
-        "outputs",
-        "waiting",
-        "dead",
-        "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s",
-    )
-)
+# A file of a foreign host makes no job partial after its replay, either.
+_DEAD = f"category = CASE category WHEN '{FOREIGN_HOST}' THEN category ELSE %(category)s END, reason = %(reason)s"
+
+
+@statement(leases.build_end_statement("outputs", "waiting", "dead", f"{_DEAD}, source_expired = %(source_expired)s"))
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
     """End an output as `dead`, without a dead letter. Raises LeaseLost."""
 
@@ -212,13 +209,16 @@ def dead_letter(
 
 @records("output", "'dead'", "'waiting'", "'replayed'")
 @statement("""
-UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
-       crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
- WHERE id = %(output_id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
-       OR is_placeholder) RETURNING id, job_id
+UPDATE outputs o SET state = 'waiting', run_at = moment(), woken_at = CASE WHEN id = %(output_id)s THEN moment() END,
+       ended_at = NULL, attempt = 0, crashes = 0, reason = NULL, refreshed_at = NULL, source_expired = false,
+       deferred_at = NULL, category = CASE category WHEN 'FOREIGN_HOST' THEN category END
+ WHERE state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0 OR is_placeholder)
+   AND (id = %(output_id)s OR prediction_id = %(with_others_of)s AND category <> 'FOREIGN_HOST' AND EXISTS (
+        SELECT FROM dead_letters d WHERE (d.subject, d.subject_id, d.state) = ('output', o.id, 'open')))
+RETURNING id, job_id
 """)
-def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
-    """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""
+def replay(conn: Connection, output_id: UUID, actor: str, with_others_of: UUID | None) -> list[UUID]:
+    """Reset a dead output to `waiting`, and those of a prediction with dead letters; return those with a source."""
 
 
 DETAILS = """

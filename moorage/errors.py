@@ -177,6 +177,10 @@ class ObjectRefused(Permanent, category="STORAGE_FAILED", retryable=True):
     """The object is larger than the store accepts."""
 
 
+class ObjectAltered(Permanent, category="STORAGE_FAILED", retryable=True):
+    """The object in quarantine has other bytes than were stored."""
+
+
 class DatabaseUnavailable(Transient, category="DATABASE_FAILED", is_internal=True):
     """PostgreSQL did not respond, or refused the work itself: read-only, disk full, shutting down."""
 

@@ -43,7 +43,7 @@ def apply_page(
     seconds: float = float("inf"),
 ) -> BulkResult:
     """
-    Apply the action to those that match and come `after`, each in its own transaction; stop after some seconds.
+    Apply the action to those that match and come `after`, newest first, each in its own transaction, for some seconds.
 
     Those that refuse the action stay as they are. Ids that name no open dead letter are refused, too.
     """

@@ -98,16 +98,18 @@ def run_unless_locked(deps: Deps, work: Work[T], **row: object) -> T | None:
 
 
 @contextlib.contextmanager
-def skip_after_error(event: str, row: T, locked: list[T] | None = None) -> Iterator[None]:
-    """Log the error of one row, so that others are processed; an unavailable PostgreSQL ends the sweep."""
+def skip_after_error(event: str, row: T, locked: list[T] | None = None) -> Iterator[list[Exception]]:
+    """Log the error of one row, and list it, so that others are processed; an unavailable PostgreSQL ends the sweep."""
+    errors: list[Exception] = []
     try:
-        yield
+        yield errors
     except DatabaseUnavailable:
         raise
     except Exception as error:  # border: one row
-        is_locked = isinstance(error, DatabaseLocked)
-        log.error(event, id=str(row), error=f"{type(error).__name__}: {error}", exc_info=not is_locked)
-        if is_locked and locked is not None:
+        errors.append(error)
+        is_known = isinstance(error, MoorageError)
+        log.error(event, id=str(row), error=f"{type(error).__name__}: {error}", exc_info=not is_known)
+        if isinstance(error, DatabaseLocked) and locked is not None:
             locked.append(row)
 
 

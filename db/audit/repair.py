@@ -24,11 +24,3 @@ def clear_wake(conn: Connection, table: WorkTable, row_id: UUID) -> Step | None:
     """Clear woken_at of a due, unleased row; return its step, or None if it is leased or not due."""
     state = _clear_wake(conn, table, row_id)
     return _STEPS_BY_STATE.get(state, STEP_BY_TABLE[table]) if state else None
-
-
-@statement(for_each("SELECT id FROM {table} WHERE id = %(row_id)s AND lease_token IS NOT NULL"))
-def is_leased(conn: Connection, table: WorkTable, row_id: UUID) -> bool: ...
-
-
-@statement("SELECT id FROM jobs WHERE id = %(job_id)s AND run_at <= moment()")
-def is_job_due(conn: Connection, job_id: UUID) -> bool: ...

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from db.audit.check import SUBJECTS, Check, build_checks
+from db.breakers import HOST_ALLOWS
 from db.leases import LIVE, SUBJECT, UNPAUSED
 from db.progress import STATUS
 from db.projects import build_key_columns
@@ -146,13 +147,14 @@ SELECT 'project' AS subject, p.owner || '/' || p.id AS id,
 
 # Rules 2 and 6: every live row is due at some time, and every lease ends.
 _LIVE: Final = {table: f"t.state IN ({states})" for table, states in {**LIVE, "jobs": "'open', 'keeping'"}.items()}
-# Paused rows wait for an operator, planned ones perhaps for a place; leased rows have a check of their own.
-_HAS_PLACE: Final = {"predictions": f"(state <> 'planned' OR {NEEDS_NO_PLACE})"}
+# Paused rows wait for an operator, planned ones perhaps for a place, files for a host; leased ones have own checks.
+_HAS_PLACE: Final = {"predictions": f"(state <> 'planned' OR {NEEDS_NO_PLACE})", "outputs": HOST_ALLOWS}
 _CLAIMABLE: Final = {"jobs": "true"} | {
     table: f"""t.id IN (SELECT id FROM {table} WHERE id = ANY(%(ids)s::uuid[]) AND lease_token IS NULL
                       AND {UNPAUSED[table]} AND {_HAS_PLACE.get(table, "true")})"""
     for table in SUBJECT
 }
+_DEADLINES: Final = {"jobs": ", t.deadline_at", "predictions": ", t.deadline_at, t.output_until"}
 _HELD: Final = " UNION ALL ".join(
     f"SELECT id, lease_token FROM {table} WHERE lease_token IS NOT NULL" for table in SUBJECT
 )
@@ -164,7 +166,7 @@ _WORK: Final = build_checks(
     ),
     *(
         (2, table, "far", "t.state || ' and not due before ' || t.run_at", "",
-         f"{live} AND t.run_at > moment() + interval '31 d'")
+         f"{live} AND t.run_at > greatest(moment(){_DEADLINES.get(table, '')}) + interval '31 d'")
         for table, live in _LIVE.items()
     ),
     *(

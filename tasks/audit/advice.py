@@ -52,7 +52,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "status": "the reconcile sweep corrects it; if it remains, sweeps do not run (moorage status)",
     "document": "moorage audit --repair recomputes it",
     "gone": "restore the row from a backup; or its events were not deleted together with it",
-    "unnamed": "the orphan sweep does not run: moorage orphans",
+    "unnamed": "the orphan sweep does not run, or more than 1,000 of a kind a night are due: moorage orphans --delete",
 }  # fmt: skip
 
 # A repair cannot fetch an upload, which only its owner has, nor a file that was refused.

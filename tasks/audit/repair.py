@@ -1,5 +1,6 @@
 """Repair findings of an audit with the code of steps and sweeps; store identical bytes again. Deletes nothing."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,9 @@ from db import jobs, leases, objects, outputs, placements, projects
 from db.audit import repair
 from db.connection import Connection, Row
 from media import validate
+from media.limits import Limits
 from media.validate import ValidatedFile
-from moorage.errors import MoorageError, OutputGone
+from moorage.errors import DatabaseLocked, FileTooLarge, MoorageError, OutputGone
 from moorage.formats import FORMATS
 from moorage.model import FetchedFile, Output, ProjectKey, Wake, WorkTable
 from storage.errors import ObjectMissing
@@ -21,7 +23,7 @@ from tasks.audit.findings import Finding
 from tasks.audit.objects import compute_digest
 from tasks.jobs import settle
 from tasks.outputs import keep
-from tasks.step import Deps, SendWakes
+from tasks.step import Deps, SendWakes, skip_after_error
 from tasks.sweeps import reconcile
 
 
@@ -35,13 +37,18 @@ class RepairResult:
 
 
 def repair_findings(deps: Deps, findings: Sequence[Finding], *, actor: str, send: SendWakes) -> Iterator[RepairResult]:
-    """Repair findings one by one, each in its own transactions: after an error earlier repairs remain."""
+    """Repair findings one by one, each in its own transactions. Only an outage ends the repair of the others."""
     repairer = _Repairer(deps, actor, send)
     for finding in findings:
+        is_done, message = False, f"not repaired automatically: {get_advice(finding)}"
         if finding.check in REPAIRABLE:
-            yield RepairResult(finding, *repairer.repair(finding))
-        else:
-            yield RepairResult(finding, False, f"not repaired automatically: {get_advice(finding)}")
+            with skip_after_error("repair.failed", finding.id) as failures:
+                is_done, message = repairer.repair(finding)
+            for error in failures:
+                if isinstance(error, MoorageError) and error.is_internal and not isinstance(error, DatabaseLocked):
+                    raise error
+                message = f"it failed: {type(error).__name__}: {error}"
+        yield RepairResult(finding, is_done, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +76,8 @@ class _Repairer:
                 return refetch_output(self.deps, UUID(finding.id))
 
     def _wake(self, finding: Finding) -> tuple[bool, str]:
-        row_id = UUID(finding.id)
-        step = self.deps.database.run(
-            partial(repair.clear_wake, table=cast(WorkTable, finding.check.scope), row_id=row_id)
-        )
+        table, row_id = cast(WorkTable, finding.check.scope), UUID(finding.id)
+        step = self.deps.database.run(partial(repair.clear_wake, table=table, row_id=row_id))
         if step is None:
             return True, "it is no longer overdue"
         sent = self.send([Wake(step, row_id)])
@@ -81,26 +86,18 @@ class _Repairer:
     def _release_lease(self, finding: Finding) -> tuple[bool, str]:
         table, row_id = cast(WorkTable, finding.check.scope), UUID(finding.id)
         release = partial(leases.release_expired, table=table, actor=self.actor, lease_seconds=0, min_ticks=0)
-        while released := self.deps.database.run(release):
-            if row_id in released:
-                break
+        if not self.deps.database.run(partial(release, row_id=row_id)):
+            return False, "its lease ended meanwhile or is live, or PostgreSQL has just started: repeat in a minute"
         self._wake(finding)
-        if self.deps.database.run(partial(repair.is_leased, table=table, row_id=row_id)):
-            return False, "its lease is live, or PostgreSQL has just started: repeat in a minute"
         return True, "its lease was released and the row woken"
 
     def _check_job(self, job_id: UUID) -> tuple[bool, str]:
-        """Settle the job if its last output has ended, and run the reconcile sweep until the job is not due."""
-        settle_job = partial(_settle, job_id=job_id, asset_base=self.deps.asset_base, actor=self.actor)
-        self.send(self.deps.database.run(settle_job))
-        while self.deps.database.run(partial(repair.is_job_due, job_id=job_id)):
-            reconcile.reconcile(self.deps, self.actor, self.send, due=("jobs",))
-        state = self.deps.database.run(partial(jobs.lock, job_id=job_id)).state
-        return True, f"checked by the reconcile sweep: it is {state}"
-
-
-def _settle(conn: Connection, job_id: UUID, asset_base: str, actor: str) -> list[Wake]:
-    return settle.settle_if_last(conn, jobs.lock(conn, job_id), asset_base=asset_base, actor=actor)
+        """Settle the job if its last output has ended; if it is due, check it as the reconcile sweep does."""
+        run, base, actor = self.deps.database.run, self.deps.asset_base, self.actor
+        self.send(run(lambda conn: settle.settle_if_last(conn, jobs.lock(conn, job_id), asset_base=base, actor=actor)))
+        self.send(run(partial(reconcile.check_job, deps=self.deps, job_id=job_id, actor=actor)))
+        state = run(partial(jobs.lock, job_id=job_id)).state
+        return True, f"checked as by the reconcile sweep: it is {state}"
 
 
 def _place_files(conn: Connection, render_id: UUID, asset_base: str) -> None:
@@ -131,35 +128,37 @@ def refetch_output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
     if output is None or output.key not in named:
         return True, "it is no longer kept"
     original, thumb = named[output.key], named.get(output.thumb_key)
+    deps = replace(deps, limits=_lift_limits(deps.limits, original["bytes"]))
     try:
         with keep.spool_object(deps, deps.storage.public_bucket, original["key"], _ignore_progress) as fetched:
             return _restore_thumbnail(deps, thumb, _validate(deps, fetched, original))
-    except (ObjectMissing, DigestMismatch):
+    except (ObjectMissing, DigestMismatch, FileTooLarge):
         return _restore_from_source(deps, output, original, thumb)
+
+
+def _lift_limits(limits: Limits, size_bytes: int) -> Limits:
+    """Return limits of a file that was accepted under others, and is decoded only if it has its recorded digest."""
+    image, video = max(limits.image_max_bytes, size_bytes), max(limits.video_max_bytes, size_bytes)
+    limits = replace(limits, accept=FORMATS, image_max_bytes=image, video_max_bytes=video)
+    return replace(limits, image_max_pixels=sys.maxsize, animation_max_pixels=sys.maxsize)
 
 
 def _validate(deps: Deps, fetched: FetchedFile, original: Row) -> ValidatedFile:
     if fetched.sha256 != original["sha256"]:
         raise DigestMismatch(f"it has the digest {fetched.sha256} now, not {original['sha256']}")
-    # MOORAGE_ACCEPT may have changed since the file was kept.
-    return validate.validate_file(fetched, replace(deps.limits, accept=FORMATS))
+    return validate.validate_file(fetched, deps.limits)
 
 
 def _restore_from_source(deps: Deps, output: Output, original: Row, thumb: Row | None) -> tuple[bool, str]:
     if output.source is None and output.source_data is None:
         return False, "it cannot be fetched again: its source was deleted when it was kept"
     try:
-        try:
-            return _fetch(deps, output, original, thumb)
-        except OutputGone:
-            fresh = keep.poll_fresh_url(deps, output)
-            if fresh is None:
-                raise
-            return _fetch(deps, replace(output, source=fresh[1]), original, thumb)
-    except MoorageError as error:
-        if error.is_internal:
+        return _fetch(deps, output, original, thumb)
+    except OutputGone:
+        fresh = keep.poll_fresh_url(deps, output)
+        if fresh is None:
             raise
-        return False, f"it cannot be fetched again: {error}"
+        return _fetch(deps, replace(output, source=fresh[1]), original, thumb)
 
 
 def _fetch(deps: Deps, output: Output, original: Row, thumb: Row | None) -> tuple[bool, str]:

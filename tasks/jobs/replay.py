@@ -9,7 +9,6 @@ from db import (
     dead_letters,
     deferral,
     deliveries,
-    discarding,
     jobs,
     notifications,
     outputs,
@@ -41,6 +40,8 @@ def replay_dead_letter(conn: Connection, dead_letter_id: UUID, actor: str) -> Wa
     if letter is None:
         raise Refused(f"no dead letter {dead_letter_id}", status=404)
     job = jobs.lock(conn, letter.job_id) if letter.job_id and letter.subject in ("output", "prediction") else None
+    if job is not None and job.partial == "discard" and (letter.subject, letter.state) == ("output", "replayed"):
+        return Wake("keep", letter.subject_id)  # with another file of its job
     wake = _requeue(conn, letter, job, actor)
     if not dead_letters.close(conn, dead_letter_id, "replayed", actor):
         raise Refused(f"dead letter {dead_letter_id} is already {letter.state}", status=409)
@@ -56,8 +57,8 @@ def _requeue(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) 
         if not notifications.replay(conn, letter.subject_id, actor):
             raise Refused("notification is no longer dead", status=409)
         return Wake("notify", letter.subject_id)
-    if letter.subject == "prediction" and job is not None and job.state == "cancelled":
-        raise Refused("job is cancelled; its predictions cannot be replayed", status=409)
+    if job is not None and job.state == "cancelled":
+        raise Refused("job is cancelled and cannot be reopened", status=409)
     if letter.subject == "prediction" and job is not None:
         if not predictions.replay(conn, letter.subject_id, deadline=REPLAY_DEADLINE, actor=actor):
             raise Refused("prediction is no longer lost, or has no external id", status=409)
@@ -79,17 +80,19 @@ def _requeue_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) 
         raise Refused("output no longer exists", status=409)
     if output.prediction_id != job.chosen_id and not placeholders.is_placeholder_chosen(conn, job.id):
         raise Refused("job already uses the files of another prediction", status=409)
-    # All or nothing: one more file cannot complete the job.
-    if discarding.has_discarded_files(conn, output.prediction_id):
-        raise Refused("other files of this job were discarded by its `partial` policy; create a new job", status=409)
-    if not outputs.replay(conn, letter.subject_id, actor):
+    others_of = output.prediction_id if job.partial == "discard" else None
+    replayed = outputs.replay(conn, output.id, actor, others_of)
+    if output.id not in replayed:
         raise Refused("output is no longer dead, or its source was purged", status=409)
     if job.state in TERMINAL_JOB_STATES:
-        if job.state == "cancelled":
-            raise Refused("job is cancelled and cannot be reopened", status=409)
         jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=output.prediction_id, reason=REOPENED)
     elif output.prediction_id != job.chosen_id:
         raise Refused("placeholder upload in progress; retry later", status=409)
+    if others_of and jobs.count_outputs(conn, job.id).dead:  # all or nothing: this one would be discarded, too
+        reason = "other files of this job were discarded by its `partial` policy, or cannot be replayed"
+        raise Refused(f"{reason}; create a new job", status=409)
+    for other_id in sorted({*replayed} - {output.id}):
+        dead_letters.close_by_subject(conn, "output", other_id, reason="replayed with another file", actor=actor)
     return Wake("keep", letter.subject_id)
 
 

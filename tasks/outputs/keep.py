@@ -41,10 +41,9 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         return deps.database.run(lambda conn: _postpone(conn, lease))
     deps.storage.require_connection()  # no download while storage is unavailable
     output = quarantine.forget_missing(deps, lease, output)
+    keep_file = _keep_from_source if output.quarantine_key is None else _keep_from_quarantine
     try:
-        if output.quarantine_key is None:
-            return _keep_from_source(deps, lease, output, guard)
-        return _keep_from_quarantine(deps, lease, output, guard)
+        return keep_file(deps, lease, output, guard)
     except errors.MoorageError as error:
         breakers.note_download_error(deps, output, error)
         # Of other sources the bytes are stored.
@@ -78,6 +77,10 @@ def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: Lease
     """Keep a file from quarantine. If it is still refused, download it again: the server may send the right one now."""
     try:
         return _keep(deps, lease, output, guard, quarantine.open_file)
+    except errors.ObjectAltered:
+        if output.source is None and output.source_data is None and not output.is_placeholder:
+            raise  # its object may be restored for a replay
+        return _keep_from_source(deps, lease, quarantine.forget(deps, lease, output, "altered"), guard)
     except errors.InvalidMedia as error:
         if output.source_kind != "url" or output.source is None:
             raise

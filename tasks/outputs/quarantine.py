@@ -103,7 +103,7 @@ class QuarantineGuard:
 
 @contextlib.contextmanager
 def open_file(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
-    """Read the file of an output from quarantine. Raises ObjectMissing; StorageRefused if the store has altered it."""
+    """Read the file of an output from quarantine. Raises ObjectMissing; ObjectAltered if it has other bytes now."""
     key = output.quarantine_key or ""
     with (
         deps.storage.open_object(deps.storage.private_bucket, key) as opened,
@@ -111,7 +111,7 @@ def open_file(deps: Deps, output: Output, on_progress: Callable[[], None]) -> It
     ):
         if fetched.sha256 != output.quarantine_sha256:
             stored = f"in quarantine with the SHA-256 {output.quarantine_sha256}, read with {fetched.sha256}"
-            raise errors.StorageRefused(f"object {key}: {stored}: restore it, or discard the dead letter")
+            raise errors.ObjectAltered(f"object {key}: {stored}: restore it, or discard the dead letter")
         extension = download.find_extension(output.source or "")
         yield replace(fetched, declared_type=output.quarantine_type, declared_extension=extension)
 
@@ -124,7 +124,11 @@ def forget_missing(deps: Deps, lease: Lease, output: Output) -> Output:
     # Not by a HEAD, whose response is the same if the bucket is missing, or that of a proxy.
     with contextlib.suppress(ObjectMissing), deps.storage.open_object(bucket, key, byte_range=(0, 0)):
         return output
-    log.error("quarantine.missing", output_id=output.id, key=key)
+    return forget(deps, lease, output, "missing")
+
+
+def forget(deps: Deps, lease: Lease, output: Output, reason: str) -> Output:
+    log.error("quarantine.forgotten", output_id=output.id, key=output.quarantine_key, reason=reason)
     deps.database.run(partial(quarantine.forget, lease=lease))
     return replace(output, quarantine_key=None, quarantine_sha256=None)
 

@@ -32,12 +32,12 @@ def reconcile(deps: Deps, actor: str, send: SendWakes, due: Collection[str]) -> 
     correct = partial(clock_skew.correct_future_times, lease_seconds=deps.settings.lease_seconds)
     clock = deps.database.run(correct) if "clock" in due else 0
     wakes = release_leases(deps, actor) if "leases" in due else []
-    released, check = len(wakes), partial(_check_job, deps=deps, actor=actor)
+    released, check = len(wakes), partial(check_job, deps=deps, actor=actor)
     document = partial(repair_document, asset_base=deps.asset_base)
-    repairs: dict[str, tuple[Work[list[Any]], Repair, str]] = {
-        "jobs": (jobs.list_due, check, "job.check_failed"),
-        "documents": (projects.list_overwritten, document, "project.repair_failed"),
-        "statuses": (progress.list_wrong_statuses, progress.update_status, "project.status_failed"),
+    repairs: dict[str, tuple[Work[list[Any]], Repair, Repair | None, str]] = {
+        "jobs": (jobs.list_due, check, _postpone_check, "job.check_failed"),
+        "documents": (projects.list_overwritten, document, None, "project.repair_failed"),
+        "statuses": (progress.list_wrong_statuses, progress.update_status, None, "project.status_failed"),
     }
     counts = {name: _repair_rows(deps, *repair, wakes) if name in due else 0 for name, repair in repairs.items()}
     send(wakes)
@@ -61,25 +61,35 @@ def release_leases(deps: Deps, actor: str) -> list[Wake]:
     return wakes
 
 
-def _repair_rows(deps: Deps, list_rows: Work[list[Any]], repair: Repair, event: str, wakes: list[Wake]) -> int:
+def _repair_rows(
+    deps: Deps, list_rows: Work[list[Any]], repair: Repair, pass_over: Repair | None, event: str, wakes: list[Wake]
+) -> int:
     """
     Repair rows, each in a transaction, until some were locked; add to `wakes`, and return how many rows there were.
 
-    In random order, so that the same ones do not delay the others for ever.
+    In random order, so that the same ones do not delay the others for ever. `pass_over` is run for a row that fails.
     """
     rows, locked = deps.database.run(list_rows), list[Any]()
 
-    def run(row: Any) -> list[Wake]:
-        return deps.database.run(lambda conn: repair(conn, row), lock_ms=LOCK_MS, point="reconcile") or []
+    def run(work: Repair, row: Any) -> list[Wake]:
+        return deps.database.run(lambda conn: work(conn, row), lock_ms=LOCK_MS, point="reconcile") or []
 
     for row in random.sample(rows, len(rows)):
         if len(locked) < MAX_LOCKED:
-            with skip_after_error(event, row, locked):
-                wakes += run(row)
+            with skip_after_error(event, row, locked) as failures:
+                wakes += run(repair, row)
+            with skip_after_error(event, row):
+                if failures and pass_over:
+                    run(pass_over, row)
     return len(rows)
 
 
-def _check_job(conn: Connection, job_id: UUID, deps: Deps, actor: str) -> list[Wake]:
+def _postpone_check(conn: Connection, job_id: UUID) -> None:
+    """Have a job pass whose check failed: a hundred of them were all that each run looked at."""
+    jobs.postpone(conn, job_id, RECHECK_INTERVAL)
+
+
+def check_job(conn: Connection, job_id: UUID, deps: Deps, actor: str) -> list[Wake]:
     """Poll what an open job awaits, or advance its chain if it awaits nothing; recount a keeping job."""
     job = jobs.lock(conn, job_id)
     if not jobs.postpone(conn, job_id, RECHECK_INTERVAL):

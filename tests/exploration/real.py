@@ -295,7 +295,7 @@ RETURNING id
 
     def _check(self, conn: Connection) -> object:
         conn.execute("UPDATE jobs SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [self.job_id])
-        return reconcile._check_job(conn, self.job_id, self.deps, "sweep")
+        return reconcile.check_job(conn, self.job_id, self.deps, "sweep")
 
     def _ingest(self, conn: Connection, lease: Lease) -> object:
         applied = ingest.apply_one(conn, self.deps, ingest._parse(self.deps, lease))

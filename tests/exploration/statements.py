@@ -312,15 +312,21 @@ def poison(view: View, me: Actor, rules: "Rules") -> None:
 
 
 def check(view: View, me: Actor, rules: "Rules") -> None:
-    """sweeps._check_job"""
+    """sweeps.check_job"""
     if view.get(JOB).state == "keeping":
         settle(view, me, rules)
     go_on(view)
 
 
-def discarded(view: View, p: int) -> bool:
-    """discards.has_any"""
-    return any(view.get(o).state in DISCARDS for o in OUTPUTS if PREDICTION_OF[o] == p)
+def revived(view: View, slot: int) -> list[int]:
+    """outputs.replay, and the count after it: with policy `discard` all dead files of the prediction, or none"""
+    if slot not in OUTPUTS or view.get(JOB).partial != "discard":
+        return [slot]
+    rows = {o: view.get(o) for o in OUTPUTS_OF[PREDICTION_OF[slot]]}
+    dead = [o for o, row in rows.items() if row.state == "dead" and row.letter]
+    if any(row.state in ("dead", *DISCARDS) or row.deferred for o, row in rows.items() if o not in dead):
+        raise Lost
+    return dead
 
 
 def revive(view: View, me: Actor, rules: "Rules") -> None:
@@ -328,13 +334,14 @@ def revive(view: View, me: Actor, rules: "Rules") -> None:
     row, job = view.lock(me.slot), view.get(JOB)
     if not row.letter or row.state not in ("dead", "lost"):
         raise Lost
-    if me.slot in OUTPUTS and (job.state in rules.refuses or discarded(view, PREDICTION_OF[me.slot])):
+    if me.slot in OUTPUTS and job.state in rules.refuses:
         raise Lost
     if me.slot in OUTPUTS and job.chosen != PREDICTION_OF[me.slot]:
         raise Lost
     state = {"dead": "waiting", "lost": "running"}[row.state]
     state = "new" if me.slot in PREDICTION_OF and me.slot not in OUTPUTS else state
-    view.put(me.slot, row._replace(state=state, attempt=0, crashes=0, letter=False, stopped=False))
+    for slot in revived(view, me.slot):
+        view.put(slot, view.lock(slot)._replace(state=state, attempt=0, crashes=0, letter=False, stopped=False))
     if me.slot in OUTPUTS and job.state in ENDED_JOB:
         view.put(JOB, view.lock(JOB)._replace(state="keeping"))
     if me.slot in PREDICTIONS and job.state == "failed":

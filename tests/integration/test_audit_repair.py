@@ -1,5 +1,6 @@
 """The repair of what an audit found: done through steps and sweeps, told, and seen to hold by a second audit."""
 
+import dataclasses
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +8,14 @@ from uuid import UUID
 
 import pytest
 
+from db.audit.check import Check
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.audit import advice, repair, run
 from tests.integration import kept_world
 from tests.integration.core import World, database_of, prediction, world
 
+JOBS_OVERDUE = Check(2, "jobs", "overdue")
 KEYS = {
     **dict.fromkeys(
         ("deliveries", "jobs", "predictions", "outputs", "renders", "dead_letters", "events", "projects"), "id::text"
@@ -138,9 +141,51 @@ def test_other_bytes_are_never_stored_under_a_recorded_key(at: World, source: tu
     done, _ = repaired(at, findings(at))
 
     assert [(check, one) for check, one, _ in done] == [("4 objects missing", False)]
-    assert "cannot be fetched again" in done[0][2]
+    assert done[0][2].startswith(("it failed: OutputGone: ", "it failed: DigestMismatch: "))
     assert at.deps.storage.head(at.deps.storage.public_bucket, row["key"]) is None
     assert [str(finding.check) for finding in findings(at)] == ["4 objects missing"]
+
+
+def test_a_larger_object_in_the_place_of_a_file_is_replaced(at: World) -> None:
+    """It ended the repair of all: no file of its size may be read."""
+    row = kept(at, at.source.picture(4))
+    damage(at, row["key"], "missing")
+    blobs, other = at.deps.storage, bytes(5000)
+    digest = kept_world.hashlib.sha256(other).hexdigest()
+    blobs.put(blobs.public_bucket, row["key"], other, size=len(other), sha256=digest, content_type="image/png")
+    limits = dataclasses.replace(at.deps.limits, image_max_bytes=2000, video_max_bytes=2000)
+    at = dataclasses.replace(at, deps=dataclasses.replace(at.deps, limits=limits))
+
+    done, _ = repaired(at, findings(at))
+
+    assert [one for _, one, _ in done] == [True]
+    assert findings(at) == []
+
+
+def test_limits_that_were_lowered_since_end_no_repair(at: World) -> None:
+    """A file that is kept has its recorded digest: limits are for files that nobody knows."""
+    rows = [kept(at, at.source.picture(seed)) for seed in (1, 2)]
+    damage(at, rows[0]["key"], "missing")
+    damage(at, rows[1]["thumb_key"], "missing")
+    limits = {"image_max_bytes": 10, "video_max_bytes": 10, "image_max_pixels": 2, "animation_max_pixels": 2}
+    limited = dataclasses.replace(at.deps, limits=dataclasses.replace(at.deps.limits, **limits))
+
+    done, _ = repaired(dataclasses.replace(at, deps=limited), findings(at))
+
+    assert [one for _, one, _ in done] == [True, True]
+    assert findings(at) == []
+
+
+def test_a_finding_whose_job_is_gone_ends_no_repair(at: World) -> None:
+    """Retention deleted it between the audit and the repair."""
+    waiting(at, [at.source.picture()])
+    at.conn.execute("UPDATE outputs SET run_at = moment() - interval '1 h'")
+    (overdue,) = findings(at)
+    gone = dataclasses.replace(overdue, subject="job", id=str(UUID(int=7)), check=JOBS_OVERDUE)
+
+    done, _ = repaired(at, [gone, overdue])
+
+    assert [one for _, one, _ in done] == [False, True]
 
 
 def test_what_is_overdue_is_woken(at: World) -> None:
@@ -171,6 +216,22 @@ def test_a_lease_that_nobody_freed_is_freed_and_its_row_woken(at: World, monkeyp
     at.keep_all(job_id)
     assert findings(at) == []
     assert at.state("jobs", job_id) == "succeeded"
+
+
+def test_a_repair_of_one_lease_leaves_those_of_other_rows(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker's lease that ended a moment ago is renewed, or released by the sweep after its time."""
+    _, (first, second) = waiting(at, [at.source.picture(), at.source.picture(1)])
+    for output_id, ago in ((first, "1 h"), (second, "1 s")):
+        at.claim("outputs", output_id, ("waiting",))
+        at.conn.execute("UPDATE outputs SET leased_until = moment() - %s::interval WHERE id = %s", (ago, output_id))
+    always = {k: s.replace("interval '30 s'", "interval '0 s'") for k, s in repair.leases.release_expired.sql.items()}
+    monkeypatch.setattr(repair.leases.release_expired, "sql", always)
+
+    done, _ = repaired(at, findings(at))
+
+    assert [(check, one) for check, one, _ in done] == [("2 outputs held", True)]
+    assert at.row("outputs", first)["lease_token"] is None
+    assert at.row("outputs", second)["lease_token"] is not None
 
 
 def test_a_job_that_nobody_settled_is_settled(at: World) -> None:
@@ -204,6 +265,19 @@ def test_an_open_job_past_its_deadline_is_looked_at(at: World) -> None:
     assert [(check, one) for check, one, _ in done] == [("2 jobs overdue", True)]
     assert sent == [Wake("poll", made.prediction_id)]
     assert findings(at) == []
+
+
+def test_a_job_whose_check_fails_is_left_with_the_error(at: World) -> None:
+    """The sweep was repeated until the job is not due, which it never was."""
+    first, second = at.registered(), at.registered()
+    at.conn.execute("UPDATE jobs SET run_at = moment() - interval '1 h'")
+    at.conn.execute('UPDATE jobs SET fallback_chain = \'[{"provider": "replicate"}]\' WHERE id = %s', (first.job_id,))
+
+    done, sent = repaired(at, sorted(findings(at), key=lambda finding: finding.id))
+
+    assert [(check, one) for check, one, _ in done] == [("2 jobs overdue", False), ("2 jobs overdue", True)]
+    assert "TypeError: FallbackEntry" in done[0][2]
+    assert sent == [Wake("poll", second.prediction_id)]
 
 
 def test_placements_and_documents_are_computed_again(at: World) -> None:

@@ -191,3 +191,37 @@ def test_what_is_paused_is_not_overdue(deps: Deps, conn: Connection, target: str
 
     assert before == ["2 outputs overdue"]
     assert rehearsal.found(deps) == []
+
+
+@pytest.mark.parametrize(
+    ("expired", "probed", "found"),
+    [("-30 min", "-4 s", 0), ("20 min", "-4 s", 1), ("-30 min", "5 min", 1)],
+    ids=["breaker", "past", "unprobed"],
+)
+def test_files_that_wait_for_a_circuit_breaker_are_not_overdue(
+    deps: Deps, conn: Connection, expired: str, probed: str, found: int
+) -> None:
+    """The outage of one host is no missing sweep; but long past their expiry they are tried, and the host is probed."""
+    cli.register_one(deps, "abc")
+    body = {"id": "abc", "status": "succeeded", "output": ["https://replicate.delivery/x.png"]}
+    wake = world.deliver(deps, body)
+    ingest.run(deps, world.claim(deps, wake), world.Calm())
+    conn.execute(
+        "UPDATE outputs SET run_at = moment() - interval '20 min', expires_at = moment() - %s::interval", (expired,)
+    )
+    conn.execute(
+        "INSERT INTO breakers (target, opened_at, probe_at, reason) VALUES"
+        " ('host replicate.delivery', moment() - interval '20 min', moment() - %s::interval, 'down')",
+        (probed,),
+    )
+
+    assert [str(finding.check) for finding in rehearsal.found(deps)] == ["2 outputs overdue"] * found
+
+
+def test_a_deadline_of_forty_days_is_not_far(deps: Deps, conn: Connection) -> None:
+    """It is a setting without a limit, as is the life of a provider's files, for which an abandoned one is polled."""
+    changed = replace(deps, settings=deps.settings.model_copy(update={"job_deadline_seconds": 40 * 86400.0}))
+    cli.register_one(changed, "abc")
+    conn.execute("UPDATE predictions SET run_at = deadline_at")
+
+    assert rehearsal.found(changed) == []

@@ -124,6 +124,11 @@ def test_every_check_has_its_advice_and_every_repair_its_check() -> None:
     assert {check.rule for check in checks} == set(advice.RULES)
 
 
+def test_the_advice_for_an_orphan_names_the_cap_of_the_sweep(deps: Deps) -> None:
+    """After a great deletion it runs each night, and has not come to all of them."""
+    assert f"more than {deps.settings.constants.orphans_per_run:,} of a kind" in advice.ADVICE["unnamed"]
+
+
 def test_the_command_prints_a_document_for_programs(
     deps: Deps, conn: Connection, stack: Stack, database_url: str
 ) -> None:

@@ -34,7 +34,7 @@ def retried(at: World, job_id: UUID) -> replay.ActionOutcome:
 
 def checked(at: World, job_id: UUID) -> list[Wake]:
     """Check a job as the sweep does that has just found it due."""
-    return at.deps.database.run(lambda conn: reconcile._check_job(conn, job_id, at.deps, "sweep"))
+    return at.deps.database.run(lambda conn: reconcile.check_job(conn, job_id, at.deps, "sweep"))
 
 
 def ended_by_us(at: World, prediction_id: UUID, external_id: str) -> None:

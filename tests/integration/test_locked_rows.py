@@ -311,6 +311,22 @@ def test_reconcile_ends_overdue_jobs_beside_locked_ones(at: World) -> None:
     assert at.state("jobs", locked) == "failed"
 
 
+def test_the_jobs_of_a_locked_project_do_not_stop_the_deadlines_of_others(at: World) -> None:
+    """A hundred of them filled the page of jobs that are due, and each run ended at the second."""
+    for _ in range(101):
+        at.registered(project_id="p")
+    other = at.registered().job_id
+    at.conn.execute("UPDATE predictions SET state = 'lost', ended_at = moment(), ended_by = 'us', run_at = NULL")
+    at.conn.execute("UPDATE jobs SET run_at = moment() - interval '1 h' WHERE id <> %s", (other,))
+    at.conn.execute("UPDATE jobs SET run_at = moment() WHERE id = %s", (other,))
+
+    with forgotten(at, "SELECT FROM projects FOR UPDATE"):
+        reconcile.reconcile(at.deps, LEASED_BY, len, {"jobs"})
+
+    assert at.state("jobs", other) == "failed"
+    assert at.one("SELECT count(*) FROM jobs WHERE state = 'open'") == 101
+
+
 def test_reconcile_releases_and_corrects_beside_locked_rows(at: World) -> None:
     """Leases, times in the future and a project's status are repaired for every row that is free."""
     first, second = (at.delivered(prediction(name, "failed")) for name in ("one", "two"))

@@ -51,6 +51,25 @@ def test_a_page_is_bounded_and_says_what_remains(deps: Deps, conn: Connection) -
     assert closed == [{"state": "discarded", "closed_by": "api ann"}]
 
 
+def test_a_replay_that_fails_again_is_not_replayed_by_the_next_page(deps: Deps, conn: Connection) -> None:
+    """Else the loop of the command, or of an application, has no end while files are gone."""
+    for name in ("a", "b", "c"):
+        world.kept(deps, name, ["https://evil.example/x.png"])
+    conn.execute("UPDATE outputs SET source = 'https://evil.example/x.png', category = 'DOWNLOAD_FAILED'")
+    after, pages = dead_letters.FIRST, list[int]()
+
+    while len(pages) < 10:
+        page = bulk.apply_page(deps.database, DeadLetterFilter(), "replay", "cli", after=after, limit=1)
+        world.work(deps, *page.wakes)
+        after = page.after
+        pages.append(page.remaining)
+        if not page.remaining:
+            break
+
+    assert pages == [2, 1, 0]
+    assert open_count(conn) == 3
+
+
 def test_a_page_stops_when_its_time_is_over(deps: Deps, conn: Connection) -> None:
     """The answer comes before its reader gives up; the next call goes on."""
     conn.execute(ADD_LETTERS, {"error": "A", "count": 5})
@@ -64,7 +83,7 @@ def test_what_refuses_the_action_stays_and_is_passed(deps: Deps, conn: Connectio
     """Else the same five hundred would be tried again for ever; ids of nothing are named, too."""
     conn.execute(ADD_LETTERS, {"error": "A", "count": 2})
     stranger = uuid4()
-    ids = [row["id"] for row in fetch_all(conn, "SELECT id FROM dead_letters ORDER BY id", {})]
+    ids = [row["id"] for row in fetch_all(conn, "SELECT id FROM dead_letters ORDER BY id DESC", {})]
 
     page = bulk.apply_page(deps.database, DeadLetterFilter(ids=[*ids, stranger]), "replay", "cli")
 

@@ -382,21 +382,41 @@ def test_a_missing_bucket_makes_no_row_forget_its_object(at: World) -> None:
     assert at.state("outputs", row["id"]) == "kept"
 
 
-def test_an_altered_object_is_not_kept(at: World) -> None:
-    """Its digest was recorded when it was stored: other bytes are no proof of what was generated."""
-    _, row = refused(at, png(16))
-    bucket, other = at.deps.storage.private_bucket, png(17)
+def altered(at: World, row: dict[str, Any]) -> None:
+    """Put other bytes in the place of a file in quarantine."""
+    blobs, other = at.deps.storage, png(17)
     digest = hashlib.sha256(other).hexdigest()
-    key = row["quarantine_key"]
-    at.deps.storage.put(bucket, key, other, size=len(other), sha256=digest, content_type="image/png")
+    blobs.put(
+        blobs.private_bucket, row["quarantine_key"], other, size=len(other), sha256=digest, content_type="image/png"
+    )
+
+
+def test_an_altered_object_is_forgotten_and_the_source_is_asked(at: World) -> None:
+    """Its digest was recorded when it was stored: other bytes are no proof of what was generated."""
+    made, row = refused(at, png(16))
+    altered(at, row)
 
     again(at, row["id"])
 
     after = at.row("outputs", row["id"])
-    assert (after["state"], after["attempt"], after["quarantine_key"]) == ("waiting", 0, key)
-    assert row["sha256"] is None
-    assert row["quarantine_sha256"] in after["reason"]
-    assert digest in after["reason"]
+    assert (after["state"], after["quarantine_key"], after["sha256"]) == ("kept", None, row["quarantine_sha256"])
+    assert at.state("jobs", made.job_id) == "succeeded"
+    assert downloads(at) == 2
+
+
+def test_an_altered_object_without_a_source_is_a_dead_letter(at: World) -> None:
+    """It was tried again every five seconds without an end, and its job never settled."""
+    made, row = refused(at, png(16))
+    at.conn.execute("UPDATE outputs SET source = NULL")
+    altered(at, row)
+
+    again(at, row["id"])
+
+    letter = at.letters(row["id"])[-1]
+    assert (letter["state"], letter["category"], letter["retryable"]) == ("open", "STORAGE_FAILED", True)
+    assert row["quarantine_sha256"] in letter["reason"]
+    assert at.row("outputs", row["id"])["quarantine_key"] == row["quarantine_key"]  # it can be restored
+    assert at.state("jobs", made.job_id) == "failed"
 
 
 def test_an_error_page_gives_way_to_the_file(at: World) -> None:

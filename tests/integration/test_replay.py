@@ -1,12 +1,15 @@
 """Replays: the one door out of a terminal state."""
 
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 
+from db.dead_letters import DeadLetterFilter
 from embedded.stack import Stack
 from moorage.errors import Refused
 from moorage.model import Wake
+from tasks import dead_letters as bulk
 from tasks.jobs import replay
 from tests.integration.core import World, database_of, png, prediction, together, world
 
@@ -119,6 +122,72 @@ def test_a_job_whose_files_were_discarded_is_not_half_replayed(at: World) -> Non
         again(at, letter["id"])
 
     assert at.state("jobs", made.job_id) == "failed"
+
+
+def both_broken(at: World, seeds: tuple[int, ...]) -> tuple[UUID, list[UUID]]:
+    """Return a failed job that publishes all files or none, and its dead letters; files of seeds are back."""
+    urls = [at.source.broken(404), at.source.broken(404)]
+    made = at.keeping(urls, partial="discard")
+    at.keep_all(made.job_id)
+    assert at.state("jobs", made.job_id) == "failed"
+    for seed, url in zip(seeds, urls, strict=False):
+        at.source.files[url.removeprefix(at.source.url(""))] = (200, png(seed))
+    return made.job_id, [letter["id"] for letter in at.letters()]
+
+
+def test_all_files_of_a_job_that_publishes_all_or_none_are_replayed_together(at: World) -> None:
+    """One by one, the first was kept and then deleted for the others' sake, and theirs were refused."""
+    job_id, (first, second) = both_broken(at, (1, 2))
+
+    again(at, first)
+    assert [letter["state"] for letter in at.letters()] == ["replayed", "replayed"]
+    assert at.one("SELECT count(*) FROM outputs WHERE state = 'waiting' AND run_at <= moment()") == 2
+    at.keep_all(job_id)
+
+    assert at.state("jobs", job_id) == "succeeded"
+    assert at.one("SELECT count(*) FROM variants WHERE render_id = %s", job_id) == 2
+    assert second not in {letter["id"] for letter in at.letters() if letter["state"] == "open"}
+
+
+def test_files_that_are_replayed_together_are_counted_and_woken(at: World) -> None:
+    """A replay of many names each; a retry of the job does."""
+    job_id, _ = both_broken(at, ())
+
+    page = bulk.apply_page(at.deps.database, DeadLetterFilter(), "replay", "cli")
+    at.keep_all(job_id)
+    retried = replay.retry_job(at.deps.database, at.deps.settings, job_id, "ann")
+
+    assert (page.done, page.refused) == (2, [])
+    assert {wake.row_id for wake in page.wakes} == set(at.outputs(job_id))
+    assert (retried.replayed, {wake.row_id for wake in retried.wakes}) == (2, set(at.outputs(job_id)))
+
+
+def test_a_file_is_not_replayed_if_another_cannot_be(at: World) -> None:
+    """It would be stored, and deleted at once."""
+    job_id, (first, second) = both_broken(at, (1, 2))
+    at.deps.database.run(lambda conn: replay.discard_dead_letter(conn, second, "cli"))
+
+    with pytest.raises(Refused, match="or cannot be replayed"):
+        again(at, first)
+
+    assert at.state("jobs", job_id) == "failed"
+
+
+def test_a_file_of_a_foreign_host_that_is_refused_again_makes_its_job_no_less(at: World) -> None:
+    """It is not the provider's: its job succeeded without it, and is told so again, not that it is partial."""
+    made = at.keeping([at.source.picture(), "https://foreign.example/x.png"])
+    at.keep_all(made.job_id)
+    _, foreign = at.outputs(made.job_id)
+    assert at.state("jobs", made.job_id) == "succeeded"
+
+    again(at, at.letters(foreign)[0]["id"])
+    assert at.state("jobs", made.job_id) == "keeping"
+    at.step("keep", foreign)
+
+    assert at.state("jobs", made.job_id) == "succeeded"
+    row, letter = at.row("outputs", foreign), at.letters(foreign)[-1]
+    assert (row["state"], row["category"]) == ("dead", "FOREIGN_HOST")
+    assert (letter["state"], letter["category"]) == ("open", "DOWNLOAD_FAILED")
 
 
 def test_a_replay_counts_from_nothing(at: World) -> None:

@@ -350,3 +350,22 @@ def test_an_error_of_one_row_does_not_keep_others_waiting(at: World, monkeypatch
             run_reconcile(then)
 
     assert (at.state("jobs", bad.job_id), at.state("jobs", good.job_id)) == ("open", "failed")
+
+
+def test_jobs_whose_check_fails_do_not_stop_the_deadlines_of_others(at: World) -> None:
+    """A hundred of them were the page of jobs that are due, at every run."""
+    for _ in range(100):
+        at.registered()
+    at.conn.execute("UPDATE jobs SET fallback_chain = '[{}]', run_at = moment() - interval '1 h'")
+    at.conn.execute("UPDATE predictions SET run_at = NULL, state = 'lost', ended_at = moment(), ended_by = 'us'")
+    good = at.registered()
+    at.conn.execute(
+        "UPDATE predictions SET state = 'lost', run_at = NULL, ended_at = moment() WHERE run_at IS NOT NULL"
+    )
+    at.conn.execute("UPDATE jobs SET run_at = moment() WHERE id = %s", (good.job_id,))
+
+    for _ in range(2):
+        reconcile.reconcile(at.deps, "test", len, {"jobs"})
+
+    assert at.state("jobs", good.job_id) == "failed"
+    assert at.one("SELECT count(*) FROM jobs WHERE state = 'open' AND run_at > moment()") == 100
