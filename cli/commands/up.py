@@ -14,6 +14,7 @@ import click
 import requests
 from rich.console import Console
 
+from embedded.folders import occupy
 from moorage.errors import ConfigError
 from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
 from moorage.settings import env_names_by_field
@@ -53,6 +54,7 @@ def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str
         signal.signal(number, lambda *_: stop.set())
     console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower ...")
     with contextlib.ExitStack() as running:
+        running.enter_context(occupy(folder))
         standin = None if real else running.enter_context(Standin(pictures=pictures).start(folder / "standin"))
         deployment = LocalDeployment(folder, standin=standin, flower=True, fixed_ports=True, overrides=overrides)
         local = running.enter_context(deployment)

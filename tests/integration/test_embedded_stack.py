@@ -26,6 +26,7 @@ from embedded.process import Process
 from embedded.server import Server
 from embedded.stack import Stack
 from moorage.errors import ConfigError
+from simulation.stack import LocalDeployment
 
 DEADLINE_SECONDS = 90
 
@@ -221,6 +222,17 @@ def test_a_folder_serves_one_stack_at_a_time(stack):
         Stack(stack.folder).start()
 
     assert stack.valkey.is_running
+
+
+def test_a_refused_start_leaves_the_files_of_the_running_stack(stack):
+    """A second `moorage up` deleted PostgreSQL's binaries and SeaweedFS's sockets: no later restart succeeded."""
+    ours = files_of(stack)
+
+    with pytest.raises(ConfigError, match="servers are already running"), LocalDeployment(stack.folder):
+        pass
+
+    assert ours
+    assert files_of(stack) == ours
 
 
 def test_two_stacks_do_not_collide_and_a_folder_can_be_started_again(stack, tmp_path):

@@ -1,12 +1,17 @@
 """`moorage up` and the demo: when the local system counts as up."""
 
+import contextlib
+import fcntl
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cli.commands.up import up
 from embedded import ports
 from embedded.stack import Stack
+from moorage.errors import ConfigError
 from simulation.stack import LocalDeployment
 from storage import s3
 from tests.integration import command_line as cli
@@ -38,3 +43,24 @@ def test_fixed_ports_are_kept_and_replaced_when_in_use(tmp_path: Path) -> None:
 
     assert kept == first
     assert replaced not in (0, other)
+
+
+@contextlib.contextmanager
+def used_by_another_run(folder: Path) -> Iterator[None]:
+    """Lock a folder, as a process that runs a stack in it."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_second_up_changes_nothing_in_the_folder(tmp_path: Path) -> None:
+    """It started a stand-in and wrote its address into the file that the running processes read."""
+    providers = tmp_path / "standin/providers.toml"
+    providers.parent.mkdir()
+    providers.write_text("of the first")
+
+    with used_by_another_run(tmp_path), pytest.raises(ConfigError, match="servers are already running"):
+        up.main(["--folder", str(tmp_path)], standalone_mode=False)
+
+    assert providers.read_text() == "of the first"
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "standin"}
