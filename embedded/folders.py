@@ -1,29 +1,36 @@
-"""The folder of a stack, which one process uses at a time."""
+"""The folder of a stack, which one process uses at a time; and how a run clears what an earlier one left in it."""
 
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from embedded import process, seaweedfs, unprivileged
 from moorage.errors import ConfigError
 
 _LOCK: Final = "lock"
+_CLEARABLE: Final = "cleared-by-the-next-run"  # marks the folder of a demo or a drill
 _occupied: Final[dict[Path, int]] = {}
 
 
 @contextlib.contextmanager
-def occupy(folder: Path) -> Iterator[None]:
+def occupy(folder: Path, *, clears: bool = False) -> Iterator[None]:
     """
     Lock a folder for this process, before anything is written into it; a stack in it shares the lock.
 
-    Raises ConfigError if another process has it.
+    Raises ConfigError if another process has it, or if it is to be cleared and has files of the user.
     """
     folder = folder.resolve()
+    if clears:
+        _require_clearable(folder)
     create(folder)
     _occupied[folder] = lock(folder)
     try:
+        if clears:
+            _clear(folder)
         yield
     finally:
         os.close(_occupied.pop(folder))
@@ -51,3 +58,25 @@ def lock(folder: Path) -> int:
         if os.fstat(fd).st_nlink:
             return fd
         os.close(fd)  # removed with its folder, by a run that has just ended
+
+
+def _require_clearable(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - {_LOCK} and _CLEARABLE not in names:
+        raise ConfigError(f"{folder} has files that no demo or drill wrote: remove it, or use another --folder")
+
+
+def _clear(folder: Path) -> None:
+    (folder / _CLEARABLE).touch()
+    for server_lock in folder.rglob("*.lock"):  # PostgreSQL of a killed run may still be stopping
+        with process.lock_file(server_lock, "postgres"):
+            pass
+    for copy in folder.rglob("postgres*.copy"):
+        unprivileged.remove_copy(Path(copy.read_text(encoding="utf-8")))
+    for ports_file in folder.rglob("seaweedfs/ports.json"):
+        seaweedfs.remove_sockets(ports_file)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (_LOCK, _CLEARABLE):
+            path.unlink()

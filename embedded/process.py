@@ -96,7 +96,7 @@ class Process:
         """Start it without waiting; do nothing if it is running."""
         if self.is_running:
             return
-        with self._lock() as lock, _open_log(self.log_path) as output:
+        with lock_file(self._lock_path, self.name) as lock, _open_log(self.log_path) as output:
             self._log_start = output.tell()
             self._child = self.spawn(
                 self.argv,
@@ -166,18 +166,19 @@ class Process:
         status = self.wait(0)
         return f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[tuple[int, ...]]:
-        """Lock the file. The child inherits the lock; the kernel releases it with the last process that holds it."""
-        if self._lock_path is None:
-            yield ()
-            return
-        fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            _acquire(fd, self.name, self._lock_path)
-            yield (fd,)
-        finally:
-            os.close(fd)
+
+@contextlib.contextmanager
+def lock_file(path: Path | None, name: str) -> Iterator[tuple[int, ...]]:
+    """Lock the file. A child inherits the lock; the kernel releases it with the last process that holds it."""
+    if path is None:
+        yield ()
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _acquire(fd, name, path)
+        yield (fd,)
+    finally:
+        os.close(fd)
 
 
 def _acquire(fd: int, name: str, path: Path, timeout_seconds: float = 60.0) -> None:

