@@ -57,7 +57,7 @@ def drill(
             f"drill {form_name}: SKIPPED, nothing was tested: neither root nor a user namespace may mount here"
         )
         _write(report, {"form": form_name, "skipped": True})
-        return
+        raise SystemExit(2)
     seed = secrets.randbelow(10**6) if seed is None else seed
     click.get_current_context().with_resource(occupy(folder, clears=True))
     console.print(f"drill {form_name}: {jobs} jobs, {minutes:g} minutes, seed {seed}")
