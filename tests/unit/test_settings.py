@@ -413,6 +413,12 @@ def test_a_part_of_the_keys_of_s3_is_refused(env, given):
     assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together" in refusal(env, **given)
 
 
+@pytest.mark.parametrize("given", [{"S3_PUBLIC_BUCKET": "moorage-private"}, {"S3_PRIVATE_BUCKET": "moorage-public"}])
+def test_one_bucket_for_private_and_public_files_is_refused(env, given):
+    """It was opened to everyone, with the uploads and the files in quarantine."""
+    assert "S3_PUBLIC_BUCKET and S3_PRIVATE_BUCKET are the same bucket" in refusal(env, **given)
+
+
 @pytest.mark.parametrize("base", ["https://Moorage.example/v1/assets/", "http://moorage.example:80/v1/assets"])
 def test_files_that_would_be_redirected_to_themselves_are_refused(env, base):
     """Every reader would follow the same answer until it gives up."""
