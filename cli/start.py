@@ -25,5 +25,6 @@ def _end_at_interrupt() -> None:
 
 if __name__ == "__main__":
     _end_at_interrupt()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the program has a handler: process 1 ignores it
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

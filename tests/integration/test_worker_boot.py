@@ -54,8 +54,10 @@ def state(conn: Connection) -> str:
     return str(row["state"]) if row else ""
 
 
-def test_a_worker_that_waits_for_postgresql_is_alive(stack: Stack, database_url: str, tmp_path: Path) -> None:
-    """Kubernetes killed it while PostgreSQL was away."""
+def test_a_worker_that_waits_for_postgresql_is_alive_and_ends_at_sigterm(
+    stack: Stack, database_url: str, tmp_path: Path
+) -> None:
+    """Kubernetes killed it while PostgreSQL was away; and as process 1 it ignored SIGTERM, without a handler."""
     alive = tmp_path / "alive"
     env = cli.environment(stack, "postgresql://u@127.0.0.1:1/none", MOORAGE_ALIVE_FILE=str(alive))
 
@@ -68,4 +70,5 @@ def test_a_worker_that_waits_for_postgresql_is_alive(stack: Stack, database_url:
             alive.unlink()
     finally:
         worker.send_signal(signal.SIGTERM)
-        worker.wait(60)
+
+    assert worker.wait(60) == 0  # an exit of its own
