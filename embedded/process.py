@@ -50,6 +50,7 @@ class Process:
         death_signal: sent by the kernel when the supervisor dies.
         lock_path: a file that stays locked while the child or a child of it lives. A start waits for the lock, so that
             two servers never share one data folder.
+        stale_path: a file of an earlier child, removed under the lock: it no longer says that a server runs.
     """
 
     spawn: ClassVar[Callable[..., subprocess.Popen[bytes]]] = subprocess.Popen
@@ -68,13 +69,14 @@ class Process:
         grace_seconds: float = 8.0,
         death_signal: signal.Signals = signal.SIGTERM,
         lock_path: Path | None = None,
+        stale_path: Path | None = None,
     ) -> None:
         self.argv = [os.fspath(part) for part in argv]
         self.name = name or Path(self.argv[0]).name
         self.log_path = log_path
         self._env, self._cwd, self._ready, self._user = env, cwd, ready, user
         self._stop_signal, self._death_signal, self._grace = stop_signal, death_signal, grace_seconds
-        self._lock_path = lock_path
+        self._lock_path, self._stale_path = lock_path, stale_path
         self._child: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -98,6 +100,8 @@ class Process:
             return
         with lock_file(self._lock_path, self.name) as lock, _open_log(self.log_path) as output:
             self._log_start = output.tell()
+            if self._stale_path is not None:
+                self._stale_path.unlink(missing_ok=True)
             self._child = self.spawn(
                 self.argv,
                 env=self._env,
