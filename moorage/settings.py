@@ -247,10 +247,11 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]  # pydantic passes all sources by name
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        cls, settings_cls: type[BaseSettings], **sources: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the `..._FILE` twins between the environment and `.env`."""
-        twins = InitSettingsSource(settings_cls, settings_sources.read_file_twins(settings_cls))
+        read = settings_sources.read_file_twins(settings_cls, sources["dotenv_settings"].env_file)
+        twins = InitSettingsSource(settings_cls, read)
         return sources["init_settings"], sources["env_settings"], twins, sources["dotenv_settings"]
 
 

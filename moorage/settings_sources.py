@@ -48,12 +48,12 @@ _OF_OTHERS: Final = {  # read by the providers' own clients
 }
 
 
-def read_file_twins(kind: type[BaseSettings]) -> dict[str, Any]:
-    """Return, by field, the contents of the file that NAME_FILE names for the setting NAME."""
-    contents = {}
+def read_file_twins(kind: type[BaseSettings], dotenv: Any) -> dict[str, Any]:
+    """Return, by field, the contents of the file that NAME_FILE names for NAME, in the environment or in `.env`."""
+    contents, of_dotenv = {}, dotenv_values(dotenv or "")
     for field_name, field in kind.model_fields.items():
         for name in reversed(names_of(field_name, field)):
-            if path := os.environ.get(f"{name}_FILE"):
+            if path := os.environ.get(f"{name}_FILE") or of_dotenv.get(f"{name}_FILE"):
                 contents[field_name] = read_file(name, path)
     return contents
 
@@ -71,9 +71,9 @@ def names_of(field_name: str, field: Any) -> list[str]:
 
 def read_variable(name: str) -> str | None:
     """Return a variable that is no setting: of the environment, of the file that NAME_FILE names, else of `.env`."""
-    if path := os.environ.get(f"{name}_FILE"):
-        return os.environ.get(name) or read_file(name, path)
-    return os.environ.get(name) or dotenv_values(dotenv_path()).get(name)
+    dotenv = dotenv_values(dotenv_path())
+    path = os.environ.get(f"{name}_FILE") or dotenv.get(f"{name}_FILE")
+    return os.environ.get(name) or (read_file(name, path) if path else dotenv.get(name))
 
 
 def read_file(name: str, path: str) -> str:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from moorage import settings
+from moorage import settings, settings_sources
 from moorage.errors import ConfigError
 from moorage.settings import Constants, Settings
 
@@ -177,6 +177,21 @@ def test_a_file_twin_is_read(env, tmp_path):
 
     assert token is not None
     assert token.get_secret_value() == "r8_abc"
+
+
+def test_a_file_twin_in_the_dotenv_file_is_read(env, tmp_path):
+    """It was ignored without a word: webhooks were accepted unsigned, although the secret was there."""
+    for name in ("token", "other", "owners"):
+        (tmp_path / name).write_text(f"of {name}\n")
+    (tmp_path / ".env").write_text("REPLICATE_API_TOKEN_FILE=token\nFAL_KEY_FILE=token\nSUNO_TOKEN_FILE=owners\n")
+    env(FAL_KEY_FILE=str(tmp_path / "other"))
+
+    loaded = settings.load_settings()
+
+    assert loaded.replicate_api_token.get_secret_value() == "of token"
+    assert loaded.fal_key.get_secret_value() == "of other"  # the environment before the file
+    assert settings_sources.read_variable("SUNO_TOKEN") == "of owners"
+    assert Settings(_env_file=None).replicate_api_token is None
 
 
 def test_a_file_twin_that_is_not_there_is_refused(env):
