@@ -271,6 +271,8 @@ def load_settings(**overrides: Any) -> Settings:
     if settings and settings.env == "production" and constants and constants.model_fields_set:
         names = ", ".join(f"{DEVELOPER_PREFIX}{field.upper()}" for field in sorted(constants.model_fields_set))
         problems.append(f"{names}: developer overrides are refused in production: unset them")
+    if settings and constants and (size := settings.webhook_max_bytes) > (limit := constants.bytes_in_flight):
+        problems.append(f"MOORAGE_WEBHOOK_MAX_BYTES={size}: at most {limit}, the memory for all webhooks at once")
     if problems or constants is None or settings is None:
         raise ConfigError("\n".join(problems))
     settings._constants = constants

@@ -434,6 +434,15 @@ def test_one_bucket_for_private_and_public_files_is_refused(env, given):
     assert "S3_PUBLIC_BUCKET and S3_PRIVATE_BUCKET are the same bucket" in refusal(env, **given)
 
 
+def test_webhooks_larger_than_the_memory_for_all_of_them_are_refused(env):
+    """Each of them would be answered 503, for ever, and the provider would give up."""
+    assert "MOORAGE_WEBHOOK_MAX_BYTES=134217729: at most 134217728" in refusal(
+        env, MOORAGE_WEBHOOK_MAX_BYTES="134217729"
+    )
+    env(MOORAGE_WEBHOOK_MAX_BYTES="134217728")
+    assert settings.load_settings().webhook_max_bytes == 134217728
+
+
 @pytest.mark.parametrize("base", ["https://Moorage.example/v1/assets/", "http://moorage.example:80/v1/assets"])
 def test_files_that_would_be_redirected_to_themselves_are_refused(env, base):
     """Every reader would follow the same answer until it gives up."""
