@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Final
 
 from embedded import process, seaweedfs, unprivileged
 from moorage.errors import ConfigError
+from moorage.settings import env_names_by_field
 
 _LOCK: Final = "lock"
 _CLEARABLE: Final = "cleared-by-the-next-run"  # marks the folder of a demo or a drill
@@ -21,6 +23,7 @@ def occupy(folder: Path, *, clears: bool = False) -> Iterator[None]:
     """
     Lock a folder for this process, before anything is written into it; a stack in it shares the lock.
 
+    Settings in the environment, of another deployment, are absent meanwhile, and no proxy is asked for local servers.
     Raises ConfigError if another process has it, or if it is to be cleared and has files of the user.
     """
     folder = folder.resolve()
@@ -31,9 +34,27 @@ def occupy(folder: Path, *, clears: bool = False) -> Iterator[None]:
     try:
         if clears:
             _clear(folder)
-        yield
+        with _separate_environment():
+            yield
     finally:
         os.close(_occupied.pop(folder))
+
+
+@contextlib.contextmanager
+def _separate_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    try:
+        for name in itertools.chain(*env_names_by_field().values()):
+            os.environ.pop(name, None)
+            os.environ.pop(f"{name}_FILE", None)
+        bypassed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        if bypassed != "*":
+            local = ",".join(filter(None, (bypassed, "127.0.0.1", "localhost")))
+            os.environ |= {"no_proxy": local, "NO_PROXY": local}
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def create(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import click
 import pytest
+import requests
 
 from cli.commands.demo import demo
 from cli.commands.drill import drill
 from cli.commands.up import up
 from embedded import ports
+from embedded.folders import occupy
 from embedded.stack import Stack
 from moorage.errors import ConfigError
 from simulation.provider.client import Standin
@@ -37,6 +40,25 @@ def test_it_is_up_when_its_buckets_exist(
 
     with LocalDeployment(tmp_path, stack=stack, overrides=names):
         assert [list(store.list_objects(bucket, "renders/")) for bucket in ("up-public", "up-private")] == [[], []]
+
+
+def test_the_shell_of_the_user_does_not_reach_the_stack(
+    stack: Stack, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the shell of a deployment, or behind a proxy of HTTP, `up`, demo and drill ended with a traceback."""
+    monkeypatch.setattr(LocalDeployment, "_add_processes", lambda self: None)
+    for name, value in {"MOORAGE_ENV": "production", "MOORAGE_MAX_ERRORS": "many", "NO_PROXY": "a.example"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    with occupy(tmp_path), LocalDeployment(tmp_path, stack=stack, overrides={"DATABASE_URL": database_url}) as local:
+        assert requests.get(f"{local.stack.seaweedfs.url}/healthz", timeout=10).ok
+        assert "MOORAGE_ENV" not in os.environ
+        assert os.environ["no_proxy"] == "a.example,127.0.0.1,localhost"
+
+    assert os.environ["MOORAGE_ENV"] == "production"
 
 
 def test_fixed_ports_are_kept_and_replaced_when_in_use(tmp_path: Path) -> None:
