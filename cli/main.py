@@ -99,7 +99,7 @@ def _use_running_stack() -> None:
     running = Path(os.environ.get("MOORAGE_DATA_DIR", ".moorage"), "up.env")
     given = {*os.environ, *dotenv_values(os.environ.get("MOORAGE_DOTENV", ".env"))}
     if running.is_file() and not given & {"DATABASE_URL", "DATABASE_URL_FILE"}:
-        os.environ.update({name: value for name, value in dotenv_values(running).items() if value is not None})
+        os.environ.update({name: value or "" for name, value in dotenv_values(running, interpolate=False).items()})
 
 
 def main(args: list[str] | None = None) -> Any:

@@ -14,18 +14,20 @@ import click
 import requests
 from rich.console import Console
 
+from embedded.dotenv_file import dotenv_file
 from embedded.folders import occupy
 from moorage.errors import ConfigError
 from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
 from moorage.settings import env_names_by_field
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment, data_folder
+from simulation.stack import INHERITED, LocalDeployment, data_folder
 from worker import inspect_cluster
 
 OWNER: Final = "me"
 REAL: Final = {"fal": "FAL_KEY", "openai": "OPENAI_API_KEY", "replicate": "REPLICATE_API_TOKEN"}
 COMMAND: Final = os.path.relpath(Path(sys.executable).with_name("moorage"))  # as the user may call it
 WORKER_SECONDS: Final = 60.0
+OF_THE_SHELL: Final = {*INHERITED, "PYTHONPATH", "PYTHONUNBUFFERED", "LOG_LEVEL", "LOG_FORMAT"}
 
 
 @click.command()
@@ -58,7 +60,8 @@ def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str
         standin = None if real else running.enter_context(Standin(pictures=pictures).start(folder / "standin"))
         deployment = LocalDeployment(folder, standin=standin, flower=True, fixed_ports=True, overrides=overrides)
         local = running.enter_context(deployment)
-        env_file = _write_environment(local)
+        env_file, values = data_folder("up.env"), local.environment()
+        running.enter_context(dotenv_file(env_file, {x: values[x] for x in values.keys() - OF_THE_SHELL}))
         _await_workers(local, stop)
         for name, port in local.moved_ports.items():
             console.print(f"port {port} ({name}) is in use: URLs that were stored with it lead there", style="yellow")
@@ -68,7 +71,6 @@ def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str
             for name in local.restart_dead():
                 console.print(f"{name} had died and was restarted; see {folder / 'logs'}")
         console.print("stopping ...")
-        env_file.unlink(missing_ok=True)
 
 
 def _build_overrides(real: Sequence[str], public_url: str | None) -> dict[str, str]:
@@ -99,18 +101,6 @@ def _await_workers(local: LocalDeployment, stop: threading.Event) -> None:
         if stop.is_set() or time.monotonic() > until:
             return
         local.restart_dead()
-
-
-def _write_environment(local: LocalDeployment) -> Path:
-    """Write the settings of the running stack to the file that other commands read; readable only by the user."""
-    path = data_folder("up.env")
-    names = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "PYTHONUNBUFFERED", "LOG_LEVEL", "LOG_FORMAT")
-    lines = [f"{name}='{value}'\n" for name, value in sorted(local.environment().items()) if name not in names]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
-        file.writelines(lines)
-    return path
 
 
 def _format_addresses(local: LocalDeployment, standin: Standin | None, env_file: Path) -> str:
