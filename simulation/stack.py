@@ -42,7 +42,7 @@ class LocalDeployment:
         concurrency: int = 0,  # pool children of `quick` and `keep`; 0: two, and three where files wait for hosts
         beats: int = 1,
         flower: bool = False,
-        fixed_ports: bool = False,  # those of the last start, else FIXED_PORTS: URLs of files must stay the same
+        fixed_ports: bool = False,  # those of the first start, else FIXED_PORTS: URLs of files must stay the same
         standin: Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
         stack: Stack | None = None,
         overrides: Mapping[str, str] | None = None,  # settings that differ from the defaults
@@ -88,7 +88,7 @@ class LocalDeployment:
 
     def start(self) -> None:
         """Start everything and return when it is ready. Raises ConfigError with the end of a log if a start fails."""
-        wanted = self._read_ports()
+        wanted = FIXED_PORTS | ports.load(self._ports_file) if self._ports_file else {}
         if self._owns_stack:
             self.stack.seaweedfs.preferred_port = wanted.get("s3")
             self.stack.start()
@@ -99,7 +99,7 @@ class LocalDeployment:
         if self._ports_file is not None:
             used = {"receiver": self.port, "s3": self.stack.seaweedfs.port, "flower": self.flower_port}
             used["metrics"] = self.metrics_port
-            self._ports_file.write_text(json.dumps(used), encoding="utf-8")
+            ports.store(self._ports_file, used)
             self.moved_ports = {name: port for name, port in wanted.items() if used[name] != port}
         conn = connect(self.environment()["DATABASE_URL"])
         migrate.migrate(conn)
@@ -110,14 +110,6 @@ class LocalDeployment:
             process.launch()
         for process in self.processes.values():
             process.await_ready()
-
-    def _read_ports(self) -> dict[str, int]:
-        if self._ports_file is None:
-            return {}
-        if not self._ports_file.exists():
-            return dict(FIXED_PORTS)
-        stored: dict[str, int] = json.loads(self._ports_file.read_text(encoding="utf-8"))
-        return FIXED_PORTS | stored
 
     def stop(self) -> None:
         """Stop moorage's processes, then the servers."""

@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -71,6 +72,25 @@ def test_fixed_ports_are_kept_and_replaced_when_in_use(tmp_path: Path) -> None:
 
     assert kept == first
     assert replaced not in (0, other)
+
+
+def test_a_port_that_was_busy_is_wanted_again(
+    stack: Stack, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored URLs name the port of the first start: it moved for ever. And a crash left an empty file."""
+    monkeypatch.setattr(LocalDeployment, "_add_processes", lambda self: None)
+    wanted = dict(zip(("receiver", "flower", "metrics"), ports.reserve(3), strict=True)) | {"s3": stack.seaweedfs.port}
+    file = tmp_path / "ports.json"
+    start = partial(LocalDeployment, stack=stack, overrides={"DATABASE_URL": database_url}, fixed_ports=True)
+    file.write_text(json.dumps(wanted))
+
+    with socket.create_server(("127.0.0.1", wanted["receiver"])), start(tmp_path) as local:
+        assert local.moved_ports == {"receiver": wanted["receiver"]}
+    assert json.loads(file.read_text()) == wanted
+
+    file.write_text("")
+    with start(tmp_path) as local:
+        assert json.loads(file.read_text())["receiver"] == local.port
 
 
 @contextlib.contextmanager
