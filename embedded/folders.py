@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ def occupy(folder: Path, *, clears: bool = False) -> Iterator[None]:
     Lock a folder for this process, before anything is written into it; a stack in it shares the lock.
 
     Settings in the environment, of another deployment, are absent meanwhile, and no proxy is asked for local servers.
+    The first SIGINT or SIGTERM raises KeyboardInterrupt; later ones are ignored, so that they cut no stop short.
     Raises ConfigError if another process has it, or if it is to be cleared and has files of the user.
     """
     folder = folder.resolve()
@@ -34,7 +36,7 @@ def occupy(folder: Path, *, clears: bool = False) -> Iterator[None]:
     try:
         if clears:
             _clear(folder)
-        with _separate_environment():
+        with _separate_environment(), _interrupt_once():
             yield
     finally:
         os.close(_occupied.pop(folder))
@@ -55,6 +57,21 @@ def _separate_environment() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _interrupt_once() -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        for number in before:
+            signal.signal(number, lambda *_: None)  # SIG_IGN would be inherited
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def create(folder: Path) -> None:

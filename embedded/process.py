@@ -92,7 +92,11 @@ class Process:
     def start(self) -> None:
         """Start it and wait until it is ready. Raises ConfigError with the end of its log if it ends before that."""
         self.launch()
-        self.await_ready()
+        try:
+            self.await_ready()
+        except BaseException:  # Ctrl-C, too
+            self.stop()
+            raise
 
     def launch(self) -> None:
         """Start it without waiting; do nothing if it is running."""

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,26 +49,24 @@ def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str
     overrides = _build_overrides(real, public_url)
     if ignored := _find_ignored(real):
         console.print(f"not used, because this stack has its own: {', '.join(ignored)}", style="yellow")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower ...")
-    with contextlib.ExitStack() as running:
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as running:
         running.enter_context(occupy(folder))
         standin = None if real else running.enter_context(Standin(pictures=pictures).start(folder / "standin"))
         deployment = LocalDeployment(folder, standin=standin, flower=True, fixed_ports=True, overrides=overrides)
         local = running.enter_context(deployment)
         env_file, values = data_folder("up.env"), local.environment()
         running.enter_context(dotenv_file(env_file, {x: values[x] for x in values.keys() - OF_THE_SHELL}))
-        _await_workers(local, stop)
+        _await_workers(local)
         for name, port in local.moved_ports.items():
             console.print(f"port {port} ({name}) is in use: URLs that were stored with it lead there", style="yellow")
         parts = [_format_addresses(local, standin, env_file), _format_examples(local, standin), _format_page_url(local)]
         console.print(*parts, sep="\n", soft_wrap=True)
-        while not stop.wait(1.0):
+        running.callback(console.print, "stopping ...")
+        while True:
+            time.sleep(1.0)
             for name in local.restart_dead():
                 console.print(f"{name} had died and was restarted; see {folder / 'logs'}")
-        console.print("stopping ...")
 
 
 def _build_overrides(real: Sequence[str], public_url: str | None) -> dict[str, str]:
@@ -93,12 +89,12 @@ def _find_ignored(real: Sequence[str]) -> list[str]:
     return sorted(name for name in known & os.environ.keys() if name.partition("_")[0] not in used)
 
 
-def _await_workers(local: LocalDeployment, stop: threading.Event) -> None:
+def _await_workers(local: LocalDeployment) -> None:
     """Wait until each queue has a worker, so that the printed commands work; not for one that cannot start."""
     os.environ.update(local.environment())  # for the Celery application, which is imported below
     until = time.monotonic() + WORKER_SECONDS
     while not all(inspect_cluster.count_consumers(inspect_cluster.list_consumers() or {}).values()):
-        if stop.is_set() or time.monotonic() > until:
+        if time.monotonic() > until:
             return
         local.restart_dead()
 

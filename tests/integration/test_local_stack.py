@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -158,3 +159,30 @@ def test_the_folder_of_an_earlier_run_is_cleared_unless_it_runs(
         command.main(arguments, standalone_mode=False)
 
     assert not any(path.exists() for path in (tmp_path / "local", binaries, socket_file))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", [up, demo, drill])
+def test_a_signal_ends_a_start_and_a_second_one_does_not_end_the_stop(
+    tmp_path: Path, command: click.Command, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up` went on until all was up; SIGTERM ended the demo without its clean-up."""
+    steps = list[str]()
+
+    def start(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            steps.append("went on")
+            raise ConfigError("was about to start")
+        finally:
+            os.kill(os.getpid(), number)
+            steps.append("stopped")
+
+    monkeypatch.setattr(Standin, "start", start)
+    with contextlib.ExitStack() as handlers:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            handlers.callback(signal.signal, each, signal.signal(each, lambda *_: None))
+        with contextlib.suppress(click.Abort):
+            command.main(["--folder", str(tmp_path)], standalone_mode=False)
+
+    assert steps == ["stopped"]
