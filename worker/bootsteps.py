@@ -11,6 +11,10 @@ from typing import Any, Final
 
 from celery import bootsteps
 
+from moorage import logs
+
+log = logs.get_logger(__name__)
+
 REAP_INTERVAL_SECONDS: Final = 0.25
 liveness_file: str | None = None  # MOORAGE_ALIVE_FILE, set with the application
 
@@ -29,6 +33,9 @@ class ChildReaper(bootsteps.StartStopStep):
 
 def touch_liveness_file(**_: object) -> Any:
     """Touch the file, if there is one; return True, for loops. Only the main thread does, which may hang."""
-    if liveness_file:
-        Path(liveness_file).touch()
+    try:
+        if liveness_file:
+            Path(liveness_file).touch()
+    except OSError as error:  # no reason to end: the probe fails
+        log.warning("liveness_file.not_touched", path=liveness_file, error=str(error))
     return True

@@ -61,3 +61,12 @@ def test_a_worker_that_waits_for_its_broker_is_alive(consumer, monkeypatch):
     consumer._await_turn()
 
     assert len(touched) > 1
+
+
+def test_a_liveness_file_that_cannot_be_written_ends_no_worker(monkeypatch, tmp_path, caplog):
+    """Its folder is missing, or the disk is full: the probe fails, not the work."""
+    monkeypatch.setattr(bootsteps, "liveness_file", str(tmp_path / "missing/alive"))
+
+    assert bootsteps.touch_liveness_file()
+
+    assert [record.getMessage() for record in caplog.records] == ["liveness_file.not_touched"]
