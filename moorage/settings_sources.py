@@ -38,7 +38,7 @@ _REPLACED: Final = {  # former names, beside those of constants
         for verb in ("KEEP", "RETENTION")
     },
 }
-# Of a Service moorage or moorage-..., as Kubernetes and Docker links write them.
+# Of a Service moorage or moorage-..., in the pods of its namespace.
 _SERVICE: Final = re.compile(r"MOORAGE_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
 # Beginnings of which an unknown name is suspicious: not MOORAGE_ (refused), nor those of boto3 and other programs.
 _PREFIXES: Final = tuple(prefix for prefix in _ESTABLISHED if prefix not in ("AWS_", "DATABASE_", "LOG_"))
@@ -103,7 +103,7 @@ def _refuse(name: str, known: set[str], overrides: set[str]) -> str:
     override = f"{DEVELOPER_PREFIX}{former.removeprefix('MOORAGE_')}"
     if former in _REPLACED:
         return f"{name} was replaced: write {_REPLACED[former]} instead"
-    if _SERVICE.fullmatch(name):
+    if _SERVICE.fullmatch(name) and "KUBERNETES_SERVICE_HOST" in os.environ:
         return f"{name} is not a setting: Kubernetes sets it for a Service; write enableServiceLinks: false in the pod"
     if override in overrides:
         return f"{name} is a constant now: unset it (for development: {override}, see CONTRIBUTING.md)"
