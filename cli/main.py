@@ -97,8 +97,10 @@ def cli() -> None:
 def _use_running_stack() -> None:
     """Use the settings of a stack that `moorage up` runs here, unless the environment or .env names another."""
     running = Path(os.environ.get("MOORAGE_DATA_DIR", ".moorage"), "up.env")
+    if not running.is_file():
+        return
     given = {*os.environ, *dotenv_values(os.environ.get("MOORAGE_DOTENV", ".env"))}
-    if running.is_file() and not given & {"DATABASE_URL", "DATABASE_URL_FILE"}:
+    if not given & {"DATABASE_URL", "DATABASE_URL_FILE"}:
         os.environ.update({name: value or "" for name, value in dotenv_values(running, interpolate=False).items()})
 
 
