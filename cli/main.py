@@ -97,10 +97,11 @@ def cli() -> None:
 def _use_running_stack() -> None:
     """Use the settings of a stack that `moorage up` runs here, unless the environment or .env names another."""
     running = Path(os.environ.get("MOORAGE_DATA_DIR", ".moorage"), "up.env")
-    if "DATABASE_URL" in os.environ or "DATABASE_URL_FILE" in os.environ or not running.is_file():
+    if not running.is_file():
         return
-    if "DATABASE_URL" not in dotenv_values(os.environ.get("MOORAGE_DOTENV", ".env")):
-        os.environ.update({name: value for name, value in dotenv_values(running).items() if value is not None})
+    given = {*os.environ, *dotenv_values(os.environ.get("MOORAGE_DOTENV", ".env"))}
+    if not given & {"DATABASE_URL", "DATABASE_URL_FILE"}:
+        os.environ.update({name: value or "" for name, value in dotenv_values(running, interpolate=False).items()})
 
 
 def main(args: list[str] | None = None) -> Any:

@@ -1,8 +1,12 @@
 """Reservation of free TCP ports on loopback."""
 
+import json
 import random
 import socket
+from collections.abc import Mapping
+from pathlib import Path
 
+from embedded.credentials import write_private
 from moorage.errors import ConfigError
 
 # Below the kernel's range for outgoing connections (from 32768 on Linux, 49152 on macOS), so that the port of a crashed
@@ -31,6 +35,19 @@ def reserve(count: int) -> list[int]:
 def prefer(port: int) -> int:
     """Return this port if it is free, and reserve it; otherwise another one, as `reserve` does."""
     return port if _is_free(port) and _lock(port) else reserve(1)[0]
+
+
+def load(path: Path) -> dict[str, int]:
+    """Return the ports by name that the file has; none if it cannot be read."""
+    try:
+        return {str(name): int(port) for name, port in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def store(path: Path, used: Mapping[str, int]) -> None:
+    """Add the ports that the file does not have: those of the first start are wanted again if one was in use."""
+    write_private(path, json.dumps({**used, **load(path)}))
 
 
 def _lock(port: int) -> bool:

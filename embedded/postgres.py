@@ -78,6 +78,7 @@ class Postgres(Server):
             grace_seconds=30.0,
             death_signal=signal.SIGINT,
             lock_path=self.folder.with_name(self.folder.name + ".lock"),
+            stale_path=self.folder / "postmaster.pid",  # its number may be another process's: PostgreSQL would refuse
         )
 
     def remove_leftovers(self) -> None:

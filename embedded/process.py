@@ -50,6 +50,7 @@ class Process:
         death_signal: sent by the kernel when the supervisor dies.
         lock_path: a file that stays locked while the child or a child of it lives. A start waits for the lock, so that
             two servers never share one data folder.
+        stale_path: a file of an earlier child, removed under the lock: it no longer says that a server runs.
     """
 
     spawn: ClassVar[Callable[..., subprocess.Popen[bytes]]] = subprocess.Popen
@@ -68,13 +69,14 @@ class Process:
         grace_seconds: float = 8.0,
         death_signal: signal.Signals = signal.SIGTERM,
         lock_path: Path | None = None,
+        stale_path: Path | None = None,
     ) -> None:
         self.argv = [os.fspath(part) for part in argv]
         self.name = name or Path(self.argv[0]).name
         self.log_path = log_path
         self._env, self._cwd, self._ready, self._user = env, cwd, ready, user
         self._stop_signal, self._death_signal, self._grace = stop_signal, death_signal, grace_seconds
-        self._lock_path = lock_path
+        self._lock_path, self._stale_path = lock_path, stale_path
         self._child: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -90,14 +92,20 @@ class Process:
     def start(self) -> None:
         """Start it and wait until it is ready. Raises ConfigError with the end of its log if it ends before that."""
         self.launch()
-        self.await_ready()
+        try:
+            self.await_ready()
+        except BaseException:  # Ctrl-C, too
+            self.stop()
+            raise
 
     def launch(self) -> None:
         """Start it without waiting; do nothing if it is running."""
         if self.is_running:
             return
-        with self._lock() as lock, _open_log(self.log_path) as output:
+        with lock_file(self._lock_path, self.name) as lock, _open_log(self.log_path) as output:
             self._log_start = output.tell()
+            if self._stale_path is not None:
+                self._stale_path.unlink(missing_ok=True)
             self._child = self.spawn(
                 self.argv,
                 env=self._env,
@@ -166,18 +174,19 @@ class Process:
         status = self.wait(0)
         return f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[tuple[int, ...]]:
-        """Lock the file. The child inherits the lock; the kernel releases it with the last process that holds it."""
-        if self._lock_path is None:
-            yield ()
-            return
-        fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            _acquire(fd, self.name, self._lock_path)
-            yield (fd,)
-        finally:
-            os.close(fd)
+
+@contextlib.contextmanager
+def lock_file(path: Path | None, name: str) -> Iterator[tuple[int, ...]]:
+    """Lock the file. A child inherits the lock; the kernel releases it with the last process that holds it."""
+    if path is None:
+        yield ()
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _acquire(fd, name, path)
+        yield (fd,)
+    finally:
+        os.close(fd)
 
 
 def _acquire(fd: int, name: str, path: Path, timeout_seconds: float = 60.0) -> None:

@@ -87,12 +87,7 @@ class Seaweedfs(Server):
                 time.sleep(_POLL_SECONDS)
 
     def remove_leftovers(self) -> None:
-        """Remove the sockets that the server leaves in /tmp."""
-        if self._ports_file.exists():
-            for port in json.loads(self._ports_file.read_text(encoding="utf-8")):
-                for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 (chosen by the server)
-                    with contextlib.suppress(PermissionError):  # created by another user with the same port
-                        leftover.unlink(missing_ok=True)
+        remove_sockets(self._ports_file)
 
     def _flags(self) -> list[str]:
         ports = [f"-{name}={port}" for name, port in zip(_PORTS, self.ports, strict=True)]
@@ -109,6 +104,15 @@ class Seaweedfs(Server):
 
     def _answers(self) -> bool:
         return _request_status(self.port, "GET", "/healthz") == 200
+
+
+def remove_sockets(ports_file: Path) -> None:
+    """Remove the sockets that a server leaves in /tmp."""
+    if ports_file.exists():
+        for port in json.loads(ports_file.read_text(encoding="utf-8")):
+            for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 (chosen by the server)
+                with contextlib.suppress(PermissionError):  # created by another user with the same port
+                    leftover.unlink(missing_ok=True)
 
 
 def _request_status(port: int, method: str, path: str, body: str | None = None) -> int:

@@ -26,6 +26,7 @@ class Server(ABC):
         self.ports: list[int] = []
         self.preferred_port: int | None = None  # for clients, if it is free
         self._process: Process | None = None
+        self._has_leftovers = False  # of its own; before a start, those in the folder are of another process
         self._is_announced = False  # clients know the port: it must not change any more
 
     @property
@@ -53,6 +54,7 @@ class Server(ABC):
                 self.ports = ports.reserve(self.port_count)
                 if self.preferred_port is not None:
                     self.ports[0] = ports.prefer(self.preferred_port)
+            self._has_leftovers = True
             self._process = self.create_process()
             self._process.launch()
 
@@ -76,7 +78,9 @@ class Server(ABC):
         """Stop the server, kill it after its grace period, and remove its files outside its folder."""
         if self._process is not None:
             self._process.stop()
-        self.remove_leftovers()
+        if self._has_leftovers:
+            self.remove_leftovers()
+            self._has_leftovers = False
 
     def kill(self) -> None:
         """Kill the process with SIGKILL, like a crash."""

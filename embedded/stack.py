@@ -1,19 +1,17 @@
 """The embedded servers in one folder: PostgreSQL, Valkey and SeaweedFS, started and stopped together."""
 
 import contextlib
-import fcntl
 import os
 from pathlib import Path
 from typing import Self
 
-from embedded import credentials
+from embedded import credentials, folders
 from embedded.postgres import Postgres
 from embedded.seaweedfs import Seaweedfs
 from embedded.server import Server
 from embedded.valkey import Valkey
 from embedded.wheels import PostgresVersion
 from moorage import logs
-from moorage.errors import ConfigError
 
 log = logs.get_logger(__name__)
 
@@ -30,7 +28,8 @@ class Stack:
 
     def __init__(self, folder: Path, *, postgres_version: PostgresVersion = 18) -> None:
         self.folder = Path(folder).resolve()
-        self._prepare_folder()
+        folders.create(self.folder)
+        (self.folder / "logs").mkdir(mode=0o700, exist_ok=True)
         keys = self._keys = credentials.load_or_create(self.folder / "credentials.json")
         logs_folder = self.folder / "logs"
         self.postgres = Postgres(
@@ -53,7 +52,7 @@ class Stack:
     def start(self) -> None:
         """Start all servers and wait until they are ready. Raises ConfigError if one fails; then none is running."""
         if self._lock is None:
-            self._lock = _lock(self.folder)
+            self._lock = folders.lock(self.folder)
         try:
             for server in self.servers:
                 server.launch()
@@ -108,19 +107,3 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _prepare_folder(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.folder.stat().st_uid != os.geteuid():
-            raise ConfigError(f"{self.folder} belongs to another user: set MOORAGE_DATA_DIR to a folder of your own")
-        (self.folder / "logs").mkdir(mode=0o700, exist_ok=True)
-
-
-def _lock(folder: Path) -> int:
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise ConfigError(f"servers are already running in {folder}: stop them first, or use another folder") from error
-    return fd

@@ -219,6 +219,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together, and to AWS_SESSION_TOKEN: {remedy}"
             )
+        if self.s3_public_bucket == self.s3_private_bucket:
+            raise ValueError("S3_PUBLIC_BUCKET and S3_PRIVATE_BUCKET are the same bucket: write two names")
         if self.assets == "redirect" and self.asset_base_url and types.is_same_place(self.asset_base_url, own_files):
             remedy = "write the public bucket's address, or MOORAGE_ASSETS=signed or stream"
             raise ValueError(f"ASSET_BASE_URL is the API's own address, which redirects to it: {remedy}")
@@ -245,10 +247,11 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]  # pydantic passes all sources by name
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        cls, settings_cls: type[BaseSettings], **sources: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the `..._FILE` twins between the environment and `.env`."""
-        twins = InitSettingsSource(settings_cls, settings_sources.read_file_twins(settings_cls))
+        read = settings_sources.read_file_twins(settings_cls, sources["dotenv_settings"].env_file)
+        twins = InitSettingsSource(settings_cls, read)
         return sources["init_settings"], sources["env_settings"], twins, sources["dotenv_settings"]
 
 
@@ -268,6 +271,8 @@ def load_settings(**overrides: Any) -> Settings:
     if settings and settings.env == "production" and constants and constants.model_fields_set:
         names = ", ".join(f"{DEVELOPER_PREFIX}{field.upper()}" for field in sorted(constants.model_fields_set))
         problems.append(f"{names}: developer overrides are refused in production: unset them")
+    if settings and constants and (size := settings.webhook_max_bytes) > (limit := constants.bytes_in_flight):
+        problems.append(f"MOORAGE_WEBHOOK_MAX_BYTES={size}: at most {limit}, the memory for all webhooks at once")
     if problems or constants is None or settings is None:
         raise ConfigError("\n".join(problems))
     settings._constants = constants

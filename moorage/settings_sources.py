@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,8 @@ _REPLACED: Final = {  # former names, beside those of constants
         for verb in ("KEEP", "RETENTION")
     },
 }
+# Of a Service moorage or moorage-..., in the pods of its namespace.
+_SERVICE: Final = re.compile(r"MOORAGE_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
 # Beginnings of which an unknown name is suspicious: not MOORAGE_ (refused), nor those of boto3 and other programs.
 _PREFIXES: Final = tuple(prefix for prefix in _ESTABLISHED if prefix not in ("AWS_", "DATABASE_", "LOG_"))
 _OF_OTHERS: Final = {  # read by the providers' own clients
@@ -45,12 +48,12 @@ _OF_OTHERS: Final = {  # read by the providers' own clients
 }
 
 
-def read_file_twins(kind: type[BaseSettings]) -> dict[str, Any]:
-    """Return, by field, the contents of the file that NAME_FILE names for the setting NAME."""
-    contents = {}
+def read_file_twins(kind: type[BaseSettings], dotenv: Any) -> dict[str, Any]:
+    """Return, by field, the contents of the file that NAME_FILE names for NAME, in the environment or in `.env`."""
+    contents, of_dotenv = {}, dotenv_values(dotenv or "")
     for field_name, field in kind.model_fields.items():
         for name in reversed(names_of(field_name, field)):
-            if path := os.environ.get(f"{name}_FILE"):
+            if path := os.environ.get(f"{name}_FILE") or of_dotenv.get(f"{name}_FILE"):
                 contents[field_name] = read_file(name, path)
     return contents
 
@@ -68,9 +71,9 @@ def names_of(field_name: str, field: Any) -> list[str]:
 
 def read_variable(name: str) -> str | None:
     """Return a variable that is no setting: of the environment, of the file that NAME_FILE names, else of `.env`."""
-    if path := os.environ.get(f"{name}_FILE"):
-        return os.environ.get(name) or read_file(name, path)
-    return os.environ.get(name) or dotenv_values(dotenv_path()).get(name)
+    dotenv = dotenv_values(dotenv_path())
+    path = os.environ.get(f"{name}_FILE") or dotenv.get(f"{name}_FILE")
+    return os.environ.get(name) or (read_file(name, path) if path else dotenv.get(name))
 
 
 def read_file(name: str, path: str) -> str:
@@ -100,6 +103,8 @@ def _refuse(name: str, known: set[str], overrides: set[str]) -> str:
     override = f"{DEVELOPER_PREFIX}{former.removeprefix('MOORAGE_')}"
     if former in _REPLACED:
         return f"{name} was replaced: write {_REPLACED[former]} instead"
+    if _SERVICE.fullmatch(name) and "KUBERNETES_SERVICE_HOST" in os.environ:
+        return f"{name} is not a setting: Kubernetes sets it for a Service; write enableServiceLinks: false in the pod"
     if override in overrides:
         return f"{name} is a constant now: unset it (for development: {override}, see CONTRIBUTING.md)"
     if name.startswith(DEVELOPER_PREFIX):

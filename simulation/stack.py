@@ -44,7 +44,7 @@ class LocalDeployment:
         concurrency: int = 0,  # pool children of `quick` and `keep`; 0: two, and three where files wait for hosts
         beats: int = 1,
         flower: bool = False,
-        fixed_ports: bool = False,  # those of the last start, else FIXED_PORTS: stored URLs must stay the same
+        fixed_ports: bool = False,  # those of the first start, else FIXED_PORTS: stored URLs must stay the same
         standin: Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
         stack: Stack | None = None,
         overrides: Mapping[str, str] | None = None,  # settings that differ from the defaults
@@ -90,7 +90,7 @@ class LocalDeployment:
 
     def start(self) -> None:
         """Start everything and return when it is ready. Raises ConfigError with the end of a log if a start fails."""
-        wanted = self._read_ports()
+        wanted = FIXED_PORTS | ports.load(self._ports_file) if self._ports_file else {}
         stack = self.stack
         servers = {"s3": stack.seaweedfs, "PostgreSQL": stack.postgres, "broker": stack.valkey}
         if self._owns_stack:
@@ -103,7 +103,7 @@ class LocalDeployment:
         if self._ports_file is not None:
             used = {"receiver": self.port, "flower": self.flower_port, "metrics": self.metrics_port}
             used |= {name: server.port for name, server in servers.items()}
-            self._ports_file.write_text(json.dumps(used), encoding="utf-8")
+            ports.store(self._ports_file, used)
             self.moved_ports = {name: port for name, port in wanted.items() if used[name] != port}
         conn = connect(self.environment()["DATABASE_URL"])
         migrate.migrate(conn)
@@ -114,11 +114,6 @@ class LocalDeployment:
             process.launch()
         for process in self.processes.values():
             process.await_ready()
-
-    def _read_ports(self) -> dict[str, int]:
-        if self._ports_file is None:
-            return {}
-        return FIXED_PORTS | (json.loads(self._ports_file.read_text()) if self._ports_file.exists() else {})
 
     def stop(self) -> None:
         """Stop moorage's processes, then the servers."""

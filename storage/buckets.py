@@ -64,14 +64,12 @@ def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
 
 
 def _ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
-    changes = []
-    for bucket in (store.public_bucket, store.private_bucket):
-        if _create_if_missing(store, bucket, settings.aws_region):
-            changes.append(f"created bucket {bucket}")
+    names = (store.public_bucket, store.private_bucket)
+    changes = [f"created bucket {name}" for name in names if _create_if_missing(store, name, settings.aws_region)]
     store.probe()
+    _require_private(store, store.private_bucket)
     if settings.assets == "redirect" and _allow_public_read(store, store.public_bucket):
         changes.append(f"allowed public read access to {store.public_bucket}")
-    _require_private(store, store.private_bucket)
     return changes
 
 

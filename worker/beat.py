@@ -9,6 +9,7 @@ from celery import beat, signals
 from celery.schedules import schedule
 
 from moorage import logs
+from worker import bootsteps
 from worker.broker_errors import explain
 from worker.schedule import SWEEPS
 
@@ -60,11 +61,12 @@ class Scheduler(beat.Scheduler):
         def log_error(error: Exception, seconds: float) -> None:
             log.error("broker.unavailable", **explain(error)._asdict(), retry_s=seconds)
 
-        return self.connection.ensure_connection(log_error)
+        return self.connection.ensure_connection(log_error, callback=bootsteps.touch_liveness_file)
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
         """Send one tick. The next one repeats what was not sent."""
         try:
             self.apply_async(entry, producer=producer, advance=False)
         except beat.SchedulingError as error:
+            bootsteps.touch_liveness_file()
             log.warning("beat.tick_not_sent", sweep=entry.args[0], what=explain(error).what)

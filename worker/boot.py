@@ -26,12 +26,12 @@ from tasks import notifications
 from tasks.jobs import placeholder
 from tasks.step import Deps, build_retry_policy
 from worker import broker_errors, redis_transport
+from worker.bootsteps import touch_liveness_file
 
 log = logs.get_logger(__name__)
 
 RETRY_SECONDS: Final = 2.0
 BROKER_SECONDS: Final = 2
-
 WAIT_SECONDS: Final = 3.0  # long enough that a usual refusal by storage still prevents the start
 
 CheckStorage = Callable[[Callable[[], bool]], None]
@@ -92,11 +92,11 @@ def _check_broker_certificate(settings: Settings) -> None:
             raise ConfigError(": ".join(broker_errors.explain(error))) from error
 
 
-def _await_buckets(deps: Deps, is_wanted: Callable[[], bool] = lambda: True) -> None:
+def _await_buckets(deps: Deps, is_wanted: Callable[[], bool] = touch_liveness_file) -> None:
     _retry("storage", lambda: buckets.ensure_buckets(deps.storage, deps.settings), is_wanted)
 
 
-def _retry(dependency: str, check: Callable[[], object], is_wanted: Callable[[], bool] = lambda: True) -> None:
+def _retry(dependency: str, check: Callable[[], object], is_wanted: Callable[[], bool] = touch_liveness_file) -> None:
     while is_wanted():
         try:
             check()

@@ -9,9 +9,14 @@ was released up to five seconds late (measured: 4.5 s instead of 0.05 s).
 from pathlib import Path
 from typing import Any, Final
 
-from celery import bootsteps, signals
+from celery import bootsteps
+
+from moorage import logs
+
+log = logs.get_logger(__name__)
 
 REAP_INTERVAL_SECONDS: Final = 0.25
+liveness_file: str | None = None  # MOORAGE_ALIVE_FILE, set with the application
 
 
 class ChildReaper(bootsteps.StartStopStep):
@@ -26,16 +31,11 @@ class ChildReaper(bootsteps.StartStopStep):
             hub.call_repeatedly(REAP_INTERVAL_SECONDS, pool.maintain_pool)
 
 
-def touch_liveness_file(path: str | None) -> None:
-    """
-    Touch the file while this process's event loop runs; without a path do nothing.
-
-    A worker touches it at each heartbeat (every 10 s), from the loop that also receives messages; beat after each
-    accepted tick. `celery inspect ping` as a health check costs a second of CPU and 70 MB each time.
-    """
-
-    def touch(**_: object) -> None:
-        Path(path or "").touch()
-
-    for signal in (signals.heartbeat_sent, signals.after_task_publish) if path else ():  # wakes send no signal
-        signal.connect(touch, weak=False)
+def touch_liveness_file(**_: object) -> Any:
+    """Touch the file, if there is one; return True, for loops. Only the main thread does, which may hang."""
+    try:
+        if liveness_file:
+            Path(liveness_file).touch()
+    except OSError as error:  # no reason to end: the probe fails
+        log.warning("liveness_file.not_touched", path=liveness_file, error=str(error))
+    return True

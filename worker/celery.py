@@ -49,7 +49,9 @@ def create_app() -> Celery:
     spec = broker_urls.parse_broker_url(settings.broker_url.get_secret_value())
     broker = spec.url
     redis_transport.register_transports()
-    bootsteps.touch_liveness_file(settings.alive_file)
+    bootsteps.liveness_file = settings.alive_file
+    for signal in (signals.heartbeat_sent, signals.after_task_publish):  # every 10 s; of beat: wakes send no signal
+        signal.connect(bootsteps.touch_liveness_file)
     app = Celery("moorage", broker=broker)
     app.conf.update(
         task_queues=queues.build_queues(broker),

@@ -11,7 +11,7 @@ from kombu import Connection, Message, Producer
 from kombu.exceptions import KombuError
 
 from moorage import logs
-from worker import queues
+from worker import bootsteps, queues
 from worker.broker_errors import BROKER_ERRORS, NO_ANSWER, explain
 from worker.publish import abandon_on_error
 
@@ -74,6 +74,7 @@ class Consumer(consumer.Consumer):
         """Connect, however long it takes, and log what to do in one line for each attempt."""
 
         def log_error(error: Exception, seconds: float) -> None:
+            bootsteps.touch_liveness_file()
             log.error("broker.unavailable", **explain(error)._asdict(), error=str(error)[:200], retry_s=seconds)
 
         conn = conn.ensure_connection(log_error, interval_max=MAX_RETRY_SECONDS, callback=state.maybe_shutdown)
@@ -87,6 +88,7 @@ class Consumer(consumer.Consumer):
         until = time.monotonic() + self._wait_seconds
         while time.monotonic() < until:
             state.maybe_shutdown()
+            bootsteps.touch_liveness_file()
             time.sleep(0.1)
         self._connecting_at = time.monotonic()
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cli.console import Progress
 from db.connection import Connection, connect
+from embedded.folders import occupy
 from moorage import settings as settings_module
 from simulation.demo import cases, event_stream, report, webhook_listener
 from simulation.demo.application import Application
@@ -38,8 +39,7 @@ STREAM_SECONDS = 10.0
 def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
     """Run the main scenarios on embedded servers and verify the results."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-    if folder.exists():
-        shutil.rmtree(folder)
+    click.get_current_context().with_resource(occupy(folder, clears=True))
     started = time.monotonic()
     with WebhookListener() as listener, Standin(pictures=pictures).start(folder / "standin") as standin:
         overrides = {name: value for name, (value, _) in cases.SETTINGS.items()} | listener.environment()

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from db.connection import Connection, connect
+from embedded.folders import occupy
 from moorage.errors import DatabaseUnavailable
 from simulation.chaos import refused, small_disk
 from simulation.chaos.deployment import deploy
@@ -56,10 +57,9 @@ def drill(
             f"drill {form_name}: SKIPPED, nothing was tested: neither root nor a user namespace may mount here"
         )
         _write(report, {"form": form_name, "skipped": True})
-        return
+        raise SystemExit(2)
     seed = secrets.randbelow(10**6) if seed is None else seed
-    if folder.exists():
-        shutil.rmtree(folder)
+    click.get_current_context().with_resource(occupy(folder, clears=True))
     console.print(f"drill {form_name}: {jobs} jobs, {minutes:g} minutes, seed {seed}")
     changed = ", ".join(f"{k}={v}" for k, v in form.environment.items())
     console.print(f"settings that differ from the defaults: {changed}")

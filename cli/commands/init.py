@@ -57,7 +57,7 @@ def env() -> None:
     path = data_folder("up.env")
     if not path.is_file():
         raise ConfigError(f"no `moorage up` runs here: {path} does not exist")
-    for name, value in dotenv_values(path).items():
+    for name, value in dotenv_values(path, interpolate=False).items():
         click.echo(f"export {name}={shlex.quote(value or '')}")
 
 

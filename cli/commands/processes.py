@@ -88,5 +88,5 @@ def _exec(program: str, *args: str) -> None:
     """Replace this process, so that the program receives signals and sets the exit status."""
     settings_module.get_settings()  # reports an invalid setting in one line
     sys.stdout.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until cli/start.py handles it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # until cli/start.py handles it
     os.execv(sys.executable, [sys.executable, "-m", "cli.start", program, *args])  # noqa: S606 (no shell is wanted)

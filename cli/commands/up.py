@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +12,13 @@ import click
 import requests
 from rich.console import Console
 
+from embedded.dotenv_file import dotenv_file
+from embedded.folders import occupy
 from moorage.errors import ConfigError
 from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
 from moorage.settings import env_names_by_field
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment, build_standin, data_folder
+from simulation.stack import INHERITED, LocalDeployment, build_standin, data_folder
 from worker import inspect_cluster
 
 OWNER: Final = "me"
@@ -29,6 +29,7 @@ OWN: Final = {  # settings that are the stack's in any case
 REAL: Final = {"fal": "FAL_KEY", "openai": "OPENAI_API_KEY", "replicate": "REPLICATE_API_TOKEN"}
 COMMAND: Final = os.path.relpath(Path(sys.executable).with_name("moorage"))  # as the user may call it
 WORKER_SECONDS: Final = 60.0
+OF_THE_SHELL: Final = {*INHERITED, "PYTHONPATH", "PYTHONUNBUFFERED", "LOG_LEVEL", "LOG_FORMAT"}
 
 
 @click.command()
@@ -52,25 +53,24 @@ def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str
     overrides = _build_overrides(real, public_url)
     if ignored := sorted(_list_given() - overrides.keys()):
         console.print(f"not used by this stack: {', '.join(ignored)}", style="yellow")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower ...")
-    with contextlib.ExitStack() as running:
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as running:
+        running.enter_context(occupy(folder))
         standin = None if real else running.enter_context(build_standin(folder, pictures).start(folder / "standin"))
         deployment = LocalDeployment(folder, standin=standin, flower=True, fixed_ports=True, overrides=overrides)
         local = running.enter_context(deployment)
-        env_file = _write_environment(local)
-        _await_workers(local, stop)
+        env_file, values = data_folder("up.env"), local.environment()
+        running.enter_context(dotenv_file(env_file, {x: values[x] for x in values.keys() - OF_THE_SHELL}))
+        _await_workers(local)
         for name, port in local.moved_ports.items():
             console.print(f"port {port} ({name}) is in use: stored URLs and old exports lead there", style="yellow")
         parts = [_format_addresses(local, standin, env_file), _format_examples(local, standin), _format_page_url(local)]
         console.print(*parts, sep="\n", soft_wrap=True)
-        while not stop.wait(1.0):
+        running.callback(console.print, "stopping ...")
+        while True:
+            time.sleep(1.0)
             for name in local.restart_dead():
                 console.print(f"{name} had died and was restarted; see {folder / 'logs'}")
-        console.print("stopping ...")
-        env_file.unlink(missing_ok=True)
 
 
 def _build_overrides(real: Sequence[str], public_url: str | None) -> dict[str, str]:
@@ -92,26 +92,14 @@ def _list_given() -> set[str]:
     return {name for names in env_names_by_field().values() for name in names} & os.environ.keys()
 
 
-def _await_workers(local: LocalDeployment, stop: threading.Event) -> None:
+def _await_workers(local: LocalDeployment) -> None:
     """Wait until each queue has a worker, so that the printed commands work; not for one that cannot start."""
     os.environ.update(local.environment())  # for the Celery application, which is imported below
     until = time.monotonic() + WORKER_SECONDS
     while not all(inspect_cluster.count_consumers(inspect_cluster.list_consumers() or {}).values()):
-        if stop.is_set() or time.monotonic() > until:
+        if time.monotonic() > until:
             return
         local.restart_dead()
-
-
-def _write_environment(local: LocalDeployment) -> Path:
-    """Write the settings of the running stack to the file that other commands read; readable only by the user."""
-    path = data_folder("up.env")
-    names = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "PYTHONUNBUFFERED", "LOG_LEVEL", "LOG_FORMAT")
-    lines = [f"{name}='{value}'\n" for name, value in sorted(local.environment().items()) if name not in names]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
-        file.writelines(lines)
-    return path
 
 
 def _format_addresses(local: LocalDeployment, standin: Standin | None, env_file: Path) -> str:

@@ -123,6 +123,8 @@ CALM = {
     "nothing runs, so nothing is awaited": "UPDATE deliveries SET received_at = received_at - interval '11 min';"
     " DELETE FROM outputs; DELETE FROM predictions WHERE state = 'running'",
     "a provider that never sent much": "DELETE FROM deliveries WHERE webhook_id <> 'w60'",
+    "a provider without webhooks is only polled": "UPDATE predictions SET provider = 'runway', ended_by = 'poll'"
+    " WHERE ended_at IS NOT NULL",
     "a bad hour that is over": "UPDATE predictions SET state = 'lost', ended_by = 'poll',"
     " ended_at = moment() - interval '61 min' WHERE ended_at IS NOT NULL;"
     " UPDATE predictions SET seq = 1; UPDATE jobs SET settled_at = moment() - interval '61 min'"

@@ -60,6 +60,20 @@ def test_a_failed_start_shows_the_end_of_the_log(tmp_path):
     assert str(failed.value) == "postgres did not start (exit status 3): no such disk"
 
 
+def test_an_interrupted_start_leaves_no_child(tmp_path):
+    """Where the kernel does not end it with its supervisor, it stayed."""
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    child = python("import time; time.sleep(60)", tmp_path, ready=interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        child.start()
+
+    assert not child.is_running
+
+
 def test_a_child_that_does_not_stop_is_killed_with_its_children(tmp_path):
     """A worker that hangs in a decoder must not prevent the stack from stopping."""
     pids = tmp_path / "pids"

@@ -21,11 +21,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from embedded import ports
+from embedded import ports, unprivileged
+from embedded.postgres import Postgres
 from embedded.process import Process
 from embedded.server import Server
 from embedded.stack import Stack
 from moorage.errors import ConfigError
+from simulation.stack import LocalDeployment
 
 DEADLINE_SECONDS = 90
 
@@ -223,6 +225,17 @@ def test_a_folder_serves_one_stack_at_a_time(stack):
     assert stack.valkey.is_running
 
 
+def test_a_refused_start_leaves_the_files_of_the_running_stack(stack):
+    """A second `moorage up` deleted PostgreSQL's binaries and SeaweedFS's sockets: no later restart succeeded."""
+    ours = files_of(stack)
+
+    with pytest.raises(ConfigError, match="servers are already running"), LocalDeployment(stack.folder):
+        pass
+
+    assert ours
+    assert files_of(stack) == ours
+
+
 def test_two_stacks_do_not_collide_and_a_folder_can_be_started_again(stack, tmp_path):
     """Two checkouts share a machine, and the data of a folder must survive."""
     write(stack, "first")
@@ -369,6 +382,27 @@ time.sleep(60)
 
 def _is_zombie(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_postgres_starts_although_another_process_has_its_old_pid(tmp_path):
+    """Numbers are soon used again, above all in a container: every start was refused after a crash."""
+    postgres = Postgres(tmp_path / "postgres18", "password", tmp_path / "log")
+    postgres.start()
+    postgres.kill()
+    user = unprivileged.find_user()
+    other = subprocess.Popen(["sleep", "600"], user=user and user.uid, group=user and user.gid)
+    try:
+        file = tmp_path / "postgres18/postmaster.pid"
+        _, rest = file.read_text().split("\n", 1)
+        file.write_text(f"{other.pid}\n{rest}")
+
+        postgres.start()
+
+        assert other.poll() is None
+    finally:
+        postgres.stop()
+        other.kill()
+        other.wait()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes folders that the server's user cannot enter")

@@ -155,10 +155,13 @@ def test_a_private_bucket_that_anyone_reads_refuses_the_start(settings):
     """Input files are people's own photographs."""
     blobs = s3.ObjectStore(settings)
     buckets.ensure_buckets(blobs, settings)
-    swapped = settings.model_copy(update={"s3_private_bucket": settings.s3_public_bucket})
+    names = {"s3_private_bucket": settings.s3_public_bucket, "s3_public_bucket": f"{settings.s3_public_bucket}-other"}
+    swapped = settings.model_copy(update=names)
 
     with pytest.raises(ConfigError, match=r"anyone can read the private bucket .* S3_PRIVATE_BUCKET"):
         buckets.ensure_buckets(s3.ObjectStore(swapped), swapped)
+
+    assert anonymous_status(settings, swapped.s3_public_bucket) == 403, "opened before the refusal"
 
 
 def test_a_missing_permission_to_make_buckets_is_named(settings):

@@ -1,8 +1,10 @@
 """The start of a worker while storage is silent: what needs no storage runs."""
 
 import contextlib
+import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -13,6 +15,7 @@ from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import receiver_process as rp
 from tests.integration.worker_process import running_worker
+from tests.support import fork_server
 
 NEW = """
 INSERT INTO deliveries (id, provider, webhook_id, body, body_sha256)
@@ -49,3 +52,23 @@ def test_webhooks_are_ingested_while_storage_is_silent(
 def state(conn: Connection) -> str:
     row = conn.execute("SELECT state FROM deliveries").fetchone()
     return str(row["state"]) if row else ""
+
+
+def test_a_worker_that_waits_for_postgresql_is_alive_and_ends_at_sigterm(
+    stack: Stack, database_url: str, tmp_path: Path
+) -> None:
+    """Kubernetes killed it while PostgreSQL was away; and as process 1 it ignored SIGTERM, without a handler."""
+    alive = tmp_path / "alive"
+    env = cli.environment(stack, "postgresql://u@127.0.0.1:1/none", MOORAGE_ALIVE_FILE=str(alive))
+
+    with (tmp_path / "log").open("wb") as log:
+        command = ["-m", "cli.main", "worker", "-Q", "sweeps"]
+        worker = fork_server.popen(command, cwd=cli.ROOT, env=env, stdout=log, stderr=log)
+    try:
+        for _ in range(2):
+            rp.until(lambda: worker.poll() is not None or alive.exists(), seconds=30)
+            alive.unlink()
+    finally:
+        worker.send_signal(signal.SIGTERM)
+
+    assert worker.wait(60) == 0  # an exit of its own

@@ -11,9 +11,10 @@ import pytest
 from celery import Celery
 from celery.apps.beat import Beat
 from celery.beat import Service
+from kombu import Connection
 
 from moorage.settings import Settings
-from worker import schedule
+from worker import bootsteps, schedule
 from worker.beat import Scheduler
 
 ANY = Settings(_env_file=None, database_url="postgresql://u:p@127.0.0.1/d", broker_url="redis://127.0.0.1/0")
@@ -104,3 +105,30 @@ def test_a_signal_ends_beat_even_if_another_error_replaces_the_exit(
     service.start()
 
     assert len(sent) == 1
+
+
+def test_beat_without_its_broker_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes killed it after a minute. A beat that hangs reaches neither line."""
+    app, touched, refused = Celery("tests", broker="memory://"), list[str](), [ConnectionError("refused")]
+    app.conf.beat_schedule = {"x": {"task": "x", "schedule": 0.05, "args": ["x"]}}
+    monkeypatch.setattr(bootsteps, "touch_liveness_file", lambda: touched.append("touched"))
+
+    def connect(_self: object) -> object:
+        if refused:
+            raise refused.pop()
+        return object()
+
+    def send_task(*_: object, **__: object) -> None:
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(Connection, "_connection_factory", connect)
+    monkeypatch.setattr(Connection, "recoverable_connection_errors", (ConnectionError,))
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda _seconds: None)
+    monkeypatch.setattr(Scheduler, "send_task", send_task)
+    scheduler = Scheduler(app)
+    scheduler._ensure_connected()
+    assert len(touched) >= 2  # each second: the pauses grow to half a minute
+    touched.clear()
+    scheduler.apply_entry(scheduler.schedule["x"])
+
+    assert touched == ["touched"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cli import start
 from cli.commands import init, processes
 from moorage.errors import ConfigError
 
@@ -42,6 +43,22 @@ def test_ctrl_c_during_an_import_prints_no_traceback(started_as: str, tmp_path: 
         _, printed = process.communicate(timeout=60)
 
     assert (process.returncode, printed) == (-signal.SIGINT, b"")
+
+
+def test_sigterm_ends_process_1_of_a_container_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel has no default for it there: a receiver that was stopped in its first second ran on until SIGKILL."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as the command does before it becomes the program
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as ended:
+            start._end_at_interrupt()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    assert ended.value.code == 143
 
 
 def test_the_console_script_starts_there() -> None:

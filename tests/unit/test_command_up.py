@@ -1,8 +1,13 @@
 """`moorage up --real`: the settings of a real provider, and what a stack does not use."""
 
+import stat
+from pathlib import Path
+
 import pytest
+from dotenv import dotenv_values
 
 from cli.commands import up
+from embedded.dotenv_file import dotenv_file
 from moorage.errors import ConfigError
 from moorage.settings import load_settings
 from providers import load
@@ -48,6 +53,27 @@ def test_settings_that_the_stack_does_not_set_itself_apply_to_it(monkeypatch: py
 
     assert overrides == passed
     assert own.keys() <= up._list_given() - overrides.keys()
+
+
+def test_the_settings_of_the_stack_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """In a folder such as /home/o'brien, every other command ended with an error of the line."""
+    values = {"MOORAGE_PROVIDERS_FILE": "/home/o'brien/a\\b\\\\/${HOME}/x y", "MOORAGE_API_TOKEN": "#'"}
+    path = tmp_path / "data/up.env"
+
+    with dotenv_file(path, values):
+        assert dict(dotenv_values(path, interpolate=False)) == values
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+
+
+def test_the_settings_of_another_stack_stay(tmp_path: Path) -> None:
+    """With two folders, the end of one `moorage up` removed the settings of the other."""
+    path = tmp_path / "up.env"
+
+    with dotenv_file(path, {"PUBLIC_URL": "http://127.0.0.1:8000"}):
+        path.write_text("of the other")
+
+    assert path.read_text() == "of the other"
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,12 @@ def test_a_pod_runs_a_command_that_exists_and_is_probed_where_it_answers(name):
         assert mounts == {"/tmp", "/spool"}
 
 
+@pytest.mark.parametrize("name", sorted(PODS))
+def test_a_pod_has_no_variables_of_the_service(name):
+    """The Service `moorage` puts MOORAGE_PORT into every container, which settings refuse as an unknown name."""
+    assert PODS[name]["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def fill_in(values: dict[str, str]) -> dict[str, str]:
     """Replace what the reader must write: secrets, and the parts of URLs in capitals."""
     secret = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()

@@ -103,3 +103,5 @@ def test_the_proxies_grant_bodies_that_moorage_accepts():
     assert uploads * 2**20 > 8 * fields["upload_max_bytes"].get_default()
     sizes = re.findall(r"max_size (\d+)MB", (DEPLOY / "caddy/Caddyfile").read_text(encoding="utf-8"))
     assert sorted(map(int, sizes)) == sorted([webhooks, uploads])
+    (ingress,) = [manifest for manifest in MANIFESTS if manifest["kind"] == "Ingress"]
+    assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"] == f"{uploads}m"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from moorage import settings
+from moorage import settings, settings_sources
 from moorage.errors import ConfigError
 from moorage.settings import Constants, Settings
 
@@ -73,6 +73,14 @@ def test_a_missing_setting_is_refused_by_name(env, monkeypatch):
 def test_a_misspelt_name_is_refused_with_the_right_one(env):
     """A setting that silently does nothing is worse than none."""
     assert "did you mean MOORAGE_LEASE_SECONDS?" in refusal(env, MOORAGE_LEASE_SECOND="30")
+
+
+@pytest.mark.parametrize("name", ["MOORAGE_PORT", "MOORAGE_SERVICE_PORT_HTTP", "MOORAGE_API_PORT_8000_TCP_ADDR"])
+def test_a_variable_of_a_kubernetes_service_is_refused_with_its_origin(env, name):
+    """Every process ended at its start, and no manifest has the name that it refused."""
+    given = {name: "tcp://10.0.0.1:8000"}
+    assert "Kubernetes" not in refusal(env, **given)  # somebody's guess
+    assert f"{name} is not a setting: Kubernetes sets it" in refusal(env, KUBERNETES_SERVICE_HOST="10.0.0.2", **given)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +179,21 @@ def test_a_file_twin_is_read(env, tmp_path):
 
     assert token is not None
     assert token.get_secret_value() == "r8_abc"
+
+
+def test_a_file_twin_in_the_dotenv_file_is_read(env, tmp_path):
+    """It was ignored without a word: webhooks were accepted unsigned, although the secret was there."""
+    for name in ("token", "other", "owners"):
+        (tmp_path / name).write_text(f"of {name}\n")
+    (tmp_path / ".env").write_text("REPLICATE_API_TOKEN_FILE=token\nFAL_KEY_FILE=token\nSUNO_TOKEN_FILE=owners\n")
+    env(FAL_KEY_FILE=str(tmp_path / "other"))
+
+    loaded = settings.load_settings()
+
+    assert loaded.replicate_api_token.get_secret_value() == "of token"
+    assert loaded.fal_key.get_secret_value() == "of other"  # the environment before the file
+    assert settings_sources.read_variable("SUNO_TOKEN") == "of owners"
+    assert Settings(_env_file=None).replicate_api_token is None
 
 
 def test_a_file_twin_that_is_not_there_is_refused(env):
@@ -405,6 +428,21 @@ def test_production_refuses_developer_overrides(env):
 def test_a_part_of_the_keys_of_s3_is_refused(env, given):
     """Another key would be searched for, and the one that was written ignored."""
     assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together" in refusal(env, **given)
+
+
+@pytest.mark.parametrize("given", [{"S3_PUBLIC_BUCKET": "moorage-private"}, {"S3_PRIVATE_BUCKET": "moorage-public"}])
+def test_one_bucket_for_private_and_public_files_is_refused(env, given):
+    """It was opened to everyone, with the uploads and the files in quarantine."""
+    assert "S3_PUBLIC_BUCKET and S3_PRIVATE_BUCKET are the same bucket" in refusal(env, **given)
+
+
+def test_webhooks_larger_than_the_memory_for_all_of_them_are_refused(env):
+    """Each of them would be answered 503, for ever, and the provider would give up."""
+    assert "MOORAGE_WEBHOOK_MAX_BYTES=134217729: at most 134217728" in refusal(
+        env, MOORAGE_WEBHOOK_MAX_BYTES="134217729"
+    )
+    env(MOORAGE_WEBHOOK_MAX_BYTES="134217728")
+    assert settings.load_settings().webhook_max_bytes == 134217728
 
 
 @pytest.mark.parametrize("base", ["https://Moorage.example/v1/assets/", "http://moorage.example:80/v1/assets"])
