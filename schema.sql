@@ -45,13 +45,9 @@ CREATE TABLE deliveries (
     reason        text,
     state         text NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'unmatched', 'applied', 'ignored', 'dead')),
     unmatched_until timestamptz,                 -- end of the wait for a registration
-    run_at        timestamptz DEFAULT moment(),
-    woken_at      timestamptz,
-    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
-    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
-    lease_token   uuid,
-    leased_by     text,
-    leased_until  timestamptz,
+    run_at        timestamptz DEFAULT moment(), woken_at timestamptz,
+    attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid, leased_by text, leased_until timestamptz,
     ended_at      timestamptz,
     UNIQUE (provider, webhook_id),
     CHECK ((state IN ('new', 'unmatched')) = (run_at IS NOT NULL)),
@@ -164,13 +160,9 @@ CREATE TABLE predictions (
     output_until  timestamptz,                  -- abandoned: a late result counts until then
     polls         integer NOT NULL DEFAULT 0 CHECK (polls >= 0),   -- polls sent; submitting: list look-ups
     ended_by      text CHECK (ended_by IN ('webhook', 'poll', 'deadline', 'us')),
-    run_at        timestamptz,
-    woken_at      timestamptz,
-    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
-    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
-    lease_token   uuid,
-    leased_by     text,
-    leased_until  timestamptz,
+    run_at        timestamptz, woken_at timestamptz,
+    attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid, leased_by text, leased_until timestamptz,
     ended_at      timestamptz,
     owner         text NOT NULL DEFAULT '-',    -- of the job, for submissions; '-': none, or planned before version 13
     UNIQUE (provider, external_id),
@@ -218,13 +210,9 @@ CREATE TABLE outputs (
     category      text,
     reason        text,
     created_at    timestamptz NOT NULL DEFAULT moment(),
-    run_at        timestamptz,
-    woken_at      timestamptz,
-    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
-    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
-    lease_token   uuid,
-    leased_by     text,
-    leased_until  timestamptz,
+    run_at        timestamptz, woken_at timestamptz,
+    attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid, leased_by text, leased_until timestamptz,
     ended_at      timestamptz,
     -- properties of the file, set when it is kept
     media         text CHECK (media IN ('image', 'video', 'file')),
@@ -232,16 +220,14 @@ CREATE TABLE outputs (
     content_type  text,
     bytes         bigint CHECK (bytes > 0),
     sha256        text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
-    width_px      integer CHECK (width_px > 0),        -- upright
-    height_px     integer CHECK (height_px > 0),
+    width_px      integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),   -- upright
     frames        integer CHECK (frames > 0),
     duration_s    double precision,
     key           text UNIQUE,
     thumb_key     text UNIQUE,
     thumb_bytes   bigint CHECK (thumb_bytes > 0),
     thumb_sha256  text CHECK (thumb_sha256 ~ '^[0-9a-f]{64}$'),
-    thumb_width_px  integer CHECK (thumb_width_px > 0),
-    thumb_height_px integer CHECK (thumb_height_px > 0),
+    thumb_width_px integer CHECK (thumb_width_px > 0), thumb_height_px integer CHECK (thumb_height_px > 0),
     color         text CHECK (color ~ '^#[0-9a-f]{6}$'), -- shown by a page while the file loads
     thumb_missing text,                                -- why a kept video has no thumbnail
     notes         text,                                -- metadata that could not be read; the file is kept nevertheless
@@ -330,8 +316,7 @@ CREATE TABLE uploads (
     content_type text NOT NULL,
     bytes        bigint NOT NULL CHECK (bytes > 0),
     sha256       text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
-    width_px     integer CHECK (width_px > 0),
-    height_px    integer CHECK (height_px > 0),
+    width_px     integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),
     duration_s   double precision,
     created_at   timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz                     -- its object is deleted, or about to be
@@ -345,19 +330,14 @@ CREATE TABLE notifications (
     id            uuid PRIMARY KEY,              -- the webhook-id
     event_id      bigint NOT NULL UNIQUE,        -- of the job's end; sent as `sequence`
     job_id        uuid NOT NULL REFERENCES jobs (id),
-    type          text NOT NULL
-                  CHECK (type IN ('job.succeeded', 'job.partial', 'job.failed', 'job.cancelled')),
+    type          text NOT NULL CHECK (type IN ('job.succeeded', 'job.partial', 'job.failed', 'job.cancelled')),
     state         text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'dead')),
     category      text,
     reason        text,
     created_at    timestamptz NOT NULL DEFAULT moment(),
-    run_at        timestamptz DEFAULT moment(),
-    woken_at      timestamptz,
-    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
-    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
-    lease_token   uuid,
-    leased_by     text,
-    leased_until  timestamptz,
+    run_at        timestamptz DEFAULT moment(), woken_at timestamptz,
+    attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid, leased_by text, leased_until timestamptz,
     ended_at      timestamptz,
     CHECK ((state = 'waiting') = (run_at IS NOT NULL)),
     CHECK ((state = 'waiting') = (ended_at IS NULL)),
@@ -440,8 +420,7 @@ CREATE TABLE dead_letters (
     facts      jsonb NOT NULL DEFAULT '{}',
     state      text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'replayed', 'discarded')),
     created_at timestamptz NOT NULL DEFAULT moment(),
-    closed_at  timestamptz,
-    closed_by  text,
+    closed_at  timestamptz, closed_by text,
     acknowledged_at timestamptz,                 -- an operator knows it: no problem any more, though still open
     acknowledged_by text,
     note       text,
@@ -560,8 +539,7 @@ CREATE TABLE storage_use (
     bytes       bigint NOT NULL DEFAULT 0 CHECK (bytes >= 0),
     rank        integer CHECK (rank >= 0),
     computed_at timestamptz NOT NULL DEFAULT moment(),
-    counted_objects bigint NOT NULL DEFAULT 0,
-    counted_bytes bigint NOT NULL DEFAULT 0,
+    counted_objects bigint NOT NULL DEFAULT 0, counted_bytes bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (bucket, owner)
 );
 CREATE INDEX storage_use_most ON storage_use (rank);
