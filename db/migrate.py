@@ -12,7 +12,8 @@ from typing import Final
 import psycopg
 from psycopg.rows import tuple_row
 
-from db.connection import Connection, fetch_one
+from db.connection import Connection, fetch_all
+from db.statements import statement
 from moorage.errors import ConfigError
 from moorage.failpoints import failpoint
 
@@ -23,9 +24,16 @@ SCHEMA_VERSION: Final = 23
 # An arbitrary constant. Transaction-scoped, because of PgBouncer in transaction mode.
 LOCK = "SELECT pg_advisory_xact_lock(7239467113)"
 
-HAS_SCHEMA = "SELECT to_regclass('schema_migrations') IS NOT NULL AS has_schema"
-
 APPLIED = "SELECT version, sha256 FROM schema_migrations ORDER BY version"
+
+# After these an older process would fail, so they wait until none works; 2 does so itself, before it renames a table.
+NOT_ADDITIVE: Final = (12,)
+LOCK_ROWS = "LOCK TABLE deliveries, jobs, predictions, outputs, notifications IN ACCESS EXCLUSIVE MODE"  # as rows are
+HOLDERS = " UNION ".join(
+    f"SELECT split_part(leased_by, '/', 1) AS name FROM {table}"
+    " WHERE lease_token IS NOT NULL AND leased_until > moment()"
+    for table in ("deliveries", "predictions", "outputs", "notifications")
+)
 
 RECORD = "INSERT INTO schema_migrations (version, name, sha256) VALUES (%(version)s, %(name)s, %(sha256)s)"
 
@@ -63,8 +71,7 @@ def _apply_next(conn: Connection) -> str | None:
 
 
 def _create_schema(conn: Connection) -> str:
-    text = SCHEMA.read_text(encoding="utf-8")
-    _execute(conn, text)
+    _execute(conn, SCHEMA.read_text(encoding="utf-8"))
     for version in range(1, SCHEMA_VERSION + 1):
         conn.execute(RECORD, {"version": version, "name": "schema.sql", "sha256": "schema.sql"})
     failpoint("migrate.before_commit")
@@ -72,6 +79,8 @@ def _create_schema(conn: Connection) -> str:
 
 
 def _apply(conn: Connection, version: int, name: str, text: str) -> str:
+    if version in NOT_ADDITIVE:
+        _require_no_lease(conn, name)
     try:
         _execute(conn, text)
     except psycopg.errors.RaiseException as error:  # the migration's own condition does not hold
@@ -79,6 +88,13 @@ def _apply(conn: Connection, version: int, name: str, text: str) -> str:
     conn.execute(RECORD, {"version": version, "name": name, "sha256": _digest(text)})
     failpoint("migrate.before_commit")
     return name
+
+
+def _require_no_lease(conn: Connection, name: str) -> None:
+    conn.execute(LOCK_ROWS)
+    if holders := ", ".join(row["name"] for row in fetch_all(conn, HOLDERS)):
+        reason = f"rows are leased by {holders} of the previous version: stop its processes, then run"
+        raise ConfigError(f"{name} is not applied: {reason} moorage migrate again")
 
 
 def _execute(conn: Connection, text: str) -> None:
@@ -105,9 +121,8 @@ def require_current_schema(conn: Connection) -> None:
         raise ConfigError(f"database schema {version} is older than {SCHEMA_VERSION}: run moorage migrate")
 
 
-def _has_schema(conn: Connection) -> bool:
-    row = fetch_one(conn, HAS_SCHEMA, {})
-    return bool(row and row["has_schema"])
+@statement("SELECT 1 WHERE to_regclass('schema_migrations') IS NOT NULL")
+def _has_schema(conn: Connection) -> bool: ...
 
 
 def _digest(text: str) -> str:
