@@ -69,8 +69,7 @@ CREATE TABLE projects (
     id         text NOT NULL CHECK (id <> ''),  -- of this owner; has no slash
     is_implicit boolean NOT NULL DEFAULT false, -- created by a job: the application has written no document yet
     document   jsonb NOT NULL DEFAULT '{"scenes": []}' CHECK (jsonb_typeof(document) = 'object'),
-    created_at timestamptz NOT NULL DEFAULT moment(),
-    updated_at timestamptz NOT NULL DEFAULT moment(),
+    created_at timestamptz NOT NULL DEFAULT moment(), updated_at timestamptz NOT NULL DEFAULT moment(),
     -- derived from the jobs: assets_generated when there is at least one and all are settled, failed or not
     status     text NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'assets_generated')),
     -- imageUrls are computed from placements; if the hashes differ, another program wrote the document since
@@ -86,9 +85,7 @@ CREATE TABLE jobs (
     id           uuid PRIMARY KEY,
     owner        text NOT NULL CHECK (owner <> ''),
     kind         text NOT NULL CHECK (kind IN ('image', 'video', 'mixed')),
-    mode         text,
-    room_type    text,
-    style        text,
+    mode         text, room_type text, style text,
     prompt       text,
     project_id   text,
     scene        jsonb CHECK (jsonb_typeof(scene) IN ('string', 'number')),   -- as the application wrote it
@@ -106,9 +103,7 @@ CREATE TABLE jobs (
     chosen_id    uuid,                          -- the prediction whose outputs the job uses
     state        text NOT NULL DEFAULT 'open'
                  CHECK (state IN ('open', 'keeping', 'succeeded', 'partial', 'failed', 'cancelled')),
-    category     text,
-    reason       text,
-    created_at   timestamptz NOT NULL DEFAULT moment(),
+    category     text, reason text, created_at timestamptz NOT NULL DEFAULT moment(),
     deadline_at  timestamptz NOT NULL,
     run_at       timestamptz,                   -- open: the deadline; keeping: when a sweep counts its outputs again
     settled_at   timestamptz,
@@ -152,8 +147,7 @@ CREATE TABLE predictions (
     cancel_reason text,                         -- why the provider shall cancel it; null: not requested
     state         text NOT NULL CHECK (state IN ('planned', 'submitting', 'running', 'abandoned',
                                                  'succeeded', 'failed', 'cancelled', 'lost')),
-    category      text,
-    reason        text,
+    category      text, reason text,
     raw_status    text,                         -- as last reported by the provider
     created_at    timestamptz NOT NULL DEFAULT moment(),
     deadline_at   timestamptz NOT NULL,         -- polled once after it, then abandoned
@@ -207,9 +201,7 @@ CREATE TABLE outputs (
     deferred_at   timestamptz,                         -- since when its job does not wait for it; null: it waits
     state         text NOT NULL CHECK (state IN ('waiting', 'discarding', 'kept', 'dead', 'discarded')),
     source_expired boolean NOT NULL DEFAULT false,     -- dead after three attempts past the expiry of its source
-    category      text,
-    reason        text,
-    created_at    timestamptz NOT NULL DEFAULT moment(),
+    category      text, reason text, created_at timestamptz NOT NULL DEFAULT moment(),
     run_at        timestamptz, woken_at timestamptz,
     attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
     lease_token   uuid, leased_by text, leased_until timestamptz,
@@ -223,8 +215,7 @@ CREATE TABLE outputs (
     width_px      integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),   -- upright
     frames        integer CHECK (frames > 0),
     duration_s    double precision,
-    key           text UNIQUE,
-    thumb_key     text UNIQUE,
+    key           text UNIQUE, thumb_key text UNIQUE,
     thumb_bytes   bigint CHECK (thumb_bytes > 0),
     thumb_sha256  text CHECK (thumb_sha256 ~ '^[0-9a-f]{64}$'),
     thumb_width_px integer CHECK (thumb_width_px > 0), thumb_height_px integer CHECK (thumb_height_px > 0),
@@ -274,18 +265,15 @@ CREATE TABLE renders (
     id           uuid PRIMARY KEY REFERENCES jobs (id),
     owner        text NOT NULL,
     cover_idx    integer,                        -- of an image or video; null: it has other files only
-    title        text,
-    favourite    boolean NOT NULL DEFAULT false,
-    published_at timestamptz NOT NULL DEFAULT moment(),
-    deleted_at   timestamptz
+    title        text, favourite boolean NOT NULL DEFAULT false,
+    published_at timestamptz NOT NULL DEFAULT moment(), deleted_at timestamptz
 );
 CREATE INDEX renders_by_owner ON renders (owner, id) WHERE deleted_at IS NULL;
 CREATE INDEX renders_published ON renders (published_at) WHERE deleted_at IS NULL;
 CREATE INDEX renders_deleted ON renders (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE render_variants (
-    render_id uuid NOT NULL REFERENCES renders (id),
-    idx       integer NOT NULL,
+    render_id uuid NOT NULL REFERENCES renders (id), idx integer NOT NULL,
     output_id uuid NOT NULL UNIQUE REFERENCES outputs (id),
     PRIMARY KEY (render_id, idx)
 );
@@ -312,8 +300,7 @@ CREATE TABLE uploads (
     owner        text NOT NULL CHECK (owner <> ''),
     key          text COLLATE "C" NOT NULL UNIQUE,   -- read in the order of an S3 listing
     media        text NOT NULL CHECK (media IN ('image', 'video', 'file')),
-    format       text NOT NULL,
-    content_type text NOT NULL,
+    format       text NOT NULL, content_type text NOT NULL,
     bytes        bigint NOT NULL CHECK (bytes > 0),
     sha256       text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
     width_px     integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),
@@ -332,9 +319,7 @@ CREATE TABLE notifications (
     job_id        uuid NOT NULL REFERENCES jobs (id),
     type          text NOT NULL CHECK (type IN ('job.succeeded', 'job.partial', 'job.failed', 'job.cancelled')),
     state         text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'dead')),
-    category      text,
-    reason        text,
-    created_at    timestamptz NOT NULL DEFAULT moment(),
+    category      text, reason text, created_at timestamptz NOT NULL DEFAULT moment(),
     run_at        timestamptz DEFAULT moment(), woken_at timestamptz,
     attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
     lease_token   uuid, leased_by text, leased_until timestamptz,
@@ -357,8 +342,7 @@ CREATE TABLE api_tokens (
     name         text NOT NULL CHECK (name <> ''),
     role         text NOT NULL CHECK (role IN ('application', 'viewer', 'admin')),
     token_sha256 text NOT NULL UNIQUE CHECK (token_sha256 ~ '^[0-9a-f]{64}$'),
-    created_at   timestamptz NOT NULL DEFAULT moment(),
-    revoked_at   timestamptz
+    created_at   timestamptz NOT NULL DEFAULT moment(), revoked_at timestamptz
 );
 
 -- Owner tokens are signed, not stored. Those issued until `revoked_at` are refused: the one, or all of the owner. The
@@ -373,8 +357,7 @@ CREATE TABLE owner_token_revocations (
 CREATE TABLE erasures (
     id           uuid PRIMARY KEY,
     owner        text UNIQUE CHECK (owner <> ''),
-    requested_at timestamptz NOT NULL DEFAULT moment(),
-    finished_at  timestamptz,
+    requested_at timestamptz NOT NULL DEFAULT moment(), finished_at timestamptz,
     removed      jsonb NOT NULL DEFAULT '{}',    -- numbers of rows and objects
     CHECK ((owner IS NULL) = (finished_at IS NOT NULL))
 );
@@ -390,10 +373,8 @@ CREATE TABLE erased_predictions (
 -- Where each published file of a project belongs. scene_key: 'id:...', 'index:...' or 'position:...' of its scene;
 -- null: unplaced.
 CREATE TABLE placements (
-    render_id  uuid NOT NULL,
-    idx        integer NOT NULL,
-    owner      text NOT NULL,
-    project_id text NOT NULL,
+    render_id  uuid NOT NULL, idx integer NOT NULL,
+    owner      text NOT NULL, project_id text NOT NULL,
     scene      jsonb,                            -- as the job has it
     scene_key  text,
     PRIMARY KEY (render_id, idx),
@@ -407,10 +388,8 @@ CREATE INDEX placements_by_project ON placements (owner, project_id, render_id, 
 CREATE TABLE dead_letters (
     id         uuid PRIMARY KEY,
     subject    text NOT NULL CHECK (subject IN ('delivery', 'prediction', 'output', 'notification', 'message')),
-    subject_id uuid NOT NULL,
-    job_id     uuid,
-    provider   text,
-    step       text NOT NULL,
+    subject_id uuid NOT NULL, job_id uuid,
+    provider   text, step text NOT NULL,
     category   text NOT NULL CHECK (category IN ('DOWNLOAD_FAILED', 'VALIDATION_FAILED', 'STORAGE_FAILED',
                                                  'DATABASE_FAILED', 'PROVIDER_FAILED', 'BILLING_FAILED', 'TIMED_OUT',
                                                  'UNKNOWN_PREDICTION', 'NOTIFY_FAILED', 'POISON', 'INTERNAL')),
@@ -439,8 +418,7 @@ CREATE TABLE events (
     subject    text NOT NULL
                CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification', 'dead_letter', 'render',
                                   'pause')),
-    subject_id uuid NOT NULL,
-    job_id     uuid,
+    subject_id uuid NOT NULL, job_id uuid,
     from_state text,                             -- null: the row was inserted
     to_state   text NOT NULL,
     -- why a lease ended before the work did (EventKind in moorage/transitions.py); else null
@@ -463,8 +441,7 @@ CREATE INDEX events_storage_failed ON events (at) WHERE kind = 'storage_failed';
 CREATE TABLE ticks (
     sweep       text NOT NULL,
     slot        bigint NOT NULL,                 -- floor(moment / period), or the minute of a cron line
-    started_at  timestamptz NOT NULL DEFAULT moment(),
-    finished_at timestamptz,
+    started_at  timestamptz NOT NULL DEFAULT moment(), finished_at timestamptz,
     result      jsonb,
     PRIMARY KEY (sweep, slot)
 );
@@ -473,8 +450,7 @@ CREATE TABLE ticks (
 -- and ingested. Claims and dispatch skip what is paused; a running claim is finished.
 CREATE TABLE pauses (
     target    text PRIMARY KEY CHECK (target <> ''),
-    paused_at timestamptz NOT NULL DEFAULT moment(),
-    paused_by text NOT NULL,
+    paused_at timestamptz NOT NULL DEFAULT moment(), paused_by text NOT NULL,
     reason    text
 );
 
@@ -491,8 +467,7 @@ CREATE INDEX target_attempts_at ON target_attempts (at);
 -- Open circuit breakers; a target without a row is closed. At `probe_at` the most urgent row of the target is tried.
 CREATE TABLE breakers (
     target    text PRIMARY KEY CHECK (target ~ '^(host|api) .'),
-    opened_at timestamptz NOT NULL DEFAULT moment(),
-    probe_at  timestamptz NOT NULL,
+    opened_at timestamptz NOT NULL DEFAULT moment(), probe_at timestamptz NOT NULL,
     reason    text NOT NULL                      -- the error of the attempt that opened it
 );
 
@@ -523,8 +498,7 @@ CREATE TABLE ended_counts (                     -- subject: the table of the row
 
 -- What pool children of workers have counted, added up: series of Prometheus with their labels as JSON. For /metrics.
 CREATE TABLE work_totals (
-    name   text NOT NULL,
-    labels text NOT NULL,
+    name   text NOT NULL, labels text NOT NULL,
     value  double precision NOT NULL,
     changed_at timestamptz NOT NULL DEFAULT moment(),
     PRIMARY KEY (name, labels)
@@ -533,8 +507,7 @@ CREATE TABLE work_totals (
 -- Storage used, computed by a sweep. rank: 1 uses most of its bucket; 0, with owner '', sums all after the first 100;
 -- null: not known yet. The count in progress is in counted_*, its position in `cursors`.
 CREATE TABLE storage_use (
-    bucket      text NOT NULL CHECK (bucket IN ('public', 'private')),
-    owner       text NOT NULL,
+    bucket      text NOT NULL CHECK (bucket IN ('public', 'private')), owner text NOT NULL,
     objects     bigint NOT NULL DEFAULT 0 CHECK (objects >= 0),
     bytes       bigint NOT NULL DEFAULT 0 CHECK (bytes >= 0),
     rank        integer CHECK (rank >= 0),
