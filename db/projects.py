@@ -101,8 +101,9 @@ def reorder_scenes(conn: Connection, project: ProjectKey, positions: Sequence[in
     """Reorder the scenes of a locked project. `positions`: a permutation of the current positions, not empty."""
 
 
-GET = """
-SELECT id, owner, document::text AS document, created_at, updated_at
+IS_OVERWRITTEN = "computed_md5 IS DISTINCT FROM document_md5"
+GET = f"""
+SELECT id, owner, document::text AS document, created_at, updated_at, {IS_OVERWRITTEN} AS is_overwritten
   FROM projects WHERE owner = %(owner)s AND id = %(id)s
 """
 
@@ -115,9 +116,6 @@ def get(conn: Connection, project: ProjectKey, suffix: str = "") -> Row | None:
 def lock(conn: Connection, project: ProjectKey) -> Row | None:
     """Lock a project: after outputs, before inserting rows that reference it."""
     return get(conn, project, "FOR UPDATE")
-
-
-IS_OVERWRITTEN = "computed_md5 IS DISTINCT FROM document_md5"
 
 
 @statement(f"""
@@ -168,17 +166,20 @@ def delete(conn: Connection, project: ProjectKey) -> bool | None:
 
 def get_with_image_urls(conn: Connection, project: ProjectKey, asset_base: str) -> Row | None:
     """
-    Return a project with its document, current `imageUrls`, and `unplaced`: the files without a scene.
+    Return a project with its document, current `imageUrls`, and `unplaced`: the first 100 files without a scene.
 
     `imageUrls` is computed on read, so that a document just overwritten by another writer is returned correctly.
     """
     found = get(conn, project)
     if found is None:
         return None
-    placed = placements.list_placements(conn, project)
-    keys = scene_documents.find_scene_keys(found["document"], (row["scene"] for row in placed))
+    names = placements.list_scenes(conn, project)
+    keys = scene_documents.find_scene_keys(found["document"], names)
+    scenes = [Jsonb(name) for name, key in zip(names, keys, strict=True) if key is not None]
+    placed = placements.list_placements(conn, project, scenes=scenes)
+    placed_keys = scene_documents.find_scene_keys(found["document"], (row["scene"] for row in placed))
     document = scene_documents.replace_image_urls(
-        found["document"], placements.group_urls_by_scene(zip(placed, keys, strict=True), asset_base)
+        found["document"], placements.group_urls_by_scene(zip(placed, placed_keys, strict=True), asset_base)
     )
-    unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
+    unplaced = placements.list_placements(conn, project, scenes=scenes, is_placed=False, limit=100)
     return {**found, "document": document, "unplaced": unplaced}
