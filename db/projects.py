@@ -8,7 +8,7 @@ from db import placements
 from db.connection import Connection, Row, fetch_one
 from db.statements import statement
 from moorage import scene_documents
-from moorage.model import ProjectKey, SceneRef
+from moorage.model import JobDescription, ProjectKey
 
 
 def build_key_columns(key: str) -> str:
@@ -25,21 +25,26 @@ _IS_SCENE_MISSING = """(p.is_implicit AND %(scenes)s::jsonb <> '[]' AND p.docume
            ELSE false END)"""
 ENSURE_OPEN = f"""
 INSERT INTO projects AS p (owner, id, is_implicit, document)
-VALUES (%(owner)s, %(id)s, true, jsonb_build_object('scenes', %(scenes)s::jsonb))
+SELECT %(owner)s, %(project_id)s, true, jsonb_build_object('scenes', %(scenes)s::jsonb) WHERE %(project_id)s::text <> ''
 ON CONFLICT (owner, id) DO UPDATE SET status = 'open', document = CASE WHEN {_IS_SCENE_MISSING}
        THEN jsonb_set(p.document, '{{scenes}}', p.document -> 'scenes' || %(scenes)s::jsonb) ELSE p.document END
  WHERE p.status <> 'open' OR {_IS_SCENE_MISSING}
 """
 
 
-def ensure_open(conn: Connection, project: ProjectKey, scene: SceneRef | None) -> None:
+def build_ensure_open(job: JobDescription) -> Row:
     """
-    Create the project of a new job if there is none, and set it to `open`.
+    Return the parameters of ENSURE_OPEN: it creates the project of a new job if there is none, and sets it to `open`.
 
     While the application has written no document, the job's scene is added, so that its files have a place.
     """
-    scenes = [] if scene is None else [{"id": scene}]
-    conn.execute(ENSURE_OPEN, {**project._asdict(), "scenes": Jsonb(scenes), "max_scenes": scene_documents.MAX_SCENES})
+    scenes = Jsonb([] if job.scene is None else [{"id": job.scene}])
+    return {
+        "owner": job.owner,
+        "project_id": job.project_id,
+        "scenes": scenes,
+        "max_scenes": scene_documents.MAX_SCENES,
+    }
 
 
 @statement("""

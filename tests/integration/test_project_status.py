@@ -69,6 +69,21 @@ def test_a_late_success_opens_a_project_again(at: World) -> None:
     assert (at.state("jobs", made.job_id), status(at)) == ("succeeded", "assets_generated")
 
 
+def test_a_repeated_registration_changes_no_project(at: World) -> None:
+    """It is answered as already registered, unchanged: no scene is added, nothing is opened or created."""
+    made = at.registered("x1", project_id="p1", scene=1)
+    at.step("ingest", at.delivered(prediction("x1", "succeeded", [at.source.picture()])))
+    at.keep_all(made.job_id)
+    read = "SELECT * FROM projects ORDER BY id"
+    before = at.conn.execute(read).fetchall()
+
+    again = [at.registered("x1", project_id=project_id, scene=2) for project_id in ("p1", "p2")]
+
+    assert [(one.job_id, one.is_new) for one in again] == [(made.job_id, False)] * 2
+    assert at.conn.execute(read).fetchall() == before
+    assert status(at) == "assets_generated"
+
+
 @pytest.mark.parametrize(("wrong", "right"), [("open", "assets_generated"), ("assets_generated", "open")])
 def test_a_status_that_disagrees_with_the_rows_is_corrected(at: World, wrong: str, right: str) -> None:
     """Whoever changed it; and once it agrees nothing is written."""
