@@ -59,8 +59,8 @@ def list_wrong_statuses(conn: Connection, limit: int = STATUSES_PER_RUN) -> list
 
 
 # Files expected of a job: the outputs of its chosen prediction; before that the number requested, else one. All files
-# of a settled job count as done, kept or not. Of a job that succeeded at once all are placed: only others are read one
-# by one.
+# of a settled job count as done, kept or not. Those of a deleted render, or of a foreign host, are not expected. Of a
+# job that succeeded at once all are placed: only others are read one by one.
 GET_PROGRESS = f"""
 WITH job AS MATERIALIZED (
     SELECT id, state, settled_at, chosen_id, variants, state = 'succeeded' AND reopened = 0 AND id NOT IN (
@@ -74,24 +74,25 @@ WITH job AS MATERIALIZED (
 SELECT {STATUS} AS status, jobs, settled, failed, placeholders, files + asked AS files_asked,
        files + kept AS files_kept, files_failed, files + done AS files_done
   FROM projects p, total, (
-       SELECT count(*) FILTER (WHERE state IN ('failed', 'cancelled')) AS failed,
+       SELECT count(*) FILTER (WHERE state IN ('failed', 'cancelled') AND r.id IS NULL) AS failed,
               count(*) FILTER (WHERE shown.placeholders > 0) AS placeholders,
               coalesce(sum(expected), 0)::bigint AS asked, coalesce(sum(shown.kept), 0)::bigint AS kept,
               coalesce(sum(CASE WHEN settled_at IS NULL THEN chosen.dead ELSE greatest(expected - chosen.kept, 0) END),
                        0)::bigint AS files_failed,
               coalesce(sum(CASE WHEN settled_at IS NULL THEN chosen.kept + chosen.dead ELSE expected END),
                        0)::bigint AS done
-         FROM job
+         FROM job LEFT JOIN renders r ON r.id = job.id
         CROSS JOIN LATERAL (
               SELECT count(*) AS files, count(*) FILTER (WHERE state = 'kept') AS kept,
                      count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded')) AS dead
-                FROM outputs o WHERE o.job_id = job.id AND o.prediction_id = chosen_id AND NOT o.is_placeholder) chosen
+                FROM outputs o WHERE o.job_id = job.id AND o.prediction_id = chosen_id AND NOT o.is_placeholder
+                                 AND o.category IS DISTINCT FROM 'FOREIGN_HOST') chosen
         CROSS JOIN LATERAL (SELECT coalesce(nullif(chosen.files, 0), variants, 1) AS expected) requested
         CROSS JOIN LATERAL (
               SELECT count(*) FILTER (WHERE NOT v.is_placeholder) AS kept,
                      count(*) FILTER (WHERE v.is_placeholder) AS placeholders
                 FROM variants v WHERE v.render_id = job.id) shown
-        WHERE NOT is_plain) other
+        WHERE NOT is_plain AND r.deleted_at IS NULL) other
  WHERE p.owner = %(owner)s AND p.id = %(id)s
 """
 
@@ -112,6 +113,6 @@ def get_progress(conn: Connection, project: ProjectKey) -> dict[str, Any]:
 @statement("""
 SELECT id AS job_id, scene, state, category, reason, settled_at
   FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s AND state IN ('failed', 'cancelled')
- ORDER BY id LIMIT %(limit)s
+   AND NOT EXISTS (SELECT FROM renders r WHERE r.id = jobs.id) ORDER BY id LIMIT %(limit)s
 """)
 def list_failed_jobs(conn: Connection, project: ProjectKey, limit: int = 100) -> list[Row]: ...
