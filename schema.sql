@@ -5,8 +5,7 @@
 
 CREATE TABLE schema_migrations (
     version    integer PRIMARY KEY,
-    name       text NOT NULL,
-    sha256     text NOT NULL,
+    name       text NOT NULL, sha256 text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
@@ -159,8 +158,7 @@ CREATE TABLE predictions (
     lease_token   uuid, leased_by text, leased_until timestamptz,
     ended_at      timestamptz,
     owner         text NOT NULL DEFAULT '-',    -- of the job, for submissions; '-': none, or planned before version 13
-    UNIQUE (provider, external_id),
-    UNIQUE (job_id, seq),
+    UNIQUE (provider, external_id), UNIQUE (job_id, seq),
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (run_at IS NOT NULL)),
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (ended_at IS NULL)),
     CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
@@ -213,8 +211,7 @@ CREATE TABLE outputs (
     bytes         bigint CHECK (bytes > 0),
     sha256        text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
     width_px      integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),   -- upright
-    frames        integer CHECK (frames > 0),
-    duration_s    double precision,
+    frames        integer CHECK (frames > 0), duration_s double precision,
     key           text UNIQUE, thumb_key text UNIQUE,
     thumb_bytes   bigint CHECK (thumb_bytes > 0),
     thumb_sha256  text CHECK (thumb_sha256 ~ '^[0-9a-f]{64}$'),
@@ -228,8 +225,7 @@ CREATE TABLE outputs (
     quarantine_sha256 text CHECK (quarantine_sha256 ~ '^[0-9a-f]{64}$'),
     quarantine_type text,                              -- content type that the server declared
     quarantined_at timestamptz,                        -- when it was last refused; retention counts from it
-    UNIQUE (job_id, idx),
-    UNIQUE (prediction_id, path),
+    UNIQUE (job_id, idx), UNIQUE (prediction_id, path),
     CHECK ((state IN ('waiting', 'discarding')) = (run_at IS NOT NULL)),
     CHECK ((state IN ('waiting', 'discarding')) = (ended_at IS NULL)),
     CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
@@ -304,8 +300,7 @@ CREATE TABLE uploads (
     bytes        bigint NOT NULL CHECK (bytes > 0),
     sha256       text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
     width_px     integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),
-    duration_s   double precision,
-    created_at   timestamptz NOT NULL DEFAULT moment(),
+    duration_s   double precision, created_at timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz                     -- its object is deleted, or about to be
 );
 CREATE INDEX uploads_by_owner ON uploads (owner, id) WHERE deleted_at IS NULL;
@@ -395,8 +390,7 @@ CREATE TABLE dead_letters (
                                                  'UNKNOWN_PREDICTION', 'NOTIFY_FAILED', 'POISON', 'INTERNAL')),
     error      text NOT NULL,                    -- type of the error: OutputGone
     reason     text NOT NULL,
-    retryable  boolean NOT NULL,
-    facts      jsonb NOT NULL DEFAULT '{}',
+    retryable  boolean NOT NULL, facts jsonb NOT NULL DEFAULT '{}',
     state      text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'replayed', 'discarded')),
     created_at timestamptz NOT NULL DEFAULT moment(),
     closed_at  timestamptz, closed_by text,
@@ -499,8 +493,7 @@ CREATE TABLE ended_counts (                     -- subject: the table of the row
 -- What pool children of workers have counted, added up: series of Prometheus with their labels as JSON. For /metrics.
 CREATE TABLE work_totals (
     name   text NOT NULL, labels text NOT NULL,
-    value  double precision NOT NULL,
-    changed_at timestamptz NOT NULL DEFAULT moment(),
+    value  double precision NOT NULL, changed_at timestamptz NOT NULL DEFAULT moment(),
     PRIMARY KEY (name, labels)
 ) WITH (fillfactor = 50);
 
@@ -508,10 +501,8 @@ CREATE TABLE work_totals (
 -- null: not known yet. The count in progress is in counted_*, its position in `cursors`.
 CREATE TABLE storage_use (
     bucket      text NOT NULL CHECK (bucket IN ('public', 'private')), owner text NOT NULL,
-    objects     bigint NOT NULL DEFAULT 0 CHECK (objects >= 0),
-    bytes       bigint NOT NULL DEFAULT 0 CHECK (bytes >= 0),
-    rank        integer CHECK (rank >= 0),
-    computed_at timestamptz NOT NULL DEFAULT moment(),
+    objects     bigint NOT NULL DEFAULT 0 CHECK (objects >= 0), bytes bigint NOT NULL DEFAULT 0 CHECK (bytes >= 0),
+    rank        integer CHECK (rank >= 0), computed_at timestamptz NOT NULL DEFAULT moment(),
     counted_objects bigint NOT NULL DEFAULT 0, counted_bytes bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (bucket, owner)
 );

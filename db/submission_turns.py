@@ -159,12 +159,7 @@ UPDATE predictions p SET woken_at = moment() FROM (
 
 
 def wake(
-    conn: Connection,
-    settings: Settings,
-    steps: Mapping[str, Step],
-    *,
-    limit: int = 1000,
-    queue_is_empty: bool = False,
+    conn: Connection, settings: Settings, steps: Mapping[str, Step], *, limit: int = 1000, queue_is_empty: bool = False
 ) -> list[Wake]:
     """
     Mark as woken what each provider has capacity for, at most `limit` predictions of all; return their wakes.

@@ -37,10 +37,7 @@ _PROBLEMS: Final[tuple[tuple[type[psycopg.Error], str], ...]] = (
         "PostgreSQL is read-only: point DATABASE_URL to the primary, or free its disk if the provider made it so",
     ),
     (pg.DiskFull, "PostgreSQL's disk is full: free or enlarge it"),
-    (
-        pg.LockNotAvailable,
-        "another transaction holds a lock on deliveries or events: see pg_stat_activity and end it",
-    ),
+    (pg.LockNotAvailable, "another transaction holds a lock on deliveries or events: see pg_stat_activity and end it"),
     (pg.InsufficientPrivilege, "PostgreSQL denies a permission: moorage's user must own the tables"),
     (pg.QueryCanceled, "PostgreSQL did not write within 2 s: check its load and its disk"),
 )

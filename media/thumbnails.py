@@ -34,10 +34,7 @@ _SRGB: Final = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 def render_thumbnail(
-    image: Image.Image,
-    limits: Limits,
-    on_warning: WarningSink = lambda _: None,
-    cicp: tuple[int, int] | None = None,
+    image: Image.Image, limits: Limits, on_warning: WarningSink = lambda _: None, cicp: tuple[int, int] | None = None
 ) -> Thumbnail:
     """
     Return a WebP that fits the thumbnail square and is never larger than the image, which is not modified.

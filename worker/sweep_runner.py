@@ -73,10 +73,7 @@ def _run(deps: Deps, name: str, actor: str, due: Collection[str]) -> dict[str, A
         "dispatch": lambda: dispatch.dispatch_due(deps, depth, send, due, seconds=DRAIN_SHARE * seconds),
         "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes, due),
         "drain": lambda: {**dead_letter_queues.drain_queues(deps, actor), **_count_consumers()},
-        "discard": lambda: {
-            **dispatch.dispatch_discards(deps, depth, send),
-            **erasure.continue_erasures(deps, actor),
-        },
+        "discard": lambda: {**dispatch.dispatch_discards(deps, depth, send), **erasure.continue_erasures(deps, actor)},
         "counts": lambda: retention.count_ended_rows(deps),
         "orphans": lambda: orphans.sweep_orphans(deps),
         "retention": lambda: {**retention.delete_expired(deps, actor, seconds=retention.SECONDS)},

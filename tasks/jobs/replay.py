@@ -113,11 +113,7 @@ def resend_notification(conn: Connection, notification_id: UUID, actor: str) -> 
 
 
 def retry_job(
-    database: Database,
-    settings: Settings,
-    job_id: UUID,
-    actor: str,
-    limits: Mapping[str, int] = create.NO_LIMITS,
+    database: Database, settings: Settings, job_id: UUID, actor: str, limits: Mapping[str, int] = create.NO_LIMITS
 ) -> ActionOutcome:
     """
     Replay the dead letters of a failed or partial job; if none can be, restart its fallback chain with a new deadline,
