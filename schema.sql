@@ -81,8 +81,7 @@ CREATE INDEX projects_overwritten ON projects (owner, id) WHERE computed_md5 IS 
 
 -- What an application requested. Its id is the id of its render.
 CREATE TABLE jobs (
-    id           uuid PRIMARY KEY,
-    owner        text NOT NULL CHECK (owner <> ''),
+    id           uuid PRIMARY KEY, owner text NOT NULL CHECK (owner <> ''),
     kind         text NOT NULL CHECK (kind IN ('image', 'video', 'mixed')),
     mode         text, room_type text, style text,
     prompt       text,
@@ -208,13 +207,11 @@ CREATE TABLE outputs (
     media         text CHECK (media IN ('image', 'video', 'file')),
     format        text,                                -- one of FORMATS in moorage/formats.py
     content_type  text,
-    bytes         bigint CHECK (bytes > 0),
-    sha256        text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    bytes         bigint CHECK (bytes > 0), sha256 text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
     width_px      integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),   -- upright
     frames        integer CHECK (frames > 0), duration_s double precision,
     key           text UNIQUE, thumb_key text UNIQUE,
-    thumb_bytes   bigint CHECK (thumb_bytes > 0),
-    thumb_sha256  text CHECK (thumb_sha256 ~ '^[0-9a-f]{64}$'),
+    thumb_bytes   bigint CHECK (thumb_bytes > 0), thumb_sha256 text CHECK (thumb_sha256 ~ '^[0-9a-f]{64}$'),
     thumb_width_px integer CHECK (thumb_width_px > 0), thumb_height_px integer CHECK (thumb_height_px > 0),
     color         text CHECK (color ~ '^#[0-9a-f]{6}$'), -- shown by a page while the file loads
     thumb_missing text,                                -- why a kept video has no thumbnail
@@ -258,8 +255,7 @@ CREATE INDEX outputs_leftover ON outputs (ended_at)
 
 -- The published result of a job. deleted_at makes it a tombstone: it and its variants remain, hidden from readers.
 CREATE TABLE renders (
-    id           uuid PRIMARY KEY REFERENCES jobs (id),
-    owner        text NOT NULL,
+    id           uuid PRIMARY KEY REFERENCES jobs (id), owner text NOT NULL,
     cover_idx    integer,                        -- of an image or video; null: it has other files only
     title        text, favourite boolean NOT NULL DEFAULT false,
     published_at timestamptz NOT NULL DEFAULT moment(), deleted_at timestamptz
@@ -281,9 +277,7 @@ SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_ty
        o.width_px, o.height_px, o.frames, o.duration_s, o.key, o.thumb_key, o.thumb_bytes, o.thumb_sha256,
        o.thumb_width_px, o.thumb_height_px, o.thumb_missing, o.color, o.is_placeholder,
        v.idx IS NOT DISTINCT FROM r.cover_idx AS is_cover
-  FROM render_variants v
-  JOIN renders r ON r.id = v.render_id
-  JOIN outputs o ON o.id = v.output_id
+  FROM render_variants v JOIN renders r ON r.id = v.render_id JOIN outputs o ON o.id = v.output_id
  WHERE r.deleted_at IS NULL
    AND (NOT o.is_placeholder
         OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
@@ -292,13 +286,11 @@ SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_ty
 -- An input file, in the private bucket under `key`. The row is written after the object: an object without a row is
 -- an orphan, which a sweep quarantines.
 CREATE TABLE uploads (
-    id           uuid PRIMARY KEY,
-    owner        text NOT NULL CHECK (owner <> ''),
+    id           uuid PRIMARY KEY, owner text NOT NULL CHECK (owner <> ''),
     key          text COLLATE "C" NOT NULL UNIQUE,   -- read in the order of an S3 listing
     media        text NOT NULL CHECK (media IN ('image', 'video', 'file')),
     format       text NOT NULL, content_type text NOT NULL,
-    bytes        bigint NOT NULL CHECK (bytes > 0),
-    sha256       text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    bytes        bigint NOT NULL CHECK (bytes > 0), sha256 text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
     width_px     integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),
     duration_s   double precision, created_at timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz                     -- its object is deleted, or about to be
@@ -333,8 +325,7 @@ CREATE INDEX notifications_by_category ON notifications (category, id) WHERE cat
 
 -- API tokens beside MOORAGE_API_TOKEN; a token is shown once and only its hash is stored.
 CREATE TABLE api_tokens (
-    id           uuid PRIMARY KEY,
-    name         text NOT NULL CHECK (name <> ''),
+    id           uuid PRIMARY KEY, name text NOT NULL CHECK (name <> ''),
     role         text NOT NULL CHECK (role IN ('application', 'viewer', 'admin')),
     token_sha256 text NOT NULL UNIQUE CHECK (token_sha256 ~ '^[0-9a-f]{64}$'),
     created_at   timestamptz NOT NULL DEFAULT moment(), revoked_at timestamptz
@@ -350,8 +341,7 @@ CREATE TABLE owner_token_revocations (
 
 -- Owners that are being erased, and reports of those that were: without a name. What is left to do is what still exists.
 CREATE TABLE erasures (
-    id           uuid PRIMARY KEY,
-    owner        text UNIQUE CHECK (owner <> ''),
+    id           uuid PRIMARY KEY, owner text UNIQUE CHECK (owner <> ''),
     requested_at timestamptz NOT NULL DEFAULT moment(), finished_at timestamptz,
     removed      jsonb NOT NULL DEFAULT '{}',    -- numbers of rows and objects
     CHECK ((owner IS NULL) = (finished_at IS NOT NULL))
@@ -395,8 +385,7 @@ CREATE TABLE dead_letters (
     created_at timestamptz NOT NULL DEFAULT moment(),
     closed_at  timestamptz, closed_by text,
     acknowledged_at timestamptz,                 -- an operator knows it: no problem any more, though still open
-    acknowledged_by text,
-    note       text,
+    acknowledged_by text, note text,
     CHECK ((state = 'open') = (closed_at IS NULL))
 );
 CREATE UNIQUE INDEX dead_letters_open ON dead_letters (subject, subject_id) WHERE state = 'open';
@@ -409,9 +398,8 @@ CREATE INDEX dead_letters_closed ON dead_letters (closed_at) WHERE closed_at IS 
 -- Every state transition, written in the transaction that made it.
 CREATE TABLE events (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    subject    text NOT NULL
-               CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification', 'dead_letter', 'render',
-                                  'pause')),
+    subject    text NOT NULL CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification',
+                                                'dead_letter', 'render', 'pause')),
     subject_id uuid NOT NULL, job_id uuid,
     from_state text,                             -- null: the row was inserted
     to_state   text NOT NULL,
