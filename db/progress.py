@@ -71,12 +71,12 @@ WITH job AS MATERIALIZED (
            (SELECT count(*) FROM placements WHERE owner = %(owner)s AND project_id = %(id)s)
            - (SELECT count(*) FROM job JOIN placements f ON f.render_id = job.id WHERE NOT is_plain) AS files FROM job
 )
-SELECT {STATUS} AS status, jobs, settled, failed, placeholders, files + asked AS files_asked,
+SELECT {STATUS} AS status, jobs, settled, failed, placeholders, files + expected AS files_asked,
        files + kept AS files_kept, files_failed, files + done AS files_done
   FROM projects p, total, (
        SELECT count(*) FILTER (WHERE state IN ('failed', 'cancelled') AND r.id IS NULL) AS failed,
               count(*) FILTER (WHERE shown.placeholders > 0) AS placeholders,
-              coalesce(sum(expected), 0)::bigint AS asked, coalesce(sum(shown.kept), 0)::bigint AS kept,
+              coalesce(sum(expected), 0)::bigint AS expected, coalesce(sum(shown.kept), 0)::bigint AS kept,
               coalesce(sum(CASE WHEN settled_at IS NULL THEN chosen.dead ELSE greatest(expected - chosen.kept, 0) END),
                        0)::bigint AS files_failed,
               coalesce(sum(CASE WHEN settled_at IS NULL THEN chosen.kept + chosen.dead ELSE expected END),
