@@ -2,18 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from db.connection import Connection, Row
 from db.statements import statement
 from moorage import scene_documents
-from moorage.model import ProjectKey
+from moorage.model import Job, ProjectKey, SceneRef
 
 ADD_PLACEMENTS = """
-INSERT INTO placements (render_id, idx, owner, project_id, scene)
-SELECT v.render_id, v.idx, j.owner, j.project_id, j.scene
+INSERT INTO placements (render_id, idx, owner, project_id, scene, scene_key)
+SELECT v.render_id, v.idx, j.owner, j.project_id, j.scene, %(scene_key)s
   FROM render_variants v JOIN jobs j ON j.id = v.render_id
  WHERE v.render_id = %(job_id)s AND j.project_id IS NOT NULL
 ON CONFLICT DO NOTHING
@@ -42,35 +41,57 @@ UPDATE projects SET computed_md5 = document_md5, updated_at = moment()
 
 @statement("""
 SELECT p.render_id, p.idx, p.scene, p.scene_key, v.key, v.media FROM placements p JOIN variants v USING (render_id, idx)
- WHERE p.owner = %(owner)s AND p.project_id = %(id)s ORDER BY p.render_id, p.idx
+ WHERE p.owner = %(owner)s AND p.project_id = %(id)s
+   AND (%(scene_keys)s::text[] IS NULL OR p.scene_key = ANY(%(scene_keys)s))
+   AND (%(scenes)s::jsonb[] IS NULL OR coalesce(p.scene = ANY(%(scenes)s), false) = %(is_placed)s)
+ ORDER BY p.render_id, p.idx LIMIT %(limit)s
 """)
-def list_placements(conn: Connection, project: ProjectKey) -> list[Row]: ...
+def list_placements(
+    conn: Connection, project: ProjectKey, scene_keys: list[str] | None = None, *, scenes: list[Jsonb] | None = None,
+    is_placed: bool = True, limit: int | None = None
+) -> list[Row]:  # fmt: skip
+    """Return files of a project: all, or by their recorded keys, or by what jobs name (not `is_placed`: all others)."""
 
 
-def place_files(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:
+@statement("SELECT DISTINCT scene FROM placements WHERE owner = %(owner)s AND project_id = %(id)s")
+def list_scenes(conn: Connection, project: ProjectKey) -> list[SceneRef | None]:
+    """Return what the jobs of a project's files name as their scene."""
+
+
+def place_files(conn: Connection, project: Row, job: Job, asset_base: str) -> None:
     """Insert placements for a job's published files in its locked project, and update the document."""
-    conn.execute(ADD_PLACEMENTS, {"job_id": job_id})
-    update_image_urls(conn, project, asset_base)
+    (scene_key,) = scene_documents.find_scene_keys(project["document"], [job.scene])
+    conn.execute(ADD_PLACEMENTS, {"job_id": job.id, "scene_key": scene_key})
+    update_scene(conn, project, job.scene, asset_base)
 
 
-def update_image_urls(conn: Connection, project: Row, asset_base: str) -> None:
+def update_scene(conn: Connection, project: Row, scene: SceneRef | None, asset_base: str) -> None:
+    """Update a locked project's document after files of one scene changed; others are read if it was overwritten."""
+    (scene_key,) = scene_documents.find_scene_keys(project["document"], [scene])
+    if project["is_overwritten"]:
+        update_image_urls(conn, project, asset_base)
+    elif scene_key is not None:
+        update_image_urls(conn, project, asset_base, scene_key)
+
+
+def update_image_urls(conn: Connection, project: Row, asset_base: str, scene_key: str | None = None) -> None:
     """
-    Recompute the placements of a locked project's files and write its `imageUrls`.
+    Recompute the placements of a locked project's files, or of the scenes with one key, and write its `imageUrls`.
 
     The document was read under the lock, so changes of other writers are preserved.
     """
-    key = ProjectKey(project["owner"], project["id"])
-    placed = list_placements(conn, key)
-    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
-    for row, scene_key in zip(placed, keys, strict=True):
-        if scene_key != row["scene_key"]:
-            conn.execute(SET_SCENE_KEY, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
-    changed = scene_documents.diff_image_urls(
-        project["document"], group_urls_by_scene(zip(placed, keys, strict=True), asset_base)
-    )
+    key, document = ProjectKey(project["owner"], project["id"]), project["document"]
+    scenes = scene_documents.find_scenes_of_key(document, scene_key) if scene_key is not None else None
+    placed = list_placements(conn, key, None if scenes is None else [one for keys in scenes.values() for one in keys])
+    keys = scene_documents.find_scene_keys(document, (row["scene"] for row in placed))
+    for row, new_key in zip(placed, keys, strict=True):
+        if new_key != row["scene_key"]:
+            conn.execute(SET_SCENE_KEY, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": new_key})
+    urls = group_urls_by_scene(zip(placed, keys, strict=True), asset_base)
+    changed = {str(at): new for at, new in scene_documents.diff_image_urls(document, urls).items()
+               if scenes is None or at in scenes}  # fmt: skip
     if changed:
-        urls = Jsonb({str(position): urls for position, urls in changed.items()})
-        conn.execute(SET_IMAGE_URLS, {**key._asdict(), "urls": urls})
+        conn.execute(SET_IMAGE_URLS, {**key._asdict(), "urls": Jsonb(changed)})
     conn.execute(SET_COMPUTED_MD5, key._asdict())
 
 

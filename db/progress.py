@@ -12,15 +12,16 @@ _OF = "j.owner = p.owner AND j.project_id = p.id"
 STATUS = f"""CASE WHEN EXISTS (SELECT FROM jobs j WHERE {_OF} AND j.settled_at IS NULL) THEN 'open'
             WHEN EXISTS (SELECT FROM jobs j WHERE {_OF}) THEN 'assets_generated' ELSE p.status END"""
 
-UPDATE_STATUS = f"""
-UPDATE projects p SET status = {STATUS}
- WHERE p.owner = %(owner)s AND p.id = %(id)s AND p.status IS DISTINCT FROM {STATUS}
-RETURNING status
-"""
-
 
 @statement("SELECT id FROM projects WHERE owner = %(owner)s AND id = %(id)s FOR NO KEY UPDATE")
 def lock_project(conn: Connection, project: ProjectKey) -> None: ...
+
+
+@statement(f"""
+UPDATE projects p SET status = {STATUS}
+ WHERE p.owner = %(owner)s AND p.id = %(id)s AND p.status IS DISTINCT FROM {STATUS}
+""")
+def _update_status(conn: Connection, project: ProjectKey) -> None: ...
 
 
 def update_status(conn: Connection, project: ProjectKey) -> None:
@@ -30,7 +31,7 @@ def update_status(conn: Connection, project: ProjectKey) -> None:
     Two statements, so that the second sees what the lock waited for; in one, two last jobs would miss each other.
     """
     lock_project(conn, project)
-    conn.execute(UPDATE_STATUS, project._asdict())
+    _update_status(conn, project)
 
 
 STATUSES_PER_RUN: Final = 500  # projects whose status is compared with their jobs
@@ -58,29 +59,40 @@ def list_wrong_statuses(conn: Connection, limit: int = STATUSES_PER_RUN) -> list
 
 
 # Files expected of a job: the outputs of its chosen prediction; before that the number requested, else one. All files
-# of a settled job count as done, kept or not.
+# of a settled job count as done, kept or not. Those of a deleted render, or of a foreign host, are not expected. Of a
+# job that succeeded at once all are placed: only others are read one by one.
 GET_PROGRESS = f"""
-SELECT {STATUS} AS status, c.* FROM projects p
- CROSS JOIN LATERAL (
-       SELECT count(*) AS jobs, count(*) FILTER (WHERE settled_at IS NOT NULL) AS settled,
-              count(*) FILTER (WHERE state IN ('failed', 'cancelled')) AS failed,
+WITH job AS MATERIALIZED (
+    SELECT id, state, settled_at, chosen_id, variants, state = 'succeeded' AND reopened = 0 AND id NOT IN (
+               SELECT id FROM renders WHERE deleted_at IS NOT NULL AND owner = %(owner)s) AS is_plain
+      FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s
+), total AS MATERIALIZED (
+    SELECT count(*) AS jobs, count(settled_at) AS settled,
+           (SELECT count(*) FROM placements WHERE owner = %(owner)s AND project_id = %(id)s)
+           - (SELECT count(*) FROM job JOIN placements f ON f.render_id = job.id WHERE NOT is_plain) AS files FROM job
+)
+SELECT {STATUS} AS status, jobs, settled, failed, placeholders, files + expected AS files_asked,
+       files + kept AS files_kept, files_failed, files + done AS files_done
+  FROM projects p, total, (
+       SELECT count(*) FILTER (WHERE state IN ('failed', 'cancelled') AND r.id IS NULL) AS failed,
               count(*) FILTER (WHERE shown.placeholders > 0) AS placeholders,
-              coalesce(sum(expected), 0)::bigint AS files_asked, coalesce(sum(shown.kept), 0)::bigint AS files_kept,
+              coalesce(sum(expected), 0)::bigint AS expected, coalesce(sum(shown.kept), 0)::bigint AS kept,
               coalesce(sum(CASE WHEN settled_at IS NULL THEN chosen.dead ELSE greatest(expected - chosen.kept, 0) END),
                        0)::bigint AS files_failed,
               coalesce(sum(CASE WHEN settled_at IS NULL THEN chosen.kept + chosen.dead ELSE expected END),
-                       0)::bigint AS files_done
-         FROM jobs j
+                       0)::bigint AS done
+         FROM job LEFT JOIN renders r ON r.id = job.id
         CROSS JOIN LATERAL (
               SELECT count(*) AS files, count(*) FILTER (WHERE state = 'kept') AS kept,
                      count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded')) AS dead
-                FROM outputs o WHERE o.job_id = j.id AND o.prediction_id = j.chosen_id AND NOT o.is_placeholder) chosen
-        CROSS JOIN LATERAL (SELECT coalesce(nullif(chosen.files, 0), j.variants, 1) AS expected) requested
+                FROM outputs o WHERE o.job_id = job.id AND o.prediction_id = chosen_id AND NOT o.is_placeholder
+                                 AND o.category IS DISTINCT FROM 'FOREIGN_HOST') chosen
+        CROSS JOIN LATERAL (SELECT coalesce(nullif(chosen.files, 0), variants, 1) AS expected) requested
         CROSS JOIN LATERAL (
               SELECT count(*) FILTER (WHERE NOT v.is_placeholder) AS kept,
                      count(*) FILTER (WHERE v.is_placeholder) AS placeholders
-                FROM variants v WHERE v.render_id = j.id) shown
-        WHERE {_OF}) c
+                FROM variants v WHERE v.render_id = job.id) shown
+        WHERE NOT is_plain AND r.deleted_at IS NULL) other
  WHERE p.owner = %(owner)s AND p.id = %(id)s
 """
 
@@ -101,6 +113,6 @@ def get_progress(conn: Connection, project: ProjectKey) -> dict[str, Any]:
 @statement("""
 SELECT id AS job_id, scene, state, category, reason, settled_at
   FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s AND state IN ('failed', 'cancelled')
- ORDER BY id LIMIT %(limit)s
+   AND NOT EXISTS (SELECT FROM renders r WHERE r.id = jobs.id) ORDER BY id LIMIT %(limit)s
 """)
 def list_failed_jobs(conn: Connection, project: ProjectKey, limit: int = 100) -> list[Row]: ...

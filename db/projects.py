@@ -8,7 +8,7 @@ from db import placements
 from db.connection import Connection, Row, fetch_one
 from db.statements import statement
 from moorage import scene_documents
-from moorage.model import ProjectKey, SceneRef
+from moorage.model import JobDescription, ProjectKey
 
 
 def build_key_columns(key: str) -> str:
@@ -25,21 +25,26 @@ _IS_SCENE_MISSING = """(p.is_implicit AND %(scenes)s::jsonb <> '[]' AND p.docume
            ELSE false END)"""
 ENSURE_OPEN = f"""
 INSERT INTO projects AS p (owner, id, is_implicit, document)
-VALUES (%(owner)s, %(id)s, true, jsonb_build_object('scenes', %(scenes)s::jsonb))
+SELECT %(owner)s, %(project_id)s, true, jsonb_build_object('scenes', %(scenes)s::jsonb) WHERE %(project_id)s::text <> ''
 ON CONFLICT (owner, id) DO UPDATE SET status = 'open', document = CASE WHEN {_IS_SCENE_MISSING}
        THEN jsonb_set(p.document, '{{scenes}}', p.document -> 'scenes' || %(scenes)s::jsonb) ELSE p.document END
  WHERE p.status <> 'open' OR {_IS_SCENE_MISSING}
 """
 
 
-def ensure_open(conn: Connection, project: ProjectKey, scene: SceneRef | None) -> None:
+def build_ensure_open(job: JobDescription) -> Row:
     """
-    Create the project of a new job if there is none, and set it to `open`.
+    Return the parameters of ENSURE_OPEN: it creates the project of a new job if there is none, and sets it to `open`.
 
     While the application has written no document, the job's scene is added, so that its files have a place.
     """
-    scenes = [] if scene is None else [{"id": scene}]
-    conn.execute(ENSURE_OPEN, {**project._asdict(), "scenes": Jsonb(scenes), "max_scenes": scene_documents.MAX_SCENES})
+    scenes = Jsonb([] if job.scene is None else [{"id": job.scene}])
+    return {
+        "owner": job.owner,
+        "project_id": job.project_id,
+        "scenes": scenes,
+        "max_scenes": scene_documents.MAX_SCENES,
+    }
 
 
 @statement("""
@@ -101,8 +106,9 @@ def reorder_scenes(conn: Connection, project: ProjectKey, positions: Sequence[in
     """Reorder the scenes of a locked project. `positions`: a permutation of the current positions, not empty."""
 
 
-GET = """
-SELECT id, owner, document::text AS document, created_at, updated_at
+IS_OVERWRITTEN = "computed_md5 IS DISTINCT FROM document_md5"
+GET = f"""
+SELECT id, owner, document::text AS document, created_at, updated_at, {IS_OVERWRITTEN} AS is_overwritten
   FROM projects WHERE owner = %(owner)s AND id = %(id)s
 """
 
@@ -115,9 +121,6 @@ def get(conn: Connection, project: ProjectKey, suffix: str = "") -> Row | None:
 def lock(conn: Connection, project: ProjectKey) -> Row | None:
     """Lock a project: after outputs, before inserting rows that reference it."""
     return get(conn, project, "FOR UPDATE")
-
-
-IS_OVERWRITTEN = "computed_md5 IS DISTINCT FROM document_md5"
 
 
 @statement(f"""
@@ -168,17 +171,20 @@ def delete(conn: Connection, project: ProjectKey) -> bool | None:
 
 def get_with_image_urls(conn: Connection, project: ProjectKey, asset_base: str) -> Row | None:
     """
-    Return a project with its document, current `imageUrls`, and `unplaced`: the files without a scene.
+    Return a project with its document, current `imageUrls`, and `unplaced`: the first 100 files without a scene.
 
     `imageUrls` is computed on read, so that a document just overwritten by another writer is returned correctly.
     """
     found = get(conn, project)
     if found is None:
         return None
-    placed = placements.list_placements(conn, project)
-    keys = scene_documents.find_scene_keys(found["document"], (row["scene"] for row in placed))
+    names = placements.list_scenes(conn, project)
+    keys = scene_documents.find_scene_keys(found["document"], names)
+    scenes = [Jsonb(name) for name, key in zip(names, keys, strict=True) if key is not None]
+    placed = placements.list_placements(conn, project, scenes=scenes)
+    placed_keys = scene_documents.find_scene_keys(found["document"], (row["scene"] for row in placed))
     document = scene_documents.replace_image_urls(
-        found["document"], placements.group_urls_by_scene(zip(placed, keys, strict=True), asset_base)
+        found["document"], placements.group_urls_by_scene(zip(placed, placed_keys, strict=True), asset_base)
     )
-    unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
+    unplaced = placements.list_placements(conn, project, scenes=scenes, is_placed=False, limit=100)
     return {**found, "document": document, "unplaced": unplaced}

@@ -56,9 +56,9 @@ def list_old_renders(conn: Connection, seconds: float, limit: int) -> list[UUID]
     """Return renders published, and of jobs settled, more than `seconds` ago."""
 
 
-@statement(f"SELECT j.owner, j.project_id {_RENDERS} AND r.id = %(render_id)s FOR UPDATE OF j SKIP LOCKED")
+@statement(f"SELECT j.owner, j.project_id, j.scene {_RENDERS} AND r.id = %(render_id)s FOR UPDATE OF j SKIP LOCKED")
 def lock_old_render(conn: Connection, render_id: UUID, seconds: float) -> Row | None:
-    """Lock the job of an old render; return its owner and project_id, or None if it is locked or no longer old."""
+    """Lock the job of an old render; return its owner, project_id and scene; None: locked, or no longer old."""
 
 
 @statement(build_discard_statement("true"))

@@ -1,10 +1,11 @@
 """Storage used by owner and bucket, counted by a sweep and stored in `storage_use`."""
 
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 from db import orphans
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Row, current_time, fetch_all, fetch_one
 from db.objects import LONG_TIMEOUT
 from db.orphans import ScanCursor
 
@@ -39,7 +40,7 @@ DELETE_UNUSED: Final = "DELETE FROM storage_use WHERE counted_objects = 0"
 
 PUBLISH: Final = """
 UPDATE storage_use u SET objects = counted_objects, bytes = counted_bytes, counted_objects = 0, counted_bytes = 0,
-       rank = r.rank, computed_at = moment()
+       rank = r.rank, computed_at = coalesce(nullif(split_part(%(place)s, ' since ', 2), '')::timestamptz, moment())
   FROM (SELECT bucket, owner, row_number() OVER (PARTITION BY bucket ORDER BY counted_bytes DESC, owner) AS rank
           FROM storage_use) r
  WHERE (u.bucket, u.owner) = (r.bucket, r.owner)
@@ -52,15 +53,22 @@ SELECT bucket, '', sum(objects), sum(bytes), 0 FROM storage_use WHERE rank > %(m
 
 
 def count_next_page(conn: Connection) -> bool:
-    """Add a page, in one transaction with its place, to the count in progress; return False if it was published."""
+    """
+    Add a page, in one transaction with its place, to the count in progress; return False if it was published.
+
+    `computed_at` is ten seconds before the count began, so that what was stored meanwhile, or in a transaction of that
+    time, is added to an owner's use (`owner_use`). If a later page has it, too, it counts twice until the next count:
+    a limit is reached too early, never passed.
+    """
     conn.execute(LOCK_TABLE)
-    cursor = orphans.load_cursor(conn, "usage")
-    row = fetch_one(conn, COUNT_PAGE, {"after": cursor.after_key if cursor else UUID(int=0), "limit": PAGE})
-    orphans.save_cursor(conn, "usage", ScanCursor("outputs, uploads", row["id"]) if row else None)
+    started = f"outputs, uploads since {current_time(conn) - timedelta(seconds=10)}"
+    cursor = orphans.load_cursor(conn, "usage") or ScanCursor(started, str(UUID(int=0)))
+    row = fetch_one(conn, COUNT_PAGE, {"after": cursor.after_key, "limit": PAGE})
+    orphans.save_cursor(conn, "usage", ScanCursor(cursor.listing, row["id"]) if row else None)
     if row is None:
         conn.execute(LONG_TIMEOUT)
         for sql in (DELETE_UNUSED, PUBLISH, ADD_OTHERS):
-            conn.execute(sql, {"max_owners": MAX_OWNERS})
+            conn.execute(sql, {"max_owners": MAX_OWNERS, "place": cursor.listing})
     return row is not None
 
 

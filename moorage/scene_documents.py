@@ -26,6 +26,11 @@ def find_scene_keys(document: Mapping[str, Any], names: Iterable[SceneRef | None
     return [_match_key(keys, scene) for scene in names]
 
 
+def find_scenes_of_key(document: Mapping[str, Any], key: str) -> dict[int, list[str]]:
+    """Return all keys of the scenes that have this key, by position from 0."""
+    return {position: keys for position, keys in enumerate(_keys_by_scene(get_scenes(document))) if key in keys}
+
+
 def diff_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
     """
     Return the new `imageUrls` of each scene in which they differ, by its position from 0. `urls`: by scene key.

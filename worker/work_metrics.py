@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from db import work_totals
-from db.connection import BLOCKED_SIGNALS, Database
+from db.connection import BLOCKED_SIGNALS, CommitUncertain, Database
 from moorage import logs, metrics
 from moorage import settings as settings_module
 from moorage.errors import DatabaseLocked, DatabaseUnavailable
@@ -57,7 +57,8 @@ def flush(**_: object) -> None:
             database.run(lambda conn: work_totals.add(conn, totals))
         except (DatabaseUnavailable, DatabaseLocked) as error:
             log.warning("work_metrics.not_added", error=str(error))
-            return
+            if not isinstance(error, CommitUncertain):  # added most likely; a total that is too high never falls again
+                return
         finally:
             database.close()
         _sent.update(changed)

@@ -104,7 +104,7 @@ def _place_files(conn: Connection, render_id: UUID, asset_base: str) -> None:
     job = jobs.lock(conn, render_id)
     project = projects.lock(conn, job.project) if job.project else None
     if project is not None:
-        placements.place_files(conn, project, job.id, asset_base)
+        placements.place_files(conn, project, job, asset_base)
 
 
 def _ignore_progress() -> None:

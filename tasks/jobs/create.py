@@ -15,7 +15,7 @@ from db.connection import Connection, Database, QueuedQuery
 from db.outputs import NewOutput
 from moorage import ids
 from moorage.errors import DownloadRefused, Refused
-from moorage.model import JobDescription, JobRequest, ProjectKey, Registration, Wake
+from moorage.model import JobDescription, JobRequest, Registration, Wake
 from moorage.provider_types import OutputFile
 from moorage.settings import Settings
 from moorage.urls import parse_endpoint
@@ -63,7 +63,8 @@ def create_job(
         if existing := find_or_require(conn, request, limits):
             return existing
         job_id = ids.uuid7()
-        ensure_project(conn, request)
+        if request.project_id is not None:
+            conn.execute(projects.ENSURE_OPEN, projects.build_ensure_open(request))
         jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
         first = request.fallback_chain[0]
         try:
@@ -136,17 +137,10 @@ def _queue_registration(
     """Insert a registration, and read the prediction, which may have been known."""
     deadline = registration.deadline_seconds or settings.job_deadline_seconds
     first = provider.first_poll_seconds() if provider.can_poll else deadline
-    ensure_project(conn, registration)
     row = {"job_id": ids.uuid7(), "prediction_id": ids.uuid7(), "state": "running", "actor": actor}
     row["notify"] = bool(settings.notify_urls)
     added = registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=first, **row)
     return added, registrations.queue_find(conn, registration.provider, registration.external_id)
-
-
-def ensure_project(conn: Connection, description: JobDescription) -> None:
-    """Create the project of a new job if it is missing, and set it to `open`."""
-    if description.project_id is not None:
-        projects.ensure_open(conn, ProjectKey(description.owner, description.project_id), description.scene)
 
 
 # --- files that exist ----------------------------------------------------------------------------------------------
@@ -173,7 +167,6 @@ def create_keep_job(
         if existing := find_or_require(conn, description, limits):
             return existing
         job_id, prediction_id, deadline = ids.uuid7(), ids.uuid7(), settings.job_deadline_seconds
-        ensure_project(conn, description)
         registration = Registration(provider=DIRECT, external_id=str(job_id), **asdict(description))
         row = {"job_id": job_id, "prediction_id": prediction_id, "state": "succeeded", "notify": notify, "actor": actor}
         registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=deadline, **row)

@@ -76,7 +76,7 @@ def _publish(
         chosen_id = existing[0] if existing else None
     jobs.change_state(conn, job, settlement.state, actor=actor, reason=reason, chosen_id=chosen_id)
     if project is not None:
-        placements.place_files(conn, project, job.id, asset_base)
+        placements.place_files(conn, project, job, asset_base)
 
 
 def _explain_no_files(conn: Connection, job_id: UUID, counts: OutputCounts) -> DeadLetterDecision:

@@ -111,7 +111,9 @@ def _delete_render(conn: Connection, asset_base: str, limit: float, actor: str, 
         return False
     key = None if job["project_id"] is None else ProjectKey(job["owner"], job["project_id"])
     reason = "older than the retention period"
-    delete_render.create_tombstone(conn, render_id, key, asset_base=asset_base, actor=actor, reason=reason)
+    delete_render.create_tombstone(
+        conn, render_id, key, job["scene"], asset_base=asset_base, actor=actor, reason=reason
+    )
     return True
 
 

@@ -3,13 +3,17 @@
 import json
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
 
-from db import projects
-from db.connection import connect
+from db import placements, projects
+from db.connection import Row, connect
 from embedded.stack import Stack
+from moorage.model import ProjectKey
+from tasks.audit import rows
+from tasks.jobs import delete_render
 from tasks.sweeps import reconcile
 from tests.integration.core import World, database_of, together, world
 
@@ -120,6 +124,75 @@ def repeat_failed_steps(at: World) -> None:
     while rows := at.conn.execute(waiting).fetchall():
         for row in rows:
             at.step("keep", row["id"])
+
+
+SHARED: dict[str, Any] = {
+    "scenes": [
+        {"id": "a", "index": 1},
+        {"id": "b", "index": 1},
+        {"note": "first"},
+        {"id": "a"},
+        {"index": "b"},
+        {"id": 2},
+    ]
+}
+
+
+def audit_document(at: World, project_id: str = "home") -> list[str]:
+    key = ProjectKey("ann", project_id)
+    return at.deps.database.run(lambda conn: rows._check_document(conn, key, at.deps.asset_base))
+
+
+def test_one_scene_is_updated_as_the_whole_document_would_be(at: World) -> None:
+    """Scenes may share an id or an index; then a file of one key may stand beside those of another one."""
+    project(at, SHARED)
+    made = []
+    for scene in ("a", 1, "b", None, "1", 2.0, "nowhere", "a", 3, "b", 1, None):
+        made.append(at.keeping([at.source.picture()], project_id="home", scene=scene))
+        at.keep_all(made[-1].job_id)
+
+        assert audit_document(at) == []
+
+    for one in made[::2]:
+        with at.deps.database.transaction() as conn:
+            delete_render.delete_render(conn, one.job_id, asset_base=at.deps.asset_base, actor="api", reason="test")
+
+        assert audit_document(at) == []
+
+
+def test_a_file_reads_only_those_of_its_scene(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project is locked meanwhile, and a tenant may put every file into one."""
+    project(at, {"scenes": [{"id": "a"}, {"id": "b"}]})
+    for scene in ("a", "b", None, None):
+        at.keep_all(at.keeping([at.source.picture()], project_id="home", scene=scene).job_id)
+    read: list[Row] = []
+    list_placements = placements.list_placements
+
+    def listen(*args: Any) -> list[Row]:
+        found = list_placements(*args)
+        read.extend(found)
+        return found
+
+    monkeypatch.setattr(placements, "list_placements", listen)
+
+    at.keep_all(at.keeping([at.source.picture()], project_id="home", scene="nowhere").job_id)
+    assert read == []
+
+    at.keep_all(at.keeping([at.source.picture()], project_id="home", scene="a").job_id)
+    assert [row["scene"] for row in read] == ["a", "a"]
+
+
+def test_a_file_without_a_scene_does_not_hide_that_the_document_was_overwritten(at: World) -> None:
+    """The sweep would not look at it again."""
+    project(at, {"scenes": [{"id": "a"}]})
+    at.keep_all(at.keeping([at.source.picture()], project_id="home", scene="a").job_id)
+    at.conn.execute("UPDATE projects SET document = %s", (Jsonb({"scenes": [{"id": "a"}]}),))
+
+    at.keep_all(at.keeping([at.source.picture()], project_id="home", scene="nowhere").job_id)
+    run_reconcile(at)
+
+    assert audit_document(at) == []
+    assert len(document(at)["scenes"][0]["imageUrls"]) == 1
 
 
 def test_a_hundred_files_by_eight_workers_survive_an_application_that_overwrites(at: World) -> None:

@@ -1,6 +1,8 @@
 """Migrations: the schema is applied once, however often and by however many."""
 
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +10,7 @@ from db import migrate
 from db.connection import Connection, connect
 from embedded.stack import Stack
 from moorage.errors import ConfigError
-from tests.integration.core import together
+from tests.integration.core import together, wait_until
 
 
 @pytest.fixture
@@ -97,3 +99,51 @@ def test_a_migration_that_refuses_says_why(bare: Connection, tmp_path, monkeypat
 
     with pytest.raises(ConfigError, match="9000_names is not applied: rows are leased by keep1@host"):
         migrate.migrate(bare)
+
+
+@pytest.fixture
+def held(bare: Connection, empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    """Return a connection whose transaction has read the table that the next migration changes, as pg_dump does."""
+    migrate.migrate(bare)
+    (tmp_path / "9000_more.sql").write_text("ALTER TABLE work_totals ADD COLUMN extra text;")
+    monkeypatch.setattr(migrate, "MIGRATIONS", tmp_path)
+    monkeypatch.setattr(migrate, "PAUSE_SECONDS", 0.3)
+    with connect(empty, name="pg_dump") as holder:
+        holder.execute("BEGIN")
+        holder.execute("SELECT count(*) FROM work_totals")
+        yield holder
+
+
+def test_rows_are_written_while_a_migration_waits_for_a_lock(
+    held: Connection, bare: Connection, empty: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every INSERT queues behind a statement that waits; a backup holds its locks until its end."""
+    written: list[int] = []
+
+    def write() -> None:
+        with connect(empty) as conn:
+            for n in range(3):
+                conn.execute("SET lock_timeout = '4s'")
+                conn.execute("INSERT INTO work_totals VALUES (%s, '{}', 1)", (str(n),))
+                written.append(n)
+                wait_until(lambda n=n: len(caplog.records) > n)  # type: ignore[misc]
+        held.execute("COMMIT")
+
+    with caplog.at_level(logging.WARNING):
+        applied: list[str] = []
+        together(lambda: applied.extend(migrate.migrate(bare)), write)
+
+    assert (written, applied) == ([0, 1, 2], ["9000_more"])
+    assert "pg_dump" in str(vars(caplog.records[0]))
+
+
+def test_a_migration_gives_up_and_names_who_holds_the_lock(
+    held: Connection, bare: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is applied; the operator ends that transaction, or tries again later."""
+    monkeypatch.setattr(migrate, "LOCKED_SECONDS", 0.0)
+
+    with pytest.raises(ConfigError, match=rf"pid {held.info.backend_pid} \(pg_dump.*moorage migrate"):
+        migrate.migrate(bare)
+
+    assert migrate.get_schema_version(bare) == migrate.SCHEMA_VERSION

@@ -7,6 +7,8 @@ import pytest
 
 from db import progress
 from embedded.stack import Stack
+from moorage.model import ProjectKey
+from tasks.jobs import cancel, delete_render, replay
 from tasks.sweeps import reconcile
 from tests.integration.core import World, database_of, prediction, together, world
 
@@ -67,6 +69,68 @@ def test_a_late_success_opens_a_project_again(at: World) -> None:
     assert (at.state("jobs", made.job_id), status(at)) == ("keeping", "open")
     at.keep_all(made.job_id)
     assert (at.state("jobs", made.job_id), status(at)) == ("succeeded", "assets_generated")
+
+
+def test_a_repeated_registration_changes_no_project(at: World) -> None:
+    """It is answered as already registered, unchanged: no scene is added, nothing is opened or created."""
+    made = at.registered("x1", project_id="p1", scene=1)
+    at.step("ingest", at.delivered(prediction("x1", "succeeded", [at.source.picture()])))
+    at.keep_all(made.job_id)
+    read = "SELECT * FROM projects ORDER BY id"
+    before = at.conn.execute(read).fetchall()
+
+    again = [at.registered("x1", project_id=project_id, scene=2) for project_id in ("p1", "p2")]
+
+    assert [(one.job_id, one.is_new) for one in again] == [(made.job_id, False)] * 2
+    assert at.conn.execute(read).fetchall() == before
+    assert status(at) == "assets_generated"
+
+
+def counts(at: World) -> tuple[int, ...]:
+    """Return the failed jobs, how many are listed, and the files asked, kept and failed."""
+    key = ProjectKey("ann", "p1")
+    found = progress.get_progress(at.conn, key)
+    files = (found["files_asked"], found["files_kept"], found["files_failed"])
+    return found["failed"], len(progress.list_failed_jobs(at.conn, key)), *files
+
+
+def test_a_deleted_render_is_no_failure(at: World) -> None:
+    """Its files were kept; they are not asked for any more."""
+    made = at.keeping([at.source.picture(1), at.source.picture(2)], project_id="p1", scene=1)
+    at.keep_all(made.job_id)
+    at.keep_all(at.keeping([at.source.picture(3)], project_id="p1").job_id)
+    assert counts(at) == (0, 0, 3, 3, 0)
+
+    with at.deps.database.transaction() as conn:
+        delete_render.delete_render(conn, made.job_id, asset_base="", actor="api", reason="test")
+
+    assert counts(at) == (0, 0, 1, 1, 0)
+    assert progress.get_progress(at.conn, ProjectKey("ann", "p1"))["image_upload_progress"] == 100
+
+
+def test_a_file_of_a_foreign_host_is_no_failure(at: World) -> None:
+    """Its job succeeds without it, whether the job is read alone or not."""
+    made = at.keeping([at.source.picture(1), "https://example.org/x.png"], project_id="p1", scene=1)
+    at.keep_all(made.job_id)
+    assert (at.state("jobs", made.job_id), counts(at)) == ("succeeded", (0, 0, 1, 1, 0))
+
+    at.conn.execute("UPDATE jobs SET reopened = 1")
+
+    assert counts(at) == (0, 0, 1, 1, 0)
+
+
+def test_a_reopened_job_that_was_cancelled_has_not_failed(at: World) -> None:
+    """Its files are published; the one that was replayed is missing."""
+    made = at.keeping([at.source.picture(1), at.source.broken(410)], project_id="p1", scene=1)
+    at.keep_all(made.job_id)
+    (letter,) = at.letters()
+    with at.deps.database.transaction() as conn:
+        replay.replay_dead_letter(conn, letter["id"], "cli")
+
+    cancel.cancel_job(at.deps.database, at.deps.settings, made.job_id, "api")
+
+    assert at.state("jobs", made.job_id) == "cancelled"
+    assert counts(at) == (0, 0, 2, 1, 1)
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("open", "assets_generated"), ("assets_generated", "open")])

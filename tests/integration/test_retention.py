@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from db import leases, projects, renders, usage
+from db import leases, owner_use, projects, renders, usage
 from db.connection import Connection, connect
 from db.reports import metrics
 from embedded.stack import Stack
@@ -372,6 +372,33 @@ def test_a_count_goes_on_where_it_was_interrupted(
 
     assert conn.execute("SELECT owner, objects, bytes, rank FROM storage_use").fetchall() == between == first
     assert first[0]["objects"] == 6
+
+
+def test_a_file_stored_during_the_count_is_in_its_owners_use(deps: Deps, conn: Connection) -> None:
+    """It would be in no sum until the next count ends, an hour later: the owner would pass its limit."""
+    world.kept(deps, "abc", [world.picture("red")])
+    conn.execute("UPDATE outputs SET ended_at = ended_at - interval '1 min'")
+    retention.count_storage_use(deps)
+    size = "SELECT sum(bytes + thumb_bytes)::bigint FROM outputs"
+    assert owner_use.read(conn, "tests")["stored_bytes"] == values(conn, size)[0]
+
+    conn.execute("UPDATE outputs SET state = 'waiting', ended_at = NULL, run_at = moment()")
+    assert deps.database.run(usage.count_next_page)  # the page of the waiting output
+    conn.execute("UPDATE outputs SET state = 'kept', ended_at = moment(), run_at = NULL, bytes = 5000")
+    retention.count_storage_use(deps)
+
+    assert owner_use.read(conn, "tests")["stored_bytes"] >= values(conn, size)[0]
+
+
+def test_a_count_that_an_older_version_began_is_finished(deps: Deps, conn: Connection) -> None:
+    """Its cursor does not say when."""
+    world.kept(deps, "abc", [world.picture("red")])
+    assert deps.database.run(usage.count_next_page)
+    conn.execute("UPDATE cursors SET place = 'outputs, uploads' WHERE sweep = 'usage'")
+
+    assert not deps.database.run(usage.count_next_page)
+
+    assert values(conn, "SELECT computed_at > moment() - interval '1 min' FROM storage_use") == [True]
 
 
 def test_an_input_file_counts_in_the_private_bucket(deps: Deps, conn: Connection) -> None:

@@ -1,8 +1,10 @@
 """Upgrade of a database of the first schema, with rows in every state: it equals a fresh one, and work continues."""
 
 import base64
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -250,3 +252,48 @@ UPDATE {table} SET lease_token = gen_random_uuid(), leased_by = 'keep1@host/task
         old.execute(f"SELECT 1 FROM {name} WHERE leased_until > moment()".encode()).fetchone()
         for name in leases.SUBJECT
     )
+
+
+@pytest.fixture
+def at_11(old: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Connection:
+    """Return a connection to a database of schema 11, before projects had owners."""
+    for version, path in migrate.list_migrations():
+        if version <= 11:
+            shutil.copy(path, tmp_path)
+    with monkeypatch.context() as older:
+        older.setattr(migrate, "MIGRATIONS", tmp_path)
+        migrate.migrate(old)
+    return old
+
+
+@pytest.mark.parametrize(
+    ("table", "state"),
+    [("deliveries", "new"), ("predictions", "running"), ("outputs", "waiting"), ("notifications", "waiting")],
+)
+def test_a_later_migration_that_is_not_additive_is_refused_too(at_11: Connection, table: str, state: str) -> None:
+    """An old worker would place its file in a project without an owner, and be refused after the download."""
+    lease = f"""
+UPDATE {table} SET lease_token = gen_random_uuid(), leased_by = 'keep1@host/task 7',
+       leased_until = moment() + make_interval(secs => %s) WHERE state = '{state}'
+"""
+    at_11.execute(lease.encode(), (30,))
+
+    with pytest.raises(ConfigError, match=r"0012_.* leased by keep1@host of the previous version: stop its processes"):
+        migrate.migrate(at_11)
+
+    assert migrate.get_schema_version(at_11) == 11
+    at_11.execute(lease.encode(), (-1,))
+    assert len(migrate.migrate(at_11)) == migrate.SCHEMA_VERSION - 11
+
+
+def test_a_migration_that_only_adds_is_applied_beside_old_workers(at_11: Connection) -> None:
+    """A rolling upgrade: versions may run side by side."""
+    migrate.migrate(at_11)
+    at_11.execute("DELETE FROM schema_migrations WHERE version = 22")
+    at_11.execute("ALTER TABLE work_totals DROP COLUMN changed_at")
+    at_11.execute(
+        "UPDATE outputs SET lease_token = gen_random_uuid(), leased_by = 'keep1@host/task 7',"
+        " leased_until = moment() + interval '30 s' WHERE state = 'waiting'"
+    )
+
+    assert migrate.migrate(at_11) == ["0022_work_totals_changed_at"]

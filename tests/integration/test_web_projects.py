@@ -158,6 +158,19 @@ def test_images_are_placed_when_their_scene_is_added(front: wp.Front, mine: Conn
     assert added.fields["unplaced"] == []
 
 
+def test_a_hundred_unplaced_files_are_shown(front: wp.Front, mine: Connection, name: str) -> None:
+    """A tenant may put every file into one project; the list of renders has the others."""
+    put(front, name, {"scenes": []})
+    job = started(front, mine, name, "late", outputs=101)
+    for number in range(101):
+        end(mine, job, number)
+
+    shown = front.get(f"/v1/projects/{name}").fields
+
+    assert [row["idx"] for row in shown["unplaced"]] == list(range(100))
+    assert shown["progress"]["files_kept"] == 101
+
+
 def test_the_files_of_a_removed_scene_are_unplaced(front: wp.Front, mine: Connection, name: str) -> None:
     """They are retained: the scene may be added again."""
     put(front, name, {"scenes": [{"id": 1}, {"id": "b"}]})

@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from db import work_totals
-from db.connection import connect
+from db.connection import CommitUncertain, Database, connect
 from db.reports import metrics as metrics_report
 from db.reports.status import read_overview
 from embedded.stack import Stack
@@ -184,3 +185,20 @@ def test_the_totals_of_an_unused_host_are_forgotten(at: World) -> None:
     retention.count_storage_use(at.deps)
 
     assert work_totals.read_totals(at.conn) == [(name, new, 2.0)]
+
+
+def test_counts_whose_commit_is_uncertain_are_not_added_again(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in the totals most likely; a total that is too high never falls again."""
+    run = Database.run
+
+    def lose_the_answer(database: Database, work: Any) -> None:
+        run(database, work)
+        raise CommitUncertain("PostgreSQL failed during COMMIT: connection lost")
+
+    metrics.STORED_BYTES.inc(5)
+    with monkeypatch.context() as lost:
+        lost.setattr(Database, "run", lose_the_answer)
+        work_metrics.flush()
+    work_metrics.flush()
+
+    assert at.one("SELECT value FROM work_totals WHERE name = 'moorage_stored_bytes_total'") == 5

@@ -204,7 +204,9 @@ class Project(View):
     failures: list[FailedJob]
     generated_output: GeneratedOutput
     document: dict[str, Any]
-    unplaced: list[UnplacedFile]
+    unplaced: list[UnplacedFile] = Field(
+        description="the first 100 files without a scene; GET /v1/renders?project_id= lists all files of a project"
+    )
     created_at: Timestamp
     updated_at: Timestamp
 
