@@ -5,7 +5,8 @@
 
 CREATE TABLE schema_migrations (
     version    integer PRIMARY KEY,
-    name       text NOT NULL, sha256 text NOT NULL,
+    name       text NOT NULL,
+    sha256     text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
@@ -44,9 +45,13 @@ CREATE TABLE deliveries (
     reason        text,
     state         text NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'unmatched', 'applied', 'ignored', 'dead')),
     unmatched_until timestamptz,                 -- end of the wait for a registration
-    run_at        timestamptz DEFAULT moment(), woken_at timestamptz,
-    attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
-    lease_token   uuid, leased_by text, leased_until timestamptz,
+    run_at        timestamptz DEFAULT moment(),
+    woken_at      timestamptz,
+    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid,
+    leased_by     text,
+    leased_until  timestamptz,
     ended_at      timestamptz,
     UNIQUE (provider, webhook_id),
     CHECK ((state IN ('new', 'unmatched')) = (run_at IS NOT NULL)),
@@ -68,7 +73,8 @@ CREATE TABLE projects (
     id         text NOT NULL CHECK (id <> ''),  -- of this owner; has no slash
     is_implicit boolean NOT NULL DEFAULT false, -- created by a job: the application has written no document yet
     document   jsonb NOT NULL DEFAULT '{"scenes": []}' CHECK (jsonb_typeof(document) = 'object'),
-    created_at timestamptz NOT NULL DEFAULT moment(), updated_at timestamptz NOT NULL DEFAULT moment(),
+    created_at timestamptz NOT NULL DEFAULT moment(),
+    updated_at timestamptz NOT NULL DEFAULT moment(),
     -- derived from the jobs: assets_generated when there is at least one and all are settled, failed or not
     status     text NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'assets_generated')),
     -- imageUrls are computed from placements; if the hashes differ, another program wrote the document since
@@ -81,9 +87,12 @@ CREATE INDEX projects_overwritten ON projects (owner, id) WHERE computed_md5 IS 
 
 -- What an application requested. Its id is the id of its render.
 CREATE TABLE jobs (
-    id           uuid PRIMARY KEY, owner text NOT NULL CHECK (owner <> ''),
+    id           uuid PRIMARY KEY,
+    owner        text NOT NULL CHECK (owner <> ''),
     kind         text NOT NULL CHECK (kind IN ('image', 'video', 'mixed')),
-    mode         text, room_type text, style text,
+    mode         text,
+    room_type    text,
+    style        text,
     prompt       text,
     project_id   text,
     scene        jsonb CHECK (jsonb_typeof(scene) IN ('string', 'number')),   -- as the application wrote it
@@ -101,7 +110,9 @@ CREATE TABLE jobs (
     chosen_id    uuid,                          -- the prediction whose outputs the job uses
     state        text NOT NULL DEFAULT 'open'
                  CHECK (state IN ('open', 'keeping', 'succeeded', 'partial', 'failed', 'cancelled')),
-    category     text, reason text, created_at timestamptz NOT NULL DEFAULT moment(),
+    category     text,
+    reason       text,
+    created_at   timestamptz NOT NULL DEFAULT moment(),
     deadline_at  timestamptz NOT NULL,
     run_at       timestamptz,                   -- open: the deadline; keeping: when a sweep counts its outputs again
     settled_at   timestamptz,
@@ -145,19 +156,25 @@ CREATE TABLE predictions (
     cancel_reason text,                         -- why the provider shall cancel it; null: not requested
     state         text NOT NULL CHECK (state IN ('planned', 'submitting', 'running', 'abandoned',
                                                  'succeeded', 'failed', 'cancelled', 'lost')),
-    category      text, reason text,
+    category      text,
+    reason        text,
     raw_status    text,                         -- as last reported by the provider
     created_at    timestamptz NOT NULL DEFAULT moment(),
     deadline_at   timestamptz NOT NULL,         -- polled once after it, then abandoned
     output_until  timestamptz,                  -- abandoned: a late result counts until then
     polls         integer NOT NULL DEFAULT 0 CHECK (polls >= 0),   -- polls sent; submitting: list look-ups
     ended_by      text CHECK (ended_by IN ('webhook', 'poll', 'deadline', 'us')),
-    run_at        timestamptz, woken_at timestamptz,
-    attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
-    lease_token   uuid, leased_by text, leased_until timestamptz,
+    run_at        timestamptz,
+    woken_at      timestamptz,
+    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid,
+    leased_by     text,
+    leased_until  timestamptz,
     ended_at      timestamptz,
     owner         text NOT NULL DEFAULT '-',    -- of the job, for submissions; '-': none, or planned before version 13
-    UNIQUE (provider, external_id), UNIQUE (job_id, seq),
+    UNIQUE (provider, external_id),
+    UNIQUE (job_id, seq),
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (run_at IS NOT NULL)),
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (ended_at IS NULL)),
     CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
@@ -198,21 +215,33 @@ CREATE TABLE outputs (
     deferred_at   timestamptz,                         -- since when its job does not wait for it; null: it waits
     state         text NOT NULL CHECK (state IN ('waiting', 'discarding', 'kept', 'dead', 'discarded')),
     source_expired boolean NOT NULL DEFAULT false,     -- dead after three attempts past the expiry of its source
-    category      text, reason text, created_at timestamptz NOT NULL DEFAULT moment(),
-    run_at        timestamptz, woken_at timestamptz,
-    attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
-    lease_token   uuid, leased_by text, leased_until timestamptz,
+    category      text,
+    reason        text,
+    created_at    timestamptz NOT NULL DEFAULT moment(),
+    run_at        timestamptz,
+    woken_at      timestamptz,
+    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid,
+    leased_by     text,
+    leased_until  timestamptz,
     ended_at      timestamptz,
     -- properties of the file, set when it is kept
     media         text CHECK (media IN ('image', 'video', 'file')),
     format        text,                                -- one of FORMATS in moorage/formats.py
     content_type  text,
-    bytes         bigint CHECK (bytes > 0), sha256 text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
-    width_px      integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),   -- upright
-    frames        integer CHECK (frames > 0), duration_s double precision,
-    key           text UNIQUE, thumb_key text UNIQUE,
-    thumb_bytes   bigint CHECK (thumb_bytes > 0), thumb_sha256 text CHECK (thumb_sha256 ~ '^[0-9a-f]{64}$'),
-    thumb_width_px integer CHECK (thumb_width_px > 0), thumb_height_px integer CHECK (thumb_height_px > 0),
+    bytes         bigint CHECK (bytes > 0),
+    sha256        text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    width_px      integer CHECK (width_px > 0),        -- upright
+    height_px     integer CHECK (height_px > 0),
+    frames        integer CHECK (frames > 0),
+    duration_s    double precision,
+    key           text UNIQUE,
+    thumb_key     text UNIQUE,
+    thumb_bytes   bigint CHECK (thumb_bytes > 0),
+    thumb_sha256  text CHECK (thumb_sha256 ~ '^[0-9a-f]{64}$'),
+    thumb_width_px  integer CHECK (thumb_width_px > 0),
+    thumb_height_px integer CHECK (thumb_height_px > 0),
     color         text CHECK (color ~ '^#[0-9a-f]{6}$'), -- shown by a page while the file loads
     thumb_missing text,                                -- why a kept video has no thumbnail
     notes         text,                                -- metadata that could not be read; the file is kept nevertheless
@@ -222,7 +251,8 @@ CREATE TABLE outputs (
     quarantine_sha256 text CHECK (quarantine_sha256 ~ '^[0-9a-f]{64}$'),
     quarantine_type text,                              -- content type that the server declared
     quarantined_at timestamptz,                        -- when it was last refused; retention counts from it
-    UNIQUE (job_id, idx), UNIQUE (prediction_id, path),
+    UNIQUE (job_id, idx),
+    UNIQUE (prediction_id, path),
     CHECK ((state IN ('waiting', 'discarding')) = (run_at IS NOT NULL)),
     CHECK ((state IN ('waiting', 'discarding')) = (ended_at IS NULL)),
     CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
@@ -255,17 +285,21 @@ CREATE INDEX outputs_leftover ON outputs (ended_at)
 
 -- The published result of a job. deleted_at makes it a tombstone: it and its variants remain, hidden from readers.
 CREATE TABLE renders (
-    id           uuid PRIMARY KEY REFERENCES jobs (id), owner text NOT NULL,
+    id           uuid PRIMARY KEY REFERENCES jobs (id),
+    owner        text NOT NULL,
     cover_idx    integer,                        -- of an image or video; null: it has other files only
-    title        text, favourite boolean NOT NULL DEFAULT false,
-    published_at timestamptz NOT NULL DEFAULT moment(), deleted_at timestamptz
+    title        text,
+    favourite    boolean NOT NULL DEFAULT false,
+    published_at timestamptz NOT NULL DEFAULT moment(),
+    deleted_at   timestamptz
 );
 CREATE INDEX renders_by_owner ON renders (owner, id) WHERE deleted_at IS NULL;
 CREATE INDEX renders_published ON renders (published_at) WHERE deleted_at IS NULL;
 CREATE INDEX renders_deleted ON renders (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE render_variants (
-    render_id uuid NOT NULL REFERENCES renders (id), idx integer NOT NULL,
+    render_id uuid NOT NULL REFERENCES renders (id),
+    idx       integer NOT NULL,
     output_id uuid NOT NULL UNIQUE REFERENCES outputs (id),
     PRIMARY KEY (render_id, idx)
 );
@@ -277,7 +311,9 @@ SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_ty
        o.width_px, o.height_px, o.frames, o.duration_s, o.key, o.thumb_key, o.thumb_bytes, o.thumb_sha256,
        o.thumb_width_px, o.thumb_height_px, o.thumb_missing, o.color, o.is_placeholder,
        v.idx IS NOT DISTINCT FROM r.cover_idx AS is_cover
-  FROM render_variants v JOIN renders r ON r.id = v.render_id JOIN outputs o ON o.id = v.output_id
+  FROM render_variants v
+  JOIN renders r ON r.id = v.render_id
+  JOIN outputs o ON o.id = v.output_id
  WHERE r.deleted_at IS NULL
    AND (NOT o.is_placeholder
         OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
@@ -286,13 +322,18 @@ SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_ty
 -- An input file, in the private bucket under `key`. The row is written after the object: an object without a row is
 -- an orphan, which a sweep quarantines.
 CREATE TABLE uploads (
-    id           uuid PRIMARY KEY, owner text NOT NULL CHECK (owner <> ''),
+    id           uuid PRIMARY KEY,
+    owner        text NOT NULL CHECK (owner <> ''),
     key          text COLLATE "C" NOT NULL UNIQUE,   -- read in the order of an S3 listing
     media        text NOT NULL CHECK (media IN ('image', 'video', 'file')),
-    format       text NOT NULL, content_type text NOT NULL,
-    bytes        bigint NOT NULL CHECK (bytes > 0), sha256 text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
-    width_px     integer CHECK (width_px > 0), height_px integer CHECK (height_px > 0),
-    duration_s   double precision, created_at timestamptz NOT NULL DEFAULT moment(),
+    format       text NOT NULL,
+    content_type text NOT NULL,
+    bytes        bigint NOT NULL CHECK (bytes > 0),
+    sha256       text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    width_px     integer CHECK (width_px > 0),
+    height_px    integer CHECK (height_px > 0),
+    duration_s   double precision,
+    created_at   timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz                     -- its object is deleted, or about to be
 );
 CREATE INDEX uploads_by_owner ON uploads (owner, id) WHERE deleted_at IS NULL;
@@ -304,12 +345,19 @@ CREATE TABLE notifications (
     id            uuid PRIMARY KEY,              -- the webhook-id
     event_id      bigint NOT NULL UNIQUE,        -- of the job's end; sent as `sequence`
     job_id        uuid NOT NULL REFERENCES jobs (id),
-    type          text NOT NULL CHECK (type IN ('job.succeeded', 'job.partial', 'job.failed', 'job.cancelled')),
+    type          text NOT NULL
+                  CHECK (type IN ('job.succeeded', 'job.partial', 'job.failed', 'job.cancelled')),
     state         text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'dead')),
-    category      text, reason text, created_at timestamptz NOT NULL DEFAULT moment(),
-    run_at        timestamptz DEFAULT moment(), woken_at timestamptz,
-    attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0), crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
-    lease_token   uuid, leased_by text, leased_until timestamptz,
+    category      text,
+    reason        text,
+    created_at    timestamptz NOT NULL DEFAULT moment(),
+    run_at        timestamptz DEFAULT moment(),
+    woken_at      timestamptz,
+    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid,
+    leased_by     text,
+    leased_until  timestamptz,
     ended_at      timestamptz,
     CHECK ((state = 'waiting') = (run_at IS NOT NULL)),
     CHECK ((state = 'waiting') = (ended_at IS NULL)),
@@ -325,10 +373,12 @@ CREATE INDEX notifications_by_category ON notifications (category, id) WHERE cat
 
 -- API tokens beside MOORAGE_API_TOKEN; a token is shown once and only its hash is stored.
 CREATE TABLE api_tokens (
-    id           uuid PRIMARY KEY, name text NOT NULL CHECK (name <> ''),
+    id           uuid PRIMARY KEY,
+    name         text NOT NULL CHECK (name <> ''),
     role         text NOT NULL CHECK (role IN ('application', 'viewer', 'admin')),
     token_sha256 text NOT NULL UNIQUE CHECK (token_sha256 ~ '^[0-9a-f]{64}$'),
-    created_at   timestamptz NOT NULL DEFAULT moment(), revoked_at timestamptz
+    created_at   timestamptz NOT NULL DEFAULT moment(),
+    revoked_at   timestamptz
 );
 
 -- Owner tokens are signed, not stored. Those issued until `revoked_at` are refused: the one, or all of the owner. The
@@ -341,8 +391,10 @@ CREATE TABLE owner_token_revocations (
 
 -- Owners that are being erased, and reports of those that were: without a name. What is left to do is what still exists.
 CREATE TABLE erasures (
-    id           uuid PRIMARY KEY, owner text UNIQUE CHECK (owner <> ''),
-    requested_at timestamptz NOT NULL DEFAULT moment(), finished_at timestamptz,
+    id           uuid PRIMARY KEY,
+    owner        text UNIQUE CHECK (owner <> ''),
+    requested_at timestamptz NOT NULL DEFAULT moment(),
+    finished_at  timestamptz,
     removed      jsonb NOT NULL DEFAULT '{}',    -- numbers of rows and objects
     CHECK ((owner IS NULL) = (finished_at IS NOT NULL))
 );
@@ -358,8 +410,10 @@ CREATE TABLE erased_predictions (
 -- Where each published file of a project belongs. scene_key: 'id:...', 'index:...' or 'position:...' of its scene;
 -- null: unplaced.
 CREATE TABLE placements (
-    render_id  uuid NOT NULL, idx integer NOT NULL,
-    owner      text NOT NULL, project_id text NOT NULL,
+    render_id  uuid NOT NULL,
+    idx        integer NOT NULL,
+    owner      text NOT NULL,
+    project_id text NOT NULL,
     scene      jsonb,                            -- as the job has it
     scene_key  text,
     PRIMARY KEY (render_id, idx),
@@ -373,19 +427,24 @@ CREATE INDEX placements_by_project ON placements (owner, project_id, render_id, 
 CREATE TABLE dead_letters (
     id         uuid PRIMARY KEY,
     subject    text NOT NULL CHECK (subject IN ('delivery', 'prediction', 'output', 'notification', 'message')),
-    subject_id uuid NOT NULL, job_id uuid,
-    provider   text, step text NOT NULL,
+    subject_id uuid NOT NULL,
+    job_id     uuid,
+    provider   text,
+    step       text NOT NULL,
     category   text NOT NULL CHECK (category IN ('DOWNLOAD_FAILED', 'VALIDATION_FAILED', 'STORAGE_FAILED',
                                                  'DATABASE_FAILED', 'PROVIDER_FAILED', 'BILLING_FAILED', 'TIMED_OUT',
                                                  'UNKNOWN_PREDICTION', 'NOTIFY_FAILED', 'POISON', 'INTERNAL')),
     error      text NOT NULL,                    -- type of the error: OutputGone
     reason     text NOT NULL,
-    retryable  boolean NOT NULL, facts jsonb NOT NULL DEFAULT '{}',
+    retryable  boolean NOT NULL,
+    facts      jsonb NOT NULL DEFAULT '{}',
     state      text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'replayed', 'discarded')),
     created_at timestamptz NOT NULL DEFAULT moment(),
-    closed_at  timestamptz, closed_by text,
+    closed_at  timestamptz,
+    closed_by  text,
     acknowledged_at timestamptz,                 -- an operator knows it: no problem any more, though still open
-    acknowledged_by text, note text,
+    acknowledged_by text,
+    note       text,
     CHECK ((state = 'open') = (closed_at IS NULL))
 );
 CREATE UNIQUE INDEX dead_letters_open ON dead_letters (subject, subject_id) WHERE state = 'open';
@@ -398,9 +457,11 @@ CREATE INDEX dead_letters_closed ON dead_letters (closed_at) WHERE closed_at IS 
 -- Every state transition, written in the transaction that made it.
 CREATE TABLE events (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    subject    text NOT NULL CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification',
-                                                'dead_letter', 'render', 'pause')),
-    subject_id uuid NOT NULL, job_id uuid,
+    subject    text NOT NULL
+               CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification', 'dead_letter', 'render',
+                                  'pause')),
+    subject_id uuid NOT NULL,
+    job_id     uuid,
     from_state text,                             -- null: the row was inserted
     to_state   text NOT NULL,
     -- why a lease ended before the work did (EventKind in moorage/transitions.py); else null
@@ -423,7 +484,8 @@ CREATE INDEX events_storage_failed ON events (at) WHERE kind = 'storage_failed';
 CREATE TABLE ticks (
     sweep       text NOT NULL,
     slot        bigint NOT NULL,                 -- floor(moment / period), or the minute of a cron line
-    started_at  timestamptz NOT NULL DEFAULT moment(), finished_at timestamptz,
+    started_at  timestamptz NOT NULL DEFAULT moment(),
+    finished_at timestamptz,
     result      jsonb,
     PRIMARY KEY (sweep, slot)
 );
@@ -432,7 +494,8 @@ CREATE TABLE ticks (
 -- and ingested. Claims and dispatch skip what is paused; a running claim is finished.
 CREATE TABLE pauses (
     target    text PRIMARY KEY CHECK (target <> ''),
-    paused_at timestamptz NOT NULL DEFAULT moment(), paused_by text NOT NULL,
+    paused_at timestamptz NOT NULL DEFAULT moment(),
+    paused_by text NOT NULL,
     reason    text
 );
 
@@ -449,7 +512,8 @@ CREATE INDEX target_attempts_at ON target_attempts (at);
 -- Open circuit breakers; a target without a row is closed. At `probe_at` the most urgent row of the target is tried.
 CREATE TABLE breakers (
     target    text PRIMARY KEY CHECK (target ~ '^(host|api) .'),
-    opened_at timestamptz NOT NULL DEFAULT moment(), probe_at timestamptz NOT NULL,
+    opened_at timestamptz NOT NULL DEFAULT moment(),
+    probe_at  timestamptz NOT NULL,
     reason    text NOT NULL                      -- the error of the attempt that opened it
 );
 
@@ -480,18 +544,24 @@ CREATE TABLE ended_counts (                     -- subject: the table of the row
 
 -- What pool children of workers have counted, added up: series of Prometheus with their labels as JSON. For /metrics.
 CREATE TABLE work_totals (
-    name   text NOT NULL, labels text NOT NULL,
-    value  double precision NOT NULL, changed_at timestamptz NOT NULL DEFAULT moment(),
+    name   text NOT NULL,
+    labels text NOT NULL,
+    value  double precision NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT moment(),
     PRIMARY KEY (name, labels)
 ) WITH (fillfactor = 50);
 
 -- Storage used, computed by a sweep. rank: 1 uses most of its bucket; 0, with owner '', sums all after the first 100;
 -- null: not known yet. The count in progress is in counted_*, its position in `cursors`.
 CREATE TABLE storage_use (
-    bucket      text NOT NULL CHECK (bucket IN ('public', 'private')), owner text NOT NULL,
-    objects     bigint NOT NULL DEFAULT 0 CHECK (objects >= 0), bytes bigint NOT NULL DEFAULT 0 CHECK (bytes >= 0),
-    rank        integer CHECK (rank >= 0), computed_at timestamptz NOT NULL DEFAULT moment(),
-    counted_objects bigint NOT NULL DEFAULT 0, counted_bytes bigint NOT NULL DEFAULT 0,
+    bucket      text NOT NULL CHECK (bucket IN ('public', 'private')),
+    owner       text NOT NULL,
+    objects     bigint NOT NULL DEFAULT 0 CHECK (objects >= 0),
+    bytes       bigint NOT NULL DEFAULT 0 CHECK (bytes >= 0),
+    rank        integer CHECK (rank >= 0),
+    computed_at timestamptz NOT NULL DEFAULT moment(),
+    counted_objects bigint NOT NULL DEFAULT 0,
+    counted_bytes bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (bucket, owner)
 );
 CREATE INDEX storage_use_most ON storage_use (rank);
