@@ -1,6 +1,5 @@
 """The drill's own connection, and its exit status."""
 
-import json
 import time
 from types import SimpleNamespace
 
@@ -49,15 +48,3 @@ def test_a_postgresql_that_stays_unavailable_ends_the_drill(waiting):
 def test_the_help_fits_80_columns() -> None:
     """Forms are listed without being wrapped."""
     assert max(map(len, CliRunner().invoke(drill.drill, ["--help"]).output.splitlines())) <= 80
-
-
-def test_a_drill_that_is_skipped_did_not_succeed(monkeypatch, tmp_path):
-    """A pipeline in a container without mounts was green, and had tested nothing."""
-    monkeypatch.setattr(drill.small_disk, "enter_mount_namespace", lambda: False)
-    report = tmp_path / "report.json"
-
-    with pytest.raises(SystemExit) as ended:
-        drill.drill.main(["--form", "worker-disk-full", "--report", str(report)], standalone_mode=False)
-
-    assert ended.value.code == 2
-    assert json.loads(report.read_text())["skipped"]

@@ -56,8 +56,8 @@ def test_settings_that_the_stack_does_not_set_itself_apply_to_it(monkeypatch: py
 
 
 def test_the_settings_of_the_stack_are_read_as_they_were_written(tmp_path: Path) -> None:
-    """In a folder such as /home/o'brien, every other command ended with an error of the line."""
-    values = {"MOORAGE_PROVIDERS_FILE": "/home/o'brien/a\\b\\\\/${HOME}/x y", "MOORAGE_API_TOKEN": "#'"}
+    """In a folder such as /data/o'brien, every other command ended with an error of the line."""
+    values = {"MOORAGE_PROVIDERS_FILE": "/data/o'brien/a\\b\\\\/${HOME}/x y", "MOORAGE_API_TOKEN": "#'"}
     path = tmp_path / "data/up.env"
 
     with dotenv_file(path, values):

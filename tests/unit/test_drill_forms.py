@@ -41,6 +41,6 @@ def test_a_form_that_needs_a_mount_is_reported_as_skipped_without_one(monkeypatc
 
     done = CliRunner().invoke(drill.drill, ["--form", name, "--report", str(report)])
 
-    assert done.exit_code == 0
+    assert done.exit_code == 2
     assert "SKIPPED" in done.output
     assert report.read_text() == f'{{\n  "form": "{name}",\n  "skipped": true\n}}\n'
