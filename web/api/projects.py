@@ -58,6 +58,10 @@ class ProjectBody(Body):
         return document
 
 
+class _Created(Body):
+    project_id: validation.ProjectId
+
+
 @router.get(
     "",
     response_model=page_model("ProjectPage", str, projects=ListedProject),
@@ -113,8 +117,7 @@ async def put_project(
     if_match: IfMatch = None,
 ) -> Project:
     """Create a project or replace its document; `imageUrls` in the document are computed, not stored."""
-    if len(project_id) > validation.MAX_NAME_CHARS or not is_storable(project_id):
-        raise invalid_field("project_id", f"has at most {validation.MAX_NAME_CHARS} characters, and no NUL character")
+    validation.parse_body({"project_id": project_id}, _Created)
     key, text = ProjectKey(caller.require_owner(body.owner), project_id), data.decode()
 
     def write(conn: Connection) -> tuple[int, Project]:
