@@ -25,7 +25,7 @@ def occupy(folder: Path, *, clears: bool = False) -> Iterator[None]:
     Lock a folder for this process, before anything is written into it; a stack in it shares the lock.
 
     Settings in the environment, of another deployment, are absent meanwhile, and no proxy is asked for local servers.
-    The first SIGINT or SIGTERM raises KeyboardInterrupt; later ones are ignored, so that they cut no stop short.
+    The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt; later ones are ignored: they would cut the stop short.
     Raises ConfigError if another process has it, or if it is to be cleared and has files of the user.
     """
     folder = folder.resolve()
@@ -66,7 +66,10 @@ def _interrupt_once() -> Iterator[None]:
             signal.signal(number, lambda *_: None)  # SIG_IGN would be inherited
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

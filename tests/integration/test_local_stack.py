@@ -178,12 +178,12 @@ def test_the_folder_of_an_earlier_run_is_cleared_unless_it_runs(
     assert not any(path.exists() for path in (tmp_path / "local", binaries, socket_file))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("command", [up, demo, drill])
 def test_a_signal_ends_a_start_and_a_second_one_does_not_end_the_stop(
     tmp_path: Path, command: click.Command, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`up` went on until all was up; SIGTERM ended the demo without its clean-up."""
+    """`up` went on until all was up; SIGTERM, and a terminal that is closed, ended it without its clean-up."""
     steps = list[str]()
 
     def start(*_: object) -> None:
@@ -197,9 +197,19 @@ def test_a_signal_ends_a_start_and_a_second_one_does_not_end_the_stop(
 
     monkeypatch.setattr(Standin, "start", start)
     with contextlib.ExitStack() as handlers:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             handlers.callback(signal.signal, each, signal.signal(each, lambda *_: None))
         with contextlib.suppress(click.Abort):
             command.main(["--folder", str(tmp_path)], standalone_mode=False)
 
     assert steps == ["stopped"]
+
+
+def test_a_stack_outlives_its_terminal_under_nohup(tmp_path: Path) -> None:
+    """nohup ignores SIGHUP for the program that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with occupy(tmp_path):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,11 +1,13 @@
 """`moorage up --real`: the settings of a real provider, and what a stack does not use."""
 
+import os
 import stat
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 
+from cli import main
 from cli.commands import up
 from embedded.dotenv_file import dotenv_file
 from moorage.errors import ConfigError
@@ -74,6 +76,27 @@ def test_the_settings_of_another_stack_stay(tmp_path: Path) -> None:
         path.write_text("of the other")
 
     assert path.read_text() == "of the other"
+
+
+@pytest.mark.parametrize(
+    ("command", "used"),
+    [("up", "of the user"), ("demo", "of the user"), ("drill", "of the user"), ("status", "of the stack")],
+)
+def test_a_command_with_a_stack_of_its_own_uses_no_running_one(
+    command: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second `up` got the settings of another or a dead one, in place of what the user had set."""
+    (tmp_path / "up.env").write_text("MOORAGE_NOTIFY_SECRET='of the stack'\n")
+    given = {"MOORAGE_DATA_DIR": str(tmp_path), "MOORAGE_DOTENV": "", "MOORAGE_NOTIFY_SECRET": "of the user"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for name in ("DATABASE_URL", "DATABASE_URL_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(SystemExit):
+        main.main([command, "--help"])
+
+    assert os.environ["MOORAGE_NOTIFY_SECRET"] == used
 
 
 @pytest.mark.parametrize(
