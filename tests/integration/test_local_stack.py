@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -23,7 +25,7 @@ from embedded.folders import occupy
 from embedded.stack import Stack
 from moorage.errors import ConfigError
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment, build_standin
+from simulation.stack import ROOT, LocalDeployment, build_standin
 from storage import s3
 from tests.integration import command_line as cli
 
@@ -75,14 +77,49 @@ def test_fixed_ports_are_kept_and_replaced_when_in_use(tmp_path: Path) -> None:
     assert replaced not in (0, other)
 
 
+def prefer_elsewhere(port: int) -> int:
+    """Return what another process gets that prefers this port."""
+    code = f"from embedded import ports; print(ports.prefer({port}))"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT).stdout)
+
+
+def test_a_port_that_another_process_reserved_is_not_preferred() -> None:
+    """A server binds its port late: `moorage up` took one of a drill that was starting, which then failed."""
+    (reserved,) = ports.reserve(1)
+
+    assert prefer_elsewhere(reserved) != reserved
+
+
+def test_the_block_of_a_preferred_port_is_reserved_with_it() -> None:
+    """The other process could have reserved it afterwards; this process may use two ports of one block."""
+    firsts = range(ports._FIRST, ports._LAST, ports._BLOCK_SIZE)
+    first = next(port for port in firsts if ports._lock(port))
+    numbers = [number for number in range(first, first + 4) if ports._is_free(number)]
+
+    assert [ports.prefer(number) for number in numbers] == numbers
+    assert ports.prefer(numbers[1]) != numbers[1]  # no server listens on it yet
+    assert prefer_elsewhere(numbers[-1] + 1) != numbers[-1] + 1
+
+
+def test_a_preferred_port_of_the_own_block_is_not_reserved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers had one port."""
+    ports.reserve(1)
+    monkeypatch.setattr(ports, "_unused", [number for number in ports._unused if ports._is_free(number)][:3])
+    wanted = ports._unused[0]
+
+    assert ports.prefer(wanted) == wanted
+
+    assert wanted not in ports.reserve(3)
+
+
 def test_the_environment_is_the_same_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal with the exports of the `moorage up` before could not reach its servers and its stand-in."""
     monkeypatch.setattr(LocalDeployment, "_add_processes", lambda self: None)
-    monkeypatch.setattr(ports, "_lock", lambda port: True)  # a process would hold the first locks until it ends
     monkeypatch.setenv("MOORAGE_DOTENV", "")
 
     environments = []
     for _ in range(2):
+        monkeypatch.setattr(ports, "_preferred", set())  # as in a new process
         with contextlib.ExitStack() as running:
             standin = running.enter_context(build_standin(tmp_path, None).start(tmp_path / "standin"))
             local = running.enter_context(LocalDeployment(tmp_path, standin=standin, fixed_ports=True))
