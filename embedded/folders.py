@@ -104,7 +104,8 @@ def lock(folder: Path) -> int:
 def _require_clearable(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if names - {_LOCK} and _CLEARABLE not in names:
-        raise ConfigError(f"{folder} has files that no demo or drill wrote: remove it, or use another --folder")
+        problem = "is not empty and has no mark of a demo or drill of this version"
+        raise ConfigError(f"{folder} {problem}: remove it, or use another --folder")
 
 
 def _clear(folder: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_folder_of_the_user_is_not_cleared(tmp_path: Path, command: click.Comm
     """`moorage demo --folder ~/pictures` deleted the pictures."""
     (tmp_path / "picture.png").write_text("of the user")
 
-    with pytest.raises(ConfigError, match="has files that no demo or drill wrote"):
+    with pytest.raises(ConfigError, match="has no mark of a demo or drill of this version: remove it, or"):
         command.main(["--folder", str(tmp_path)], standalone_mode=False)
 
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
