@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import psycopg
 from fastapi import Header, Path, Response
-from pydantic import AfterValidator, field_validator
+from pydantic import AfterValidator, create_model, field_validator
 
 from db import placements, progress, projects
 from db.connection import Connection, Row
@@ -39,6 +39,7 @@ IfMatch = Annotated[
 ]
 
 router: Final = Router(prefix="/projects", tags=["projects"])
+_Created: Final = create_model("_Created", __base__=Body, project_id=(validation.ProjectId, ...))
 
 
 class ProjectBody(Body):
@@ -56,10 +57,6 @@ class ProjectBody(Body):
         if len(scenes) > scene_documents.MAX_SCENES:
             raise ValueError(f"has {len(scenes)} scenes, more than {scene_documents.MAX_SCENES}")
         return document
-
-
-class _Created(Body):
-    project_id: validation.ProjectId
 
 
 @router.get(
