@@ -106,7 +106,8 @@ def _use_running_stack() -> None:
 
 def main(args: list[str] | None = None) -> Any:
     """Run the command line; a MoorageError becomes one line on standard error and exit status 1."""
-    _use_running_stack()
+    if not {"up", "demo", "drill"} & {*(sys.argv[1:] if args is None else args)[:1]}:  # with a stack of their own
+        _use_running_stack()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of cli/start.py; from here on click handles Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -25,7 +25,7 @@ def occupy(folder: Path, *, clears: bool = False) -> Iterator[None]:
     Lock a folder for this process, before anything is written into it; a stack in it shares the lock.
 
     Settings in the environment, of another deployment, are absent meanwhile, and no proxy is asked for local servers.
-    The first SIGINT or SIGTERM raises KeyboardInterrupt; later ones are ignored, so that they cut no stop short.
+    The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt; later ones are ignored: they would cut the stop short.
     Raises ConfigError if another process has it, or if it is to be cleared and has files of the user.
     """
     folder = folder.resolve()
@@ -66,7 +66,10 @@ def _interrupt_once() -> Iterator[None]:
             signal.signal(number, lambda *_: None)  # SIG_IGN would be inherited
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
@@ -101,7 +104,8 @@ def lock(folder: Path) -> int:
 def _require_clearable(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if names - {_LOCK} and _CLEARABLE not in names:
-        raise ConfigError(f"{folder} has files that no demo or drill wrote: remove it, or use another --folder")
+        problem = "is not empty and has no mark of a demo or drill of this version"
+        raise ConfigError(f"{folder} {problem}: remove it, or use another --folder")
 
 
 def _clear(folder: Path) -> None:

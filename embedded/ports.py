@@ -13,6 +13,8 @@ from moorage.errors import ConfigError
 # server is still free when it is restarted.
 _FIRST, _LAST, _BLOCK_SIZE = 20_000, 32_000, 50
 _unused: list[int] = []
+_locked: set[int] = set()  # by this process: first ports of blocks, and ports outside of the blocks
+_preferred: set[int] = set()
 
 
 def reserve(count: int) -> list[int]:
@@ -33,8 +35,14 @@ def reserve(count: int) -> list[int]:
 
 
 def prefer(port: int) -> int:
-    """Return this port if it is free, and reserve it; otherwise another one, as `reserve` does."""
-    return port if _is_free(port) and _lock(port) else reserve(1)[0]
+    """Return this port if it is free, and reserve it, with its block; otherwise another one, as `reserve` does."""
+    lock = port - (port - _FIRST) % _BLOCK_SIZE if _FIRST <= port < _LAST else port
+    if port in _preferred or not _is_free(port) or not (lock in _locked or _lock(lock)):
+        return reserve(1)[0]
+    _preferred.add(port)
+    if port in _unused:
+        _unused.remove(port)
+    return port
 
 
 def load(path: Path) -> dict[str, int]:
@@ -59,6 +67,7 @@ def _lock(port: int) -> bool:
         lock.close()
         return False
     lock.detach()
+    _locked.add(port)
     return True
 
 

@@ -53,7 +53,7 @@ def read_file_twins(kind: type[BaseSettings], dotenv: Any) -> dict[str, Any]:
     contents, of_dotenv = {}, dotenv_values(dotenv or "")
     for field_name, field in kind.model_fields.items():
         for name in reversed(names_of(field_name, field)):
-            if path := os.environ.get(f"{name}_FILE") or of_dotenv.get(f"{name}_FILE"):
+            if path := os.environ.get(f"{name}_FILE") or (not os.environ.get(name) and of_dotenv.get(f"{name}_FILE")):
                 contents[field_name] = read_file(name, path)
     return contents
 

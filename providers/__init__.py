@@ -77,6 +77,7 @@ def _build(name: str, declaration: Declaration, settings: Settings, text: str) -
     }
     if declaration.api is None:
         attributes |= {"sends_webhooks": webhook is not None, "jwks_setting": locate("webhook", "jwks")}
+        attributes["needs_model"] = declaration.poll is not None and "{model}" in declaration.poll.url
         if declaration.submit and declaration.poll:
             attributes["submit_setting"] = declaration.poll.token
         kind = _SUBMITTING.get(declaration.submit) if declaration.submit else DeclaredProvider

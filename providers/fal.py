@@ -34,6 +34,7 @@ _QUEUE_STATUSES: Final[dict[str, PredictionStatus]] = {
 _NAMESPACES: Final = frozenset({"workflows", "comfy"})
 # Instead of a result: possibly the last word of the model or the queue, not of the API (404: the result is gone).
 _RESULT_ERRORS: Final = frozenset(range(400, 600)) - {401, 404, 410, 429}
+_API_ERRORS: Final = frozenset({402, 403, 405, 408, 425})  # such as of a locked account, unless they name a type
 _MALFORMED: Final = (ProviderUnavailable, "fal returned a malformed response")
 _COMPLETED_CODE: Final = "ALREADY_COMPLETED"
 _NAME_WORDS: Final = re.compile(r"[a-z0-9]+")
@@ -151,13 +152,16 @@ class Fal(Provider):
 
 
 def _find_final_error(code: int, body: bytes, headers: Mapping[str, str]) -> str | None:
-    """Return the error in place of a result; None if the API failed instead: a proxy's page."""
+    """Return the error in place of a result; None if the API failed instead: a proxy's page, `detail` as text."""
     fields: dict[str, Any] = {}
     with suppress(MalformedPayload):
         fields = json_fields.parse_json_object(body)
     kind = fields.get("error_type") or headers.get("X-Fal-Error-Type")
     text = f"the result is an error {code}" + (f", {kind}" if kind else "")
-    is_final = kind or "detail" in fields or (fields and code in (400, 422))  # these two are of an input
+    details = fields.get("detail") if code not in _API_ERRORS else None
+    items = details if isinstance(details, list) else []
+    is_of_model = any(isinstance(item, dict) and item.keys() & {"type", "msg"} for item in items)
+    is_final = kind or is_of_model or (fields and code == 422)
     return _join_error(text, fields) if is_final else None
 
 

@@ -17,6 +17,7 @@ from embedded.folders import occupy
 from moorage.errors import ConfigError
 from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
 from moorage.settings import env_names_by_field
+from moorage.settings_sources import read_file
 from simulation.provider.client import Standin
 from simulation.stack import INHERITED, LocalDeployment, build_standin, data_folder
 from worker import inspect_cluster
@@ -25,6 +26,7 @@ OWNER: Final = "me"
 OWN: Final = {  # settings that are the stack's in any case
     *("MOORAGE_ENV", "MOORAGE_API_TOKEN", "MOORAGE_METRICS_ADDRESS", "MOORAGE_MANAGE_BUCKETS"),
     *("MOORAGE_EGRESS_ALLOW", "MOORAGE_PROVIDERS_FILE"),
+    *("MOORAGE_IN_FLIGHT", "MOORAGE_ALLOW_UNSIGNED", "MOORAGE_IGNORE_UNREGISTERED"),  # may name declared providers
 }
 REAL: Final = {"fal": "FAL_KEY", "openai": "OPENAI_API_KEY", "replicate": "REPLICATE_API_TOKEN"}
 COMMAND: Final = os.path.relpath(Path(sys.executable).with_name("moorage"))  # as the user may call it
@@ -75,21 +77,27 @@ def up(folder: Path, pictures: Path | None, real: Sequence[str], public_url: str
 
 def _build_overrides(real: Sequence[str], public_url: str | None) -> dict[str, str]:
     """Return settings of the environment and of real providers, and the public URL. Raises ConfigError: no token."""
-    overrides = {x: os.environ[x] for x in _list_given() if x.startswith("MOORAGE_") and x not in OWN}
+    prefixes = ("MOORAGE_", *(REAL[name].partition("_")[0] + "_" for name in real))
+    overrides = {x: _read(x) for x in _list_given() if x.startswith(prefixes) and x not in OWN}
+    if file := overrides.get("MOORAGE_PLACEHOLDER_FILE"):
+        overrides["MOORAGE_PLACEHOLDER_FILE"] = str(Path(file).absolute())
     overrides |= {} if public_url is None else {"PUBLIC_URL": public_url}
     for name in real:
-        token = REAL[name]
-        if not os.environ.get(token):
-            raise ConfigError(f"--real {name} needs {token} in the environment")
-        overrides |= {x: value for x, value in os.environ.items() if x.startswith(token.partition("_")[0] + "_")}
+        if not overrides.get(REAL[name]):
+            raise ConfigError(f"--real {name} needs {REAL[name]} in the environment")
     if real and public_url is None:
         overrides["MOORAGE_DEV_POLL_FIRST_SECONDS"] = "3"  # nothing else tells that a prediction has ended
     return overrides
 
 
 def _list_given() -> set[str]:
-    """Return the names of settings in the environment."""
-    return {name for names in env_names_by_field().values() for name in names} & os.environ.keys()
+    """Return the names of settings in the environment, also as NAME_FILE."""
+    return {x for names in env_names_by_field().values() for x in names if os.environ.keys() & {x, f"{x}_FILE"}}
+
+
+def _read(name: str) -> str:
+    path = os.environ.get(f"{name}_FILE")
+    return os.environ.get(name) or (read_file(name, path) if path else "")
 
 
 def _await_workers(local: LocalDeployment) -> None:

@@ -309,7 +309,9 @@ TIMED_OUT = b'{"detail": "Request timed out", "error_type": "request_timeout"}'
         (503, b'{"error_type": "runner_disconnected"}', "the result is an error 503, runner_disconnected"),
         (500, b'{"detail": [{"msg": "CUDA out of memory"}]}', 'error 500: [{"msg": "CUDA out of memory"}]'),
         (422, b'{"error": "no prompt"}', "the result is an error 422"),
-        (403, b'{"detail": "not allowed"}', "the result is an error 403: not allowed"),
+        (422, b'{"detail": "no prompt"}', "the result is an error 422: no prompt"),
+        (400, b'{"detail": [{"type": "value_error"}]}', 'error 400: [{"type": "value_error"}]'),
+        (403, b'{"detail": "no", "error_type": "bad_request"}', "the result is an error 403, bad_request: no"),
     ],
 )
 def test_a_final_error_in_place_of_the_result_is_a_failure_with_its_reason(
@@ -343,13 +345,20 @@ def test_a_final_error_is_also_known_by_its_header(server: Server, fal: Fal) -> 
         (429, TIMED_OUT, ProviderUnavailable),
         (401, TIMED_OUT, ProviderRefused),
         (403, b"<html>", ProviderRefused),
+        (403, b'{"detail": "User is locked. Reason: Exhausted balance."}', ProviderRefused),
+        (402, b'{"detail": [{"type": "balance", "msg": "exhausted"}]}', ProviderRefused),
+        (405, b'{"detail": "Method Not Allowed"}', ProviderRefused),
+        (408, b'{"detail": [{"msg": "slow"}]}', ProviderUnavailable),
+        (400, b'{"detail": "Request is still in progress"}', ProviderRefused),
+        (500, b'{"detail": "Internal Server Error"}', ProviderUnavailable),
+        (503, b'{"detail": []}', ProviderUnavailable),
         (404, b'{"detail": "no such request"}', ProviderRefused),
     ],
 )
 def test_an_error_of_the_api_in_place_of_the_result_ends_nothing(
     server: Server, fal: Fal, status: int, body: bytes, error: type[Exception]
 ) -> None:
-    """A proxy's page, a wrong key, a limit: nothing about the prediction."""
+    """A proxy's page, a wrong key, a limit, a locked account: the prediction was paid, and its webhook still counts."""
     server.answers |= {f"{APP}/status": (200, b'{"status": "COMPLETED"}'), APP: (status, body)}
     server.headers["Retry-After"] = "7"
 

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -23,7 +25,7 @@ from embedded.folders import occupy
 from embedded.stack import Stack
 from moorage.errors import ConfigError
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment, build_standin
+from simulation.stack import ROOT, LocalDeployment, build_standin
 from storage import s3
 from tests.integration import command_line as cli
 
@@ -75,14 +77,49 @@ def test_fixed_ports_are_kept_and_replaced_when_in_use(tmp_path: Path) -> None:
     assert replaced not in (0, other)
 
 
+def prefer_elsewhere(port: int) -> int:
+    """Return what another process gets that prefers this port."""
+    code = f"from embedded import ports; print(ports.prefer({port}))"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT).stdout)
+
+
+def test_a_port_that_another_process_reserved_is_not_preferred() -> None:
+    """A server binds its port late: `moorage up` took one of a drill that was starting, which then failed."""
+    (reserved,) = ports.reserve(1)
+
+    assert prefer_elsewhere(reserved) != reserved
+
+
+def test_the_block_of_a_preferred_port_is_reserved_with_it() -> None:
+    """The other process could have reserved it afterwards; this process may use two ports of one block."""
+    firsts = range(ports._FIRST, ports._LAST, ports._BLOCK_SIZE)
+    first = next(port for port in firsts if ports._lock(port))
+    numbers = [number for number in range(first, first + 4) if ports._is_free(number)]
+
+    assert [ports.prefer(number) for number in numbers] == numbers
+    assert ports.prefer(numbers[1]) != numbers[1]  # no server listens on it yet
+    assert prefer_elsewhere(numbers[-1] + 1) != numbers[-1] + 1
+
+
+def test_a_preferred_port_of_the_own_block_is_not_reserved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers had one port."""
+    ports.reserve(1)
+    monkeypatch.setattr(ports, "_unused", [number for number in ports._unused if ports._is_free(number)][:3])
+    wanted = ports._unused[0]
+
+    assert ports.prefer(wanted) == wanted
+
+    assert wanted not in ports.reserve(3)
+
+
 def test_the_environment_is_the_same_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal with the exports of the `moorage up` before could not reach its servers and its stand-in."""
     monkeypatch.setattr(LocalDeployment, "_add_processes", lambda self: None)
-    monkeypatch.setattr(ports, "_lock", lambda port: True)  # a process would hold the first locks until it ends
     monkeypatch.setenv("MOORAGE_DOTENV", "")
 
     environments = []
     for _ in range(2):
+        monkeypatch.setattr(ports, "_preferred", set())  # as in a new process
         with contextlib.ExitStack() as running:
             standin = running.enter_context(build_standin(tmp_path, None).start(tmp_path / "standin"))
             local = running.enter_context(LocalDeployment(tmp_path, standin=standin, fixed_ports=True))
@@ -147,7 +184,7 @@ def test_a_folder_of_the_user_is_not_cleared(tmp_path: Path, command: click.Comm
     """`moorage demo --folder ~/pictures` deleted the pictures."""
     (tmp_path / "picture.png").write_text("of the user")
 
-    with pytest.raises(ConfigError, match="has files that no demo or drill wrote"):
+    with pytest.raises(ConfigError, match="has no mark of a demo or drill of this version: remove it, or"):
         command.main(["--folder", str(tmp_path)], standalone_mode=False)
 
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
@@ -178,12 +215,12 @@ def test_the_folder_of_an_earlier_run_is_cleared_unless_it_runs(
     assert not any(path.exists() for path in (tmp_path / "local", binaries, socket_file))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("command", [up, demo, drill])
 def test_a_signal_ends_a_start_and_a_second_one_does_not_end_the_stop(
     tmp_path: Path, command: click.Command, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`up` went on until all was up; SIGTERM ended the demo without its clean-up."""
+    """`up` went on until all was up; SIGTERM, and a terminal that is closed, ended it without its clean-up."""
     steps = list[str]()
 
     def start(*_: object) -> None:
@@ -197,9 +234,19 @@ def test_a_signal_ends_a_start_and_a_second_one_does_not_end_the_stop(
 
     monkeypatch.setattr(Standin, "start", start)
     with contextlib.ExitStack() as handlers:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             handlers.callback(signal.signal, each, signal.signal(each, lambda *_: None))
         with contextlib.suppress(click.Abort):
             command.main(["--folder", str(tmp_path)], standalone_mode=False)
 
     assert steps == ["stopped"]
+
+
+def test_a_stack_outlives_its_terminal_under_nohup(tmp_path: Path) -> None:
+    """nohup ignores SIGHUP for the program that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with occupy(tmp_path):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -243,13 +243,22 @@ def test_a_document_that_cannot_be_stored_is_rejected(front: wp.Front, name: str
     assert front.get("/v1/projects/refused").status == 404
 
 
-@pytest.mark.parametrize("project_id", ["x" * 201, "%00"])
-def test_an_id_that_cannot_be_created_is_rejected_with_the_limit(front: wp.Front, project_id: str) -> None:
-    """PUT creates projects, so that 404 would say nothing."""
+@pytest.mark.parametrize(
+    ("project_id", "says"),
+    [
+        ("x" * 201, "project_id should have at most 200 characters"),
+        ("%00", "project_id contains a NUL character"),
+        ("%20", "project_id is empty"),
+        ("%2E", "project_id must not contain a slash or be a dot segment"),
+        ("%2e%2e", "project_id must not contain a slash or be a dot segment"),
+    ],
+)
+def test_an_id_that_cannot_be_created_is_rejected_with_the_reason(front: wp.Front, project_id: str, says: str) -> None:
+    """PUT creates projects, so that 404 would say nothing; no job or registration could name such a project."""
     refused = put(front, project_id, {})
 
     assert (refused.status, refused.fields["errors"][0]["field"]) == (422, "project_id")
-    assert "at most 200 characters, and no NUL" in refused.fields["detail"]
+    assert says in refused.fields["detail"]
     assert front.get(f"/v1/projects/{project_id}").status == 404
 
 

@@ -1,11 +1,13 @@
 """`moorage up --real`: the settings of a real provider, and what a stack does not use."""
 
+import os
 import stat
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 
+from cli import main
 from cli.commands import up
 from embedded.dotenv_file import dotenv_file
 from moorage.errors import ConfigError
@@ -45,7 +47,9 @@ def test_all_settings_of_a_real_provider_are_used_and_the_others_named(monkeypat
 def test_settings_that_the_stack_does_not_set_itself_apply_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """They were dropped as if it had its own, so that no notification could be tried locally."""
     passed = {"MOORAGE_NOTIFY_URL": "http://127.0.0.1:9000/hooks", "MOORAGE_NOTIFY_SECRET": "whsec_x"}
-    own = dict.fromkeys(("MOORAGE_API_TOKEN", "MOORAGE_EGRESS_ALLOW", "MOORAGE_ENV", "S3_PUBLIC_BUCKET"), "x")
+    names = ("MOORAGE_API_TOKEN", "MOORAGE_EGRESS_ALLOW", "MOORAGE_ENV", "S3_PUBLIC_BUCKET")
+    of_declared = ("MOORAGE_IN_FLIGHT", "MOORAGE_ALLOW_UNSIGNED", "MOORAGE_IGNORE_UNREGISTERED")
+    own = dict.fromkeys((*names, *of_declared), "x")
     for name, value in {**passed, **own}.items():
         monkeypatch.setenv(name, value)
 
@@ -53,6 +57,37 @@ def test_settings_that_the_stack_does_not_set_itself_apply_to_it(monkeypatch: py
 
     assert overrides == passed
     assert own.keys() <= up._list_given() - overrides.keys()
+
+
+def test_settings_in_files_apply_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NAME_FILE was dropped without a word."""
+    for name in ("secret", "token", "models"):
+        (tmp_path / name).write_text(f"of {name}\n")
+    files = {"MOORAGE_NOTIFY_SECRET": "secret", "REPLICATE_MODELS": "models", "REPLICATE_API_TOKEN": "token"}
+    for name, file in files.items():
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / file))
+    monkeypatch.setenv("MOORAGE_API_TOKEN_FILE", "/nowhere")
+    monkeypatch.setenv("MOORAGE_NOTIFY_URL", "http://127.0.0.1:9000/hooks")
+    monkeypatch.setenv("MOORAGE_NOTIFY_URL_FILE", "/nowhere")
+    monkeypatch.setenv("MOORAGE_ASSETS_FILE", "")
+
+    without, real = up._build_overrides([], None), up._build_overrides(["replicate"], None)
+
+    used = {"MOORAGE_NOTIFY_SECRET": "of secret", "MOORAGE_NOTIFY_URL": "http://127.0.0.1:9000/hooks"}
+    assert without == {**used, "MOORAGE_ASSETS": ""}  # which counts as unset
+    assert {"MOORAGE_API_TOKEN", *files} <= up._list_given()
+    assert (real["REPLICATE_API_TOKEN"], real["REPLICATE_MODELS"]) == ("of token", "of models")
+
+
+def test_the_file_of_a_placeholder_is_that_of_the_folder_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers run in another folder, where it does not exist."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOORAGE_PLACEHOLDER_FILE", "logo.png")
+
+    assert up._build_overrides([], None) == {"MOORAGE_PLACEHOLDER_FILE": str(tmp_path / "logo.png")}
 
 
 def test_the_settings_of_the_stack_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -74,6 +109,27 @@ def test_the_settings_of_another_stack_stay(tmp_path: Path) -> None:
         path.write_text("of the other")
 
     assert path.read_text() == "of the other"
+
+
+@pytest.mark.parametrize(
+    ("command", "used"),
+    [("up", "of the user"), ("demo", "of the user"), ("drill", "of the user"), ("status", "of the stack")],
+)
+def test_a_command_with_a_stack_of_its_own_uses_no_running_one(
+    command: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second `up` got the settings of another or a dead one, in place of what the user had set."""
+    (tmp_path / "up.env").write_text("MOORAGE_NOTIFY_SECRET='of the stack'\n")
+    given = {"MOORAGE_DATA_DIR": str(tmp_path), "MOORAGE_DOTENV": "", "MOORAGE_NOTIFY_SECRET": "of the user"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for name in ("DATABASE_URL", "DATABASE_URL_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(SystemExit):
+        main.main([command, "--help"])
+
+    assert os.environ["MOORAGE_NOTIFY_SECRET"] == used
 
 
 @pytest.mark.parametrize(

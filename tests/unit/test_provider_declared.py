@@ -599,6 +599,7 @@ def test_gemini_ignores_what_is_about_something_else(catalog):
 
 
 def test_a_poll_that_needs_the_model_says_so(catalog):
-    """RunPod's URLs have the endpoint."""
+    """RunPod's URLs have the endpoint; a registration without it was accepted, and never polled."""
+    assert (catalog("runpod").needs_model, catalog("bfl").needs_model) == (True, False)
     with pytest.raises(ProviderRefused, match="register it with one"):
         catalog("runpod").poll("t1")

@@ -196,6 +196,16 @@ def test_a_file_twin_in_the_dotenv_file_is_read(env, tmp_path):
     assert Settings(_env_file=None).replicate_api_token is None
 
 
+def test_a_file_twin_in_the_dotenv_file_does_not_replace_the_environment(env, tmp_path):
+    """A `.env` with the secret of another place, which does not exist here, ended a start that had its own value."""
+    (tmp_path / ".env").write_text("REPLICATE_API_TOKEN_FILE=/nowhere\n")
+    env(REPLICATE_API_TOKEN="r8_abc")
+
+    token = settings.load_settings().replicate_api_token
+
+    assert token.get_secret_value() == "r8_abc"
+
+
 def test_a_file_twin_that_is_not_there_is_refused(env):
     """Else the start would go on without the secret."""
     assert "REPLICATE_API_TOKEN_FILE=/nowhere" in refusal(env, REPLICATE_API_TOKEN_FILE="/nowhere")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import psycopg
 from fastapi import Header, Path, Response
-from pydantic import AfterValidator, field_validator
+from pydantic import AfterValidator, create_model, field_validator
 
 from db import placements, progress, projects
 from db.connection import Connection, Row
@@ -39,6 +39,7 @@ IfMatch = Annotated[
 ]
 
 router: Final = Router(prefix="/projects", tags=["projects"])
+_Created: Final = create_model("_Created", __base__=Body, project_id=(validation.ProjectId, ...))
 
 
 class ProjectBody(Body):
@@ -113,8 +114,7 @@ async def put_project(
     if_match: IfMatch = None,
 ) -> Project:
     """Create a project or replace its document; `imageUrls` in the document are computed, not stored."""
-    if len(project_id) > validation.MAX_NAME_CHARS or not is_storable(project_id):
-        raise invalid_field("project_id", f"has at most {validation.MAX_NAME_CHARS} characters, and no NUL character")
+    validation.parse_body({"project_id": project_id}, _Created)
     key, text = ProjectKey(caller.require_owner(body.owner), project_id), data.decode()
 
     def write(conn: Connection) -> tuple[int, Project]:
