@@ -18,7 +18,8 @@ from moorage.retry_policy import DeadLetterDecision
 
 DEFER = f"""
 WITH moved AS (
-    UPDATE outputs SET deferred_at = moment(), category = %(category)s
+    UPDATE outputs SET deferred_at = moment(),
+                       category = CASE category WHEN 'FOREIGN_HOST' THEN category ELSE %(category)s END
      WHERE id = %(id)s AND lease_token = %(token)s RETURNING id, job_id
 ) {build_event_insert("output", "'waiting'", "'waiting'", "%(reason)s", kind="'deferred'")}
 """
@@ -40,7 +41,8 @@ def defer(conn: Connection, lease: Lease, category: str) -> Job:
 
 @records("output", "'waiting'", "'waiting'", "'its job no longer waits for it'", kind="'deferred'")
 @statement(f"""
-UPDATE outputs SET deferred_at = moment(), category = 'DOWNLOAD_FAILED'
+UPDATE outputs SET deferred_at = moment(),
+       category = CASE category WHEN 'FOREIGN_HOST' THEN category ELSE 'DOWNLOAD_FAILED' END
  WHERE job_id = %(job_id)s AND state = 'waiting' AND deferred_at IS NULL AND lease_token IS NULL
    AND {breakers.HOST} = ANY (ARRAY(SELECT host FROM {breakers.OPEN_HOSTS}
                                      WHERE opened_at <= moment() - make_interval(secs => %(seconds)s)))
@@ -93,7 +95,8 @@ def cancel_others(conn: Connection, job_id: UUID, chosen_id: UUID | None, *, rea
 
 
 LIST_INCOMPLETE = f"""
-SELECT o.id, o.path, o.attempt, o.category, coalesce(o.reason, 'requests to its host fail') AS reason
+SELECT o.id, o.path, o.attempt, coalesce(o.reason, 'requests to its host fail') AS reason,
+       CASE o.category WHEN 'FOREIGN_HOST' THEN 'DOWNLOAD_FAILED' ELSE o.category END AS category
   FROM outputs o WHERE o.job_id = %(id)s AND o.state = 'waiting' AND o.{_DEFERRED} AND o.category IS NOT NULL
    AND EXISTS (SELECT FROM outputs s WHERE s.prediction_id = o.prediction_id AND s.state <> 'waiting'
                                        AND s.category IS DISTINCT FROM 'FOREIGN_HOST')

@@ -11,6 +11,7 @@ from moorage.errors import Refused
 from moorage.model import Wake
 from tasks import dead_letters as bulk
 from tasks.jobs import replay
+from tasks.sweeps import reconcile
 from tests.integration.core import World, database_of, png, prediction, together, world
 
 
@@ -188,6 +189,41 @@ def test_a_file_of_a_foreign_host_that_is_refused_again_makes_its_job_no_less(at
     row, letter = at.row("outputs", foreign), at.letters(foreign)[-1]
     assert (row["state"], row["category"]) == ("dead", "FOREIGN_HOST")
     assert (letter["state"], letter["category"]) == ("open", "DOWNLOAD_FAILED")
+
+
+@pytest.mark.parametrize("waits_for", ["answer", "breaker"])
+@pytest.mark.parametrize("partial", ["keep", "discard"])
+def test_a_file_of_a_foreign_host_that_is_deferred_makes_its_job_no_less(
+    at: World, partial: str, waits_for: str
+) -> None:
+    """Its host was allowed, and is unavailable: with `discard` the published files were deleted."""
+    made = at.keeping([at.source.picture(), "https://foreign.example/x.png"], partial=partial)
+    at.keep_all(made.job_id)
+    _, foreign = at.outputs(made.job_id)
+    at.conn.execute("UPDATE outputs SET source = %s WHERE id = %s", (at.source.broken(503), foreign))
+    at.conn.execute("DELETE FROM target_attempts")
+    again(at, at.letters(foreign)[0]["id"])
+    assert at.state("jobs", made.job_id) == "keeping"
+
+    if waits_for == "breaker":
+        breaker = "SELECT 'host ' || source_host(source), moment() - interval '901 s', moment(), 'down' FROM outputs"
+        at.conn.execute(
+            f"INSERT INTO breakers (target, opened_at, probe_at, reason) {breaker} WHERE id = %s", [foreign]
+        )
+        at.conn.execute("UPDATE jobs SET run_at = moment()")
+        reconcile.reconcile(at.deps, "sweeper", len, ["jobs"])
+    for _ in range(at.deps.policy.max_errors if waits_for == "answer" else 0):
+        at.conn.execute("DELETE FROM target_attempts")
+        at.conn.execute("UPDATE outputs SET run_at = moment() WHERE id = %s", (foreign,))
+        at.step("keep", foreign)
+
+    row, letters = at.row("outputs", foreign), [(letter["state"], letter["category"]) for letter in at.letters(foreign)]
+    given_up = partial == "discard"
+    assert (at.state("jobs", made.job_id), row["category"]) == ("succeeded", "FOREIGN_HOST")
+    assert (row["state"], row["deferred_at"] is None) == ("dead" if given_up else "waiting", False)
+    assert letters == [("replayed", "DOWNLOAD_FAILED"), *[("open", "DOWNLOAD_FAILED")] * given_up]
+    assert at.one("SELECT count(*) FROM predictions") == 1
+    assert at.one("SELECT count(*) FROM variants WHERE render_id = %s", made.job_id) == 1
 
 
 def test_a_replay_counts_from_nothing(at: World) -> None:
