@@ -38,7 +38,7 @@ drill: $(STAMP)  ## Inject faults while 1,100 jobs with 3,000 files run, and ver
 	@$(BIN)/moorage drill $(DRILL)
 
 prove: $(STAMP)  ## Run the long forms of tests: many rounds of kills, deep searches, measured recovery (half an hour)
-	@$(BIN)/python -m pytest -q -m prove -o timeout=900
+	@$(BIN)/python -m pytest -q -m prove -o timeout=900 -n 2 --dist loadfile
 
 check: $(STAMP)  ## Check format, lint, types, import contracts and sizes
 	@$(BIN)/ruff format --check .

@@ -57,7 +57,7 @@ async def register_prediction(
         message = f"{provider.name} is not configured: set {provider.webhook_setting} on the server"
         raise invalid_field("provider", message)
     if provider.needs_model and body.model is None:
-        raise invalid_field("model", f"is required for {provider.name}, whose predictions are polled by it")
+        raise invalid_field("model", f"must name a model: predictions of {provider.name} are polled by it")
     job = await ctx.run_and_wake(
         partial(create.register_prediction, settings=ctx.settings, provider=provider, registration=registration)
     )
