@@ -21,6 +21,7 @@ from moorage.lifecycle import StoredFileDecision
 from moorage.model import FetchedFile, Job, Lease, Media, Output, StoredOutput, Thumbnail, Wake
 from moorage.provider_types import PredictionReport
 from storage import keys
+from storage.errors import ObjectMissing
 from tasks import breakers
 from tasks.jobs import placeholder, settle
 from tasks.outputs import quarantine
@@ -30,6 +31,7 @@ from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
 CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
 POSTPONE_SECONDS = 30.0  # of a deferred output, while its job stores files of another prediction
 CACHE_ONE_DAY = "public, max-age=86400"
+_GONE = (errors.OutputGone, errors.DownloadRefused, ObjectMissing)
 
 
 def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
@@ -74,22 +76,26 @@ def _keep_from_source(deps: Deps, lease: Lease, output: Output, guard: LeaseGuar
 
 
 def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake]:
-    """Keep a file from quarantine. If it is still refused, download it again: the server may send the right one now."""
+    """Keep a file from quarantine. If altered, or still refused, it is downloaded again: the right one may come now."""
+    refusal: errors.Permanent
     try:
         return _keep(deps, lease, output, guard, quarantine.open_file)
-    except errors.ObjectAltered:
-        if output.source is None and output.source_data is None and not output.is_placeholder:
-            raise  # its object may be restored for a replay
-        return _keep_from_source(deps, lease, quarantine.forget(deps, lease, output, "altered"), guard)
+    except errors.ObjectAltered as error:
+        refusal = error
     except errors.InvalidMedia as error:
         if output.source_kind != "url" or output.source is None:
             raise
         refusal = error
+    is_altered = isinstance(refusal, errors.ObjectAltered)
     try:
+        if is_altered:
+            return _keep_from_source(deps, lease, replace(output, quarantine_sha256=None), guard)
         return _keep(deps, lease, output, guard, open_source)
-    except (errors.OutputGone, errors.DownloadInterrupted, errors.DownloadRefused, errors.InvalidMedia) as error:
+    except (errors.DownloadInterrupted, errors.InvalidMedia, *_GONE) as error:
+        if is_altered and not isinstance(error, _GONE):
+            raise
         refusal.facts["download"] = str(error)
-        raise refusal from error
+        raise refusal from error  # the row still names the object: an altered one can be restored for a replay
 
 
 OpenedFile = contextlib.AbstractContextManager[FetchedFile]
@@ -215,7 +221,7 @@ def _refresh_url(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) ->
     url, life_seconds = fresh[1] if fresh else None, provider.output_lifetime_seconds
     expires_at = reports.compute_expiry(fresh[0], lease.claimed_at, life_seconds) if fresh else None
     deps.database.run(lambda conn: outputs.record_refresh(conn, lease, url, expires_at))
-    return deps.database.run(lambda conn: outputs.get(conn, output.id)) if url else None
+    return replace(output, source=url) if url else None
 
 
 def store_output(

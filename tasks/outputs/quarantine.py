@@ -93,6 +93,8 @@ class QuarantineGuard:
         self._fetched.file.seek(0)
         if sniff.detect_format(self._fetched.file.read(sniff.HEAD_BYTES)) is None:
             return False
+        if self._output.quarantine_sha256 is None:  # the object was altered
+            return True
         storage, head = self._deps.storage, (0, sniff.HEAD_BYTES - 1)
         try:
             with storage.open_object(storage.private_bucket, key, byte_range=head) as opened:
@@ -110,6 +112,7 @@ def open_file(deps: Deps, output: Output, on_progress: Callable[[], None]) -> It
         download.spool_chunks(opened.iterate_chunks(), deps.limits, on_progress) as fetched,
     ):
         if fetched.sha256 != output.quarantine_sha256:
+            log.error("quarantine.altered", output_id=output.id, key=key)
             stored = f"in quarantine with the SHA-256 {output.quarantine_sha256}, read with {fetched.sha256}"
             raise errors.ObjectAltered(f"object {key}: {stored}: restore it, or discard the dead letter")
         extension = download.find_extension(output.source or "")
@@ -124,11 +127,7 @@ def forget_missing(deps: Deps, lease: Lease, output: Output) -> Output:
     # Not by a HEAD, whose response is the same if the bucket is missing, or that of a proxy.
     with contextlib.suppress(ObjectMissing), deps.storage.open_object(bucket, key, byte_range=(0, 0)):
         return output
-    return forget(deps, lease, output, "missing")
-
-
-def forget(deps: Deps, lease: Lease, output: Output, reason: str) -> Output:
-    log.error("quarantine.forgotten", output_id=output.id, key=output.quarantine_key, reason=reason)
+    log.error("quarantine.forgotten", output_id=output.id, key=key)
     deps.database.run(partial(quarantine.forget, lease=lease))
     return replace(output, quarantine_key=None, quarantine_sha256=None)
 

@@ -382,16 +382,15 @@ def test_a_missing_bucket_makes_no_row_forget_its_object(at: World) -> None:
     assert at.state("outputs", row["id"]) == "kept"
 
 
-def altered(at: World, row: dict[str, Any]) -> None:
+def altered(at: World, row: dict[str, Any], data: bytes = png(17)) -> None:
     """Put other bytes in the place of a file in quarantine."""
-    blobs, other = at.deps.storage, png(17)
-    digest = hashlib.sha256(other).hexdigest()
+    blobs, digest = at.deps.storage, hashlib.sha256(data).hexdigest()
     blobs.put(
-        blobs.private_bucket, row["quarantine_key"], other, size=len(other), sha256=digest, content_type="image/png"
+        blobs.private_bucket, row["quarantine_key"], data, size=len(data), sha256=digest, content_type="image/png"
     )
 
 
-def test_an_altered_object_is_forgotten_and_the_source_is_asked(at: World) -> None:
+def test_an_altered_object_is_replaced_by_the_file_of_its_source(at: World) -> None:
     """Its digest was recorded when it was stored: other bytes are no proof of what was generated."""
     made, row = refused(at, png(16))
     altered(at, row)
@@ -402,6 +401,48 @@ def test_an_altered_object_is_forgotten_and_the_source_is_asked(at: World) -> No
     assert (after["state"], after["quarantine_key"], after["sha256"]) == ("kept", None, row["quarantine_sha256"])
     assert at.state("jobs", made.job_id) == "succeeded"
     assert downloads(at) == 2
+
+
+def test_an_altered_object_can_be_restored_once_its_source_is_gone(at: World) -> None:
+    """It was forgotten before the source was asked: when the provider had deleted the file, nothing was left of it."""
+    data = png(16)
+    made, row = refused(at, data)
+    altered(at, row)
+    (path,) = at.source.files
+    at.source.files[path] = (503, b"")
+
+    again(at, row["id"])
+    waiting = at.row("outputs", row["id"])
+    at.source.files[path] = (404, b"")
+    at.conn.execute("UPDATE outputs SET run_at = moment() WHERE id = %s", (row["id"],))
+    at.step("keep", row["id"])
+
+    assert (waiting["state"], waiting["attempt"], waiting["quarantine_key"]) == ("waiting", 1, row["quarantine_key"])
+    letter = at.letters(row["id"])[-1]
+    assert (letter["category"], letter["error"], letter["retryable"]) == ("STORAGE_FAILED", "ObjectAltered", True)
+    assert letter["facts"]["quarantine_key"] == row["quarantine_key"]
+    assert "404" in letter["facts"]["download"]
+    altered(at, row, data)  # restored
+    again(at, row["id"])
+    assert at.row("outputs", row["id"])["sha256"] == row["quarantine_sha256"]
+    assert at.state("jobs", made.job_id) == "succeeded"
+
+
+def test_an_altered_object_gives_way_to_a_refused_file_but_not_to_an_error_page(at: World) -> None:
+    """The new bytes are the only ones of the file; a page is none, and the object may still be restored."""
+    _, row = refused(at, png(16))
+    altered(at, row)
+    (path,) = at.source.files
+    at.source.files[path] = (200, b"<!DOCTYPE html><html>gone</html>")
+
+    again(small(at), row["id"])
+    page = at.row("outputs", row["id"])
+    at.source.files[path] = (200, png(16))
+    again(small(at), row["id"])
+
+    assert (page["state"], page["quarantine_key"]) == ("dead", row["quarantine_key"])
+    assert at.row("outputs", row["id"])["quarantine_key"] != row["quarantine_key"]
+    assert is_in_quarantine(at, row["id"], png(16))
 
 
 def test_an_altered_object_without_a_source_is_a_dead_letter(at: World) -> None:
