@@ -68,7 +68,7 @@ def migrate(conn: Connection) -> list[str]:
 
 def _apply_unless_locked(conn: Connection) -> str | None:
     """Apply the next file in its own transaction, repeated while a table is locked; return its name, or None."""
-    until = time.monotonic() + LOCKED_SECONDS
+    until = 0.0
     url = make_conninfo(conn.info.dsn, password=conn.info.password)
     with contextlib.closing(connect(url, name="moorage-migrate-locks")) as eyes:
         while True:
@@ -81,6 +81,7 @@ def _apply_unless_locked(conn: Connection) -> str | None:
                         return _apply_next(conn)
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
                 locked = lock_holders.explain(DatabaseLocked("locked by another transaction"), holders)
+                until = until or time.monotonic() + LOCKED_SECONDS  # from the first: another run may take longer
                 if time.monotonic() > until:
                     raise ConfigError(f"a table is {locked}: end that, or run moorage migrate later") from error
                 log.warning("migrate.locked", reason=str(locked))

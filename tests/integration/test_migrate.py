@@ -137,6 +137,27 @@ def test_rows_are_written_while_a_migration_waits_for_a_lock(
     assert "pg_dump" in str(vars(caplog.records[0]))
 
 
+def test_the_wait_for_another_run_is_not_part_of_the_two_minutes(
+    held: Connection, bare: Connection, empty: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behind a long migration of another container it gave up at the first table that was locked."""
+    monkeypatch.setattr(migrate, "LOCKED_SECONDS", 1.0)  # less than one wait for a table: all of it is before the first
+
+    def release() -> None:
+        wait_until(lambda: len(another.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall()) > 0)
+        another.execute("COMMIT")
+        wait_until(lambda: len(caplog.records) > 0)
+        held.execute("COMMIT")
+
+    with caplog.at_level(logging.WARNING), connect(empty) as another:
+        another.execute("BEGIN")
+        another.execute(migrate.LOCK)
+        applied: list[str] = []
+        together(lambda: applied.extend(migrate.migrate(bare)), release)
+
+    assert applied == ["9000_more"]
+
+
 def test_a_migration_gives_up_and_names_who_holds_the_lock(
     held: Connection, bare: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
