@@ -169,9 +169,12 @@ def list_due(conn: Connection, limit: int = 100) -> list[UUID]:
     """Return jobs that are due and not locked, nor their projects: they would keep the others out of the limit."""
 
 
-@statement("UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(job_id)s AND run_at <= moment() RETURNING id")
+@statement("""
+UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = (
+    SELECT id FROM jobs WHERE id = %(job_id)s AND run_at <= moment() FOR NO KEY UPDATE SKIP LOCKED) RETURNING id
+""")
 def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> bool:
-    """Postpone the next check of a job; return False if it is not due, for example because it was reopened."""
+    """Postpone the next check of a job; return False if it is locked, or not due, for example reopened."""
 
 
 @statement("""

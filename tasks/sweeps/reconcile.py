@@ -85,7 +85,7 @@ def _repair_rows(
 
 
 def _postpone_check(conn: Connection, job_id: UUID) -> None:
-    """Have a job pass whose check failed: a hundred of them were all that each run looked at."""
+    """Have a job pass whose check failed, unless it is locked: a hundred of them were all that each run looked at."""
     jobs.postpone(conn, job_id, RECHECK_INTERVAL)
 
 

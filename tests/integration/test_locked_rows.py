@@ -11,12 +11,13 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from db import leases, lock_holders, ticks
+from db import jobs, leases, lock_holders, ticks
 from db.connection import Connection, connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseLocked
 from moorage.model import Lease
 from moorage.setting_types import RETENTION_DAYS
+from tasks import step
 from tasks.outputs import discard
 from tasks.step import Deps, LeaseGuard, commit_step
 from tasks.sweeps import reconcile, retention
@@ -309,6 +310,28 @@ def test_reconcile_ends_overdue_jobs_beside_locked_ones(at: World) -> None:
     assert at.state("jobs", locked) == "open"
     assert reconcile.reconcile(at.deps, LEASED_BY, len, {"jobs"})["jobs"] == 1
     assert at.state("jobs", locked) == "failed"
+
+
+def test_a_job_that_is_locked_after_it_was_listed_is_waited_for_once(
+    at: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its postponement waited for the same lock, and was logged as a second failure."""
+    job_id, errors = at.registered().job_id, list[str]()
+    at.conn.execute("UPDATE jobs SET run_at = moment()")
+    monkeypatch.setattr(step.log, "error", lambda event, **_: errors.append(event))
+    list_due = jobs.list_due
+
+    with contextlib.ExitStack() as stack:
+
+        def list_and_lock(conn: Connection) -> list[UUID]:
+            conn.after_commit += (lambda: stack.enter_context(forgotten(at, LOCK_JOB, job_id)),)
+            return list_due(conn)
+
+        monkeypatch.setattr(jobs, "list_due", list_and_lock)
+        assert reconcile.reconcile(at.deps, LEASED_BY, len, {"jobs"})["jobs"] == 1
+
+    assert errors == ["job.check_failed"]
+    assert at.one("SELECT run_at <= moment() FROM jobs")  # the next run checks it
 
 
 def test_the_jobs_of_a_locked_project_do_not_stop_the_deadlines_of_others(at: World) -> None:
