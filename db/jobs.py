@@ -170,9 +170,8 @@ def list_due(conn: Connection, limit: int = 100) -> list[UUID]:
 
 
 @statement("""
-UPDATE jobs SET run_at = moment() + %(wait)s
- WHERE id = (SELECT id FROM jobs WHERE id = %(job_id)s AND run_at <= moment() FOR NO KEY UPDATE SKIP LOCKED)
-RETURNING id
+UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = (
+    SELECT id FROM jobs WHERE id = %(job_id)s AND run_at <= moment() FOR NO KEY UPDATE SKIP LOCKED) RETURNING id
 """)
 def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> bool:
     """Postpone the next check of a job; return False if it is locked, or not due, for example reopened."""

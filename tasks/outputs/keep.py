@@ -76,7 +76,7 @@ def _keep_from_source(deps: Deps, lease: Lease, output: Output, guard: LeaseGuar
 
 
 def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake]:
-    """Keep a file from quarantine. If it is still refused, download it again: the server may send the right one now."""
+    """Keep a file from quarantine. If altered, or still refused, it is downloaded again: the right one may come now."""
     refusal: errors.Permanent
     try:
         return _keep(deps, lease, output, guard, quarantine.open_file)
