@@ -131,7 +131,7 @@ def test_a_waiting_webhook_is_woken_by_its_registration(stack: Stack, url: str) 
     [
         ({"provider": "replikate"}, "provider", "use one of fal, openai, replicate, standard"),
         ({"provider": "standard"}, "provider", "STANDARD_WEBHOOK_SECRET"),
-        ({"provider": "fal"}, "model", "is required"),
+        ({"provider": "fal"}, "model", "must name"),
         ({"metadata": {"": "x"}}, "metadata", "has a name that is empty"),
         ({"metadata": {"a\0": "x"}}, "metadata", "has a name that contains a NUL character"),
         ({"external_id": ""}, "external_id", "is empty"),
