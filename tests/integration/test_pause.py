@@ -204,7 +204,7 @@ def test_reading_pauses_costs_what_is_live(conn: Connection) -> None:
 
     plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {pauses.list_pauses.sql}".encode()))
 
-    assert re.search("(using|on) outputs_(due|urgent|by_host)", plan)
+    assert re.search("(using|on) outputs_(due|urgent|by_host|live)", plan)
     assert re.search("(using|on) predictions_(due|planned|waiting|provider_external_id_key)", plan)
     assert "Seq Scan on predictions" not in plan
     assert status.read_overview(conn, ["replicate"])["pauses"] == []
