@@ -76,6 +76,6 @@ def record_result(conn: Connection, sweep: str, slot: int, result: Jsonb) -> Que
 
 @statement("""
 SELECT DISTINCT ON (sweep) sweep, slot, started_at, finished_at, result
-  FROM ticks ORDER BY sweep, started_at DESC  -- not by slot: a longer period has smaller slot numbers
+  FROM ticks WHERE started_at <= moment() ORDER BY sweep, started_at DESC  -- a longer period has smaller slots
 """)
 def list_latest(conn: Connection) -> list[Row]: ...

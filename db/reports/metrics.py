@@ -116,11 +116,11 @@ SELECT extract(epoch FROM moment() - min(at)) AS value FROM events
 HAVING min(at) IS NOT NULL
 """
 
-# Counted by the drain sweep. An older count says nothing: then no worker runs sweeps.
+# Counted by the drain sweep. An older count says nothing: then no worker of `quick` runs it, or no broker answers.
 QUEUE_CONSUMERS: Final = """
 SELECT c.queue, c.value::integer AS value
   FROM (SELECT result FROM ticks
-         WHERE sweep = 'drain' AND result ? 'consumers' AND started_at > moment() - interval '2 min'
+         WHERE sweep = 'drain' AND result ? 'consumers' AND started_at BETWEEN moment() - interval '2 min' AND moment()
          ORDER BY started_at DESC LIMIT 1) t
  CROSS JOIN LATERAL jsonb_each_text(t.result -> 'consumers') AS c (queue, value)
 """
@@ -169,8 +169,11 @@ SELECT s.provider, d.value FROM sender s
 
 PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS value FROM pauses"
 
-# Only the last hundred slots of a sweep are kept.
-LAST_TICK: Final = "SELECT sweep, extract(epoch FROM max(started_at)) AS value FROM ticks GROUP BY sweep"
+# Only the last hundred slots of a sweep are kept. One in the future was claimed before the clock was set back.
+LAST_TICK: Final = """
+SELECT sweep, extract(epoch FROM moment() - max(started_at)) AS value
+  FROM ticks WHERE started_at <= moment() GROUP BY sweep
+"""
 
 # Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
 _OWNER: Final = "CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner"
@@ -179,6 +182,7 @@ STORAGE_OBJECTS: Final = f"SELECT {_OWNER}, bucket, objects AS value FROM storag
 
 # name, help, statement: its columns are the labels of the gauge, and `value`
 GAUGE_QUERIES: Final = (
+    ("moorage_sweep_last_tick_seconds", "Seconds since each sweep last started.", LAST_TICK),
     ("moorage_deliveries", "Live deliveries.", DELIVERIES),
     ("moorage_jobs", "Live jobs, by the provider of their latest prediction.", JOBS),
     ("moorage_predictions", "Live predictions.", PREDICTIONS),
@@ -201,7 +205,6 @@ GAUGE_QUERIES: Final = (
     ("moorage_paused_seconds", "Seconds since a provider, or keep, was paused.", PAUSED),
     ("moorage_storage_bytes", "Bytes stored, as last counted.", STORAGE_BYTES),
     ("moorage_storage_objects", "Objects stored, as last counted.", STORAGE_OBJECTS),
-    ("moorage_sweep_last_tick_timestamp_seconds", "When each sweep last started.", LAST_TICK),
 )
 
 

@@ -105,6 +105,13 @@ TROUBLE = {
     " WHERE external_id = 'p4'",
     "MoorageBeatSilent": "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch'",
 }
+# Other faults that an alert stands for.
+ALSO_TROUBLE = [
+    ("MoorageQueueWithoutWorker", "UPDATE ticks SET started_at = moment() - interval '3 min' WHERE sweep = 'drain'"),
+    ("MoorageBeatSilent", "DELETE FROM ticks WHERE sweep = 'reconcile'"),
+    ("MoorageBeatSilent", "UPDATE ticks SET started_at = moment() - interval '3 min'"),
+    ("MoorageBeatSilent", "UPDATE ticks SET started_at = moment() + interval '50 min' WHERE sweep = 'dispatch'"),
+]
 # What looks like trouble and is none.
 CALM = {
     "a third of many attempts is repeated": ATTEMPTS.format(done=40, retry=10),
@@ -116,7 +123,7 @@ CALM = {
     " UPDATE outputs SET created_at = moment() - interval '6 min' WHERE state = 'waiting'",
     "storage failed once, and a file was kept after it": f"{STORAGE_FAILED}; {KEPT}",
     "storage failed once, and nothing waits": f"{STORAGE_FAILED}; DELETE FROM outputs",
-    "consumers were counted an hour ago": "INSERT INTO ticks (sweep, slot, started_at, result)"
+    "drain ticks, and its last count is an hour old": "INSERT INTO ticks (sweep, slot, started_at, result)"
     """ VALUES ('drain', 2, moment() - interval '1 h', '{"consumers": {"quick": 1, "keep": 0}}')""",
     "a provider was paused": "INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann');"
     " UPDATE outputs SET run_at = moment() - interval '6 min' WHERE state = 'waiting'",
@@ -223,6 +230,17 @@ def test_an_alert_fires_alone_for_its_own_trouble(house: Connection, receiver: r
         statuses = [receiver.post(b"{}", webhook_id=f"away_{n}")[0] for n in range(2)]
         house.execute("ALTER TABLE deliveries_away RENAME TO deliveries")
         assert statuses == [503, 503]
+
+    assert set(firing(receiver, before)) == {alert}
+
+
+@pytest.mark.parametrize(("alert", "trouble"), ALSO_TROUBLE)
+def test_an_alert_fires_alone_for_each_of_its_faults(
+    house: Connection, receiver: rp.Receiver, alert: str, trouble: str
+) -> None:
+    """A rule with several conditions is proved by each."""
+    before = scrape(receiver)
+    house.execute(trouble.encode())
 
     assert set(firing(receiver, before)) == {alert}
 
