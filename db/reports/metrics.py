@@ -27,12 +27,13 @@ SNAPSHOT: Final = (
 )
 
 
+def _select_live(table: str, columns: str) -> str:
+    return f"""(SELECT {columns} FROM {table} WHERE {WAITING[table]}
+        UNION ALL SELECT {columns} FROM {table} WHERE lease_token IS NOT NULL) live"""
+
+
 def _count_live(table: str, columns: str) -> str:
-    return f"""
-SELECT {columns}, count(*) AS value
-  FROM (SELECT {columns} FROM {table} WHERE {WAITING[table]}
-        UNION ALL SELECT {columns} FROM {table} WHERE lease_token IS NOT NULL) live
- GROUP BY {columns}"""
+    return f"SELECT {columns}, count(*) AS value FROM {_select_live(table, columns)} GROUP BY {columns}"
 
 
 DELIVERIES: Final = _count_live("deliveries", "state, provider")
@@ -50,6 +51,18 @@ OUTPUTS: Final = """
 SELECT o.state, p.provider, count(*) AS value FROM outputs o JOIN predictions p ON p.id = o.prediction_id
  WHERE o.state IN ('waiting', 'discarding')
  GROUP BY o.state, p.provider
+"""
+
+OLDEST_RUNNING: Final = f"""
+SELECT provider, extract(epoch FROM moment() - min(coalesce(submitted_at, created_at))) AS value
+  FROM {_select_live("predictions", "provider, state, submitted_at, created_at")}
+ WHERE state = 'running' GROUP BY provider
+"""
+
+# After four attempts, which a restart of the application does not take.
+NOTIFICATION_FAILING: Final = f"""
+SELECT extract(epoch FROM moment() - min(created_at)) AS value
+  FROM {_select_live("notifications", "created_at, attempt")} WHERE attempt >= 4 HAVING min(created_at) IS NOT NULL
 """
 
 LEASES: Final = " UNION ALL ".join(
@@ -92,9 +105,10 @@ SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0)
 OLDEST_DUE: Final = _build_oldest_due(_DUE)
 OLDEST_DUE_BY_TABLE: Final = {table: _build_oldest_due([table]) for table in _DUE}
 
+# Bytes in quarantine do not expire.
 SOONEST_EXPIRY: Final = """
 SELECT extract(epoch FROM min(expires_at) - moment()) AS value FROM outputs
- WHERE state IN ('waiting', 'discarding') AND state = 'waiting'  -- the first condition selects the index
+ WHERE state IN ('waiting', 'discarding') AND state = 'waiting' AND quarantine_key IS NULL  -- the first is the index's
 HAVING min(expires_at) IS NOT NULL
 """
 
@@ -167,6 +181,15 @@ SELECT s.provider, d.value FROM sender s
                          ORDER BY received_at DESC LIMIT 1000) latest) d ON d.count >= 20
 """
 
+# Until one is accepted again, or ten minutes have passed.
+REFUSED_WEBHOOKS: Final = """
+SELECT provider, value, reason FROM webhook_refusals r
+ WHERE last_at > moment() - interval '10 min'
+   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.provider = r.provider AND d.received_at > r.last_at)
+ ORDER BY provider
+"""
+WEBHOOKS_REFUSED: Final = f"SELECT provider, value FROM ({REFUSED_WEBHOOKS}) refused"
+
 PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS value FROM pauses"
 
 # Only the last hundred slots of a sweep are kept. One in the future was claimed before the clock was set back.
@@ -188,6 +211,8 @@ GAUGE_QUERIES: Final = (
     ("moorage_predictions", "Live predictions.", PREDICTIONS),
     ("moorage_outputs", "Live outputs.", OUTPUTS),
     ("moorage_notifications", "Notifications waiting, or ended in the last 24 hours.", NOTIFICATIONS),
+    ("moorage_oldest_running_seconds", "How long the oldest running prediction has run.", OLDEST_RUNNING),
+    ("moorage_notification_failing_seconds", "Age of the oldest notification that failed.", NOTIFICATION_FAILING),
     ("moorage_leases", "Rows leased by workers.", LEASES),
     ("moorage_oldest_due_seconds", "How long the oldest due row has waited.", OLDEST_DUE),
     ("moorage_soonest_expiry_seconds", "Time until the first URL of a waiting output expires.", SOONEST_EXPIRY),
@@ -202,6 +227,7 @@ GAUGE_QUERIES: Final = (
     ("moorage_billing_refused_1h", "Predictions refused for missing credit in the last hour.", BILLING_REFUSED),
     ("moorage_last_webhook_seconds", "Seconds since the last webhook.", LAST_WEBHOOK),
     ("moorage_webhook_interval_seconds", "Mean time between two webhooks.", WEBHOOK_INTERVAL),
+    ("moorage_webhooks_refused_10m", "Webhooks refused, and none accepted since.", WEBHOOKS_REFUSED),
     ("moorage_paused_seconds", "Seconds since a provider, or keep, was paused.", PAUSED),
     ("moorage_storage_bytes", "Bytes stored, as last counted.", STORAGE_BYTES),
     ("moorage_storage_objects", "Objects stored, as last counted.", STORAGE_OBJECTS),

@@ -58,14 +58,6 @@ SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value,
   FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
 """
 
-# Until one is accepted again, or ten minutes have passed.
-REFUSED_WEBHOOKS: Final = """
-SELECT provider, value, reason FROM webhook_refusals r
- WHERE last_at > moment() - interval '10 min'
-   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.provider = r.provider AND d.received_at > r.last_at)
- ORDER BY provider
-"""
-
 LIMITS: Final = "SET LOCAL lock_timeout = '150ms'; SET LOCAL statement_timeout = '2s'"
 
 # The name of a part, and its rows.
@@ -75,7 +67,7 @@ _ROWS: Final[Mapping[str, tuple[str, str | Callable[[Connection], list[Row]]]]] 
     "predictions": ("predictions", metrics.PREDICTIONS),  # state, provider, value
     "outputs": ("outputs", OUTPUTS),  # state, value
     "notifications": ("notifications", metrics.NOTIFICATIONS),  # state, value: waiting, or ended in the last 24 hours
-    "webhooks_refused": ("refused webhooks", REFUSED_WEBHOOKS),  # provider, value, reason
+    "webhooks_refused": ("refused webhooks", metrics.REFUSED_WEBHOOKS),  # provider, value, reason
     "failing": ("failing", FAILING),  # subject, provider, value, example: rows that failed at least twice
     "ended": ("ended predictions", metrics.PREDICTIONS_ENDED),  # of the last hour: provider, state, ended_by, value
     "ticks": ("sweeps", ticks.list_latest),
