@@ -58,6 +58,11 @@ SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value,
   FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
 """
 
+ERASURE_OPEN: Final = """
+SELECT extract(epoch FROM moment() - min(requested_at)) AS value FROM erasures WHERE owner IS NOT NULL
+HAVING min(requested_at) IS NOT NULL
+"""
+
 LIMITS: Final = "SET LOCAL lock_timeout = '150ms'; SET LOCAL statement_timeout = '2s'"
 
 # The name of a part, and its rows.
@@ -80,6 +85,7 @@ _ROWS: Final[Mapping[str, tuple[str, str | Callable[[Connection], list[Row]]]]] 
 _SECONDS: Final = {
     "soonest_expiry_seconds": ("soonest expiry", metrics.SOONEST_EXPIRY),
     "keep_stalled_seconds": ("files kept", metrics.KEEP_STALLED),
+    "erasure_open_seconds": ("erasures", ERASURE_OPEN),
     "storage_failing_seconds": ("files kept", metrics.STORAGE_FAILING),
 }
 

@@ -62,6 +62,7 @@ class StatusView(View):
     soonest_expiry_seconds: float | None = None
     keep_stalled_seconds: float | None = None
     storage_failing_seconds: float | None = None
+    erasure_open_seconds: float | None = None
     failing: list[Record] | None = None
     webhooks_refused: list[Record] | None = None
     leases: list[Record] | None = None

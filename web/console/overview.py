@@ -32,6 +32,7 @@ LINKS: Final = {
     "worker_silent": ("Workers", "/workers"),
     "lease_late": ("Workers", "/workers"),
     "sweep_late": ("Sweeps", "/sweeps"),
+    "sweep_fails": ("Sweeps", "/sweeps"),
     "storage_unavailable": ("Pause keep", "/pauses?target=keep"),
     "storage_failing": ("Waiting files", "/outputs?state=waiting"),
     "keep_stalled": ("Waiting files", "/outputs?state=waiting"),
