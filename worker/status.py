@@ -23,7 +23,8 @@ LATE_AFTER_MISSED: Final = timedelta(minutes=10)  # for a sweep with a cron expr
 TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications")
 COPIED: Final = (
     "locked", "lock_holders", "oldest_due_seconds", "soonest_expiry_seconds", "keep_stalled_seconds",
-    "storage_failing_seconds", "erasure_open_seconds", "webhooks_refused", "failing", "dead_letters", "pauses", "breakers", "storage_use",
+    "storage_failing_seconds", "erasure_open_seconds", "webhooks_refused", "failing", "dead_letters", "pauses",
+    "breakers", "storage_use",
 )  # fmt: skip
 _SILENT: Final = f"no answer within {ANSWER_SECONDS:g} s"
 
