@@ -152,6 +152,10 @@ def _find_failing(facts: Facts) -> Iterator[Problem]:
         text = f"{row['provider']}: {_count(row['value'], 'webhook')} refused within 10 minutes: {row['reason']}"
         remedy = "compare the secret with the provider's, and this machine's clock"
         yield Problem("webhooks_refused", "critical", text, remedy, "webhooks-are-refused", row["provider"])
+    for row in facts.get("billing_refused") or ():
+        text = f"{row['provider']}: {_count(row['value'], 'submission')} refused within the hour: credit or API token"
+        remedy = "see its reason, then the account: pay, or set a valid token"
+        yield Problem("billing_refused", "critical", text, remedy, "a-provider-refuses-the-account", row["provider"])
     for provider in facts.get("providers") or ():
         yield from _find_lost(provider)
 

@@ -24,7 +24,7 @@ TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications"
 COPIED: Final = (
     "locked", "lock_holders", "oldest_due_seconds", "soonest_expiry_seconds", "keep_stalled_seconds",
     "storage_failing_seconds", "erasure_open_seconds", "webhooks_refused", "failing", "dead_letters", "pauses",
-    "breakers", "storage_use",
+    "breakers", "storage_use", "billing_refused",
 )  # fmt: skip
 _SILENT: Final = f"no answer within {ANSWER_SECONDS:g} s"
 

@@ -152,7 +152,7 @@ OUTPUTS_ENDED: Final = build_ended_select("outputs", "24 hours", "state")
 PREDICTIONS_ENDED: Final = build_ended_select("predictions", "1 hour", "provider, state, detail AS ended_by")
 JOBS_SETTLED: Final = build_ended_select("jobs", "1 hour", "state, detail AS answer")
 
-# Submissions refused for missing credit: only the account owner can resolve this.
+# Submissions refused for missing credit or an invalid token: only the account owner can resolve this.
 BILLING_REFUSED: Final = build_ended_select("predictions", "1 hour", "provider", "category = 'BILLING_FAILED'")
 
 # All providers with deliveries, by a loose scan of the index.
@@ -224,7 +224,7 @@ GAUGE_QUERIES: Final = (
     ("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", OUTPUTS_ENDED),
     ("moorage_predictions_ended_1h", "Predictions ended in the last hour, by what ended them.", PREDICTIONS_ENDED),
     ("moorage_jobs_settled_1h", "Jobs settled in the last hour, by the entry that answered.", JOBS_SETTLED),
-    ("moorage_billing_refused_1h", "Predictions refused for missing credit in the last hour.", BILLING_REFUSED),
+    ("moorage_billing_refused_1h", "Predictions refused for the account in the last hour.", BILLING_REFUSED),
     ("moorage_last_webhook_seconds", "Seconds since the last webhook.", LAST_WEBHOOK),
     ("moorage_webhook_interval_seconds", "Mean time between two webhooks.", WEBHOOK_INTERVAL),
     ("moorage_webhooks_refused_10m", "Webhooks refused, and none accepted since.", WEBHOOKS_REFUSED),

@@ -73,6 +73,7 @@ _ROWS: Final[Mapping[str, tuple[str, str | Callable[[Connection], list[Row]]]]] 
     "outputs": ("outputs", OUTPUTS),  # state, value
     "notifications": ("notifications", metrics.NOTIFICATIONS),  # state, value: waiting, or ended in the last 24 hours
     "webhooks_refused": ("refused webhooks", metrics.REFUSED_WEBHOOKS),  # provider, value, reason
+    "billing_refused": ("refused submissions", metrics.BILLING_REFUSED),  # of the last hour: provider, value
     "failing": ("failing", FAILING),  # subject, provider, value, example: rows that failed at least twice
     "ended": ("ended predictions", metrics.PREDICTIONS_ENDED),  # of the last hour: provider, state, ended_by, value
     "ticks": ("sweeps", ticks.list_latest),

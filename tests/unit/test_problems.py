@@ -34,6 +34,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "lease_late": {"leases": [{"leased_by": "keep@a/1", "is_over": True}]},
     "sweep_late": {"sweeps": [{"sweep": "drain", "is_late": True, "is_failed": False}]},
     "sweep_fails": {"sweeps": [{"sweep": "drain", "is_late": False, "is_failed": True}]},
+    "billing_refused": {"billing_refused": [{"provider": "fal", "value": 1}]},
     "erasure_open": {"erasure_open_seconds": 90_000.0},
     "overdue": {"oldest_due_seconds": {"outputs": 130.0}},
     "keep_stalled": {"keep_stalled_seconds": 301.0},

@@ -65,6 +65,7 @@ class StatusView(View):
     erasure_open_seconds: float | None = None
     failing: list[Record] | None = None
     webhooks_refused: list[Record] | None = None
+    billing_refused: list[Record] | None = None
     leases: list[Record] | None = None
     sweeps: list[Record] | None = None
     dead_letters: list[Record] | None = None

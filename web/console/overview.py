@@ -43,6 +43,7 @@ LINKS: Final = {
     "attempts_fail": ("Pause", "/pauses?target={target}"),
     "breaker_open": ("Pause", "/pauses?target={target}"),
     "provider_fails": ("Predictions", "/predictions?provider={target}&hours=1"),
+    "billing_refused": ("Predictions", "/predictions?provider={target}&hours=1"),
     "webhooks_refused": ("Recover", "/recover?provider={target}"),
     "webhooks_missing": ("Recover", "/recover?provider={target}"),
 }
