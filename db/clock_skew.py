@@ -4,7 +4,8 @@ from typing import Final
 
 from db.connection import Connection, fetch_all
 
-# Ticks alone do not show a change while no beat ran.
+# Ticks alone do not show a change while no beat ran. Those in the future are passed over by readers and not deleted, so
+# that the correction is repeated for rows that were locked.
 IS_SET_BACK = """(EXISTS (SELECT FROM ticks WHERE started_at > moment() + interval '1 min')
     OR EXISTS (SELECT FROM events WHERE at > moment() + interval '1 min'))"""
 

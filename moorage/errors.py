@@ -122,7 +122,7 @@ class SubmitUncertain(ProviderUnavailable):
 
 
 class BillingRefused(ProviderRefused, category="BILLING_FAILED"):
-    """No credit or quota at the provider: an operator must act."""
+    """No credit or quota at the provider, or it does not accept the API token: an operator must act."""
 
 
 # --- downloads

@@ -11,6 +11,7 @@ OVERDUE_SECONDS: Final = 120.0
 EXPIRY_SECONDS: Final = 600.0
 STALLED_SECONDS: Final = 300.0
 STORAGE_SECONDS: Final = 30.0
+ERASURE_SECONDS: Final = 86_400.0
 MIN_ENDED: Final = 5  # predictions within the hour, before their shares mean something
 FAILED_SHARE: Final = 0.2
 
@@ -86,6 +87,10 @@ def _find_waiting(facts: Facts) -> Iterator[Problem]:
     if late := [sweep["sweep"] for sweep in facts.get("sweeps") or () if sweep["is_late"]]:
         remedy = "start beat (moorage beat) and a worker of the queue sweeps"
         yield Problem("sweep_late", "critical", f"sweeps are late: {', '.join(late)}", remedy, "a-sweep-is-late")
+    if failed := [sweep["sweep"] for sweep in facts.get("sweeps") or () if sweep["is_failed"]]:
+        remedy = "its reason is in the workers' log: sweep.refused, sweep.interrupted or an error"
+        text = f"sweeps do not finish: {', '.join(failed)}"
+        yield Problem("sweep_fails", "critical", text, remedy, "a-sweep-is-late")
     if over := [lease for lease in facts.get("leases") or () if lease["is_over"]]:
         text = f"{_count(len(over), 'lease')} ended and not released: their workers died or hang"
         yield Problem("lease_late", "warning", text, "reconcile releases them; see the sweeps", "a-lease-is-late")
@@ -106,6 +111,10 @@ def _find_waiting(facts: Facts) -> Iterator[Problem]:
 
 def _find_decisions(facts: Facts) -> Iterator[Problem]:
     """Return what waits for an operator's decision."""
+    if (seconds := facts.get("erasure_open_seconds") or 0) > ERASURE_SECONDS:
+        text = f"the erasure of an owner has been open for {seconds / 3600:.0f} h"
+        remedy = "its reason is in the workers' log: erasure.failed"
+        yield Problem("erasure_open", "warning", text, remedy, "an-erasure-stays-open")
     for pause in facts.get("pauses") or ():
         reason = f": {pause['reason']}" if pause["reason"] else ""
         text = f"{pause['target']} is paused by {pause['paused_by']}{reason}"
@@ -143,6 +152,10 @@ def _find_failing(facts: Facts) -> Iterator[Problem]:
         text = f"{row['provider']}: {_count(row['value'], 'webhook')} refused within 10 minutes: {row['reason']}"
         remedy = "compare the secret with the provider's, and this machine's clock"
         yield Problem("webhooks_refused", "critical", text, remedy, "webhooks-are-refused", row["provider"])
+    for row in facts.get("billing_refused") or ():
+        text = f"{row['provider']}: {_count(row['value'], 'submission')} refused within the hour: credit or API token"
+        remedy = "see its reason, then the account: pay, or set a valid token"
+        yield Problem("billing_refused", "critical", text, remedy, "a-provider-refuses-the-account", row["provider"])
     for provider in facts.get("providers") or ():
         yield from _find_lost(provider)
 

@@ -194,7 +194,7 @@ class Provider(ABC):
             ProviderBusy: 429; no prediction was created.
             NotSubmitted: no prediction was created: no connection, or the provider states it.
             SubmitUncertain: sent, but no response, a 5xx, or a response without an id.
-            BillingRefused: no credit or quota.
+            BillingRefused: no credit or quota, or the API token is not valid.
             ProviderRefused: any other 4xx, with the provider's reason.
         """
         model = to_storable(request.model, 100)

@@ -42,14 +42,14 @@ def classify_response(
     code, reason = _get_code(fields), _redact(_get_reason(fields), secrets)
     facts = {"status": status} | ({"code": code} if code else {})
     message = f"{name} returned {status}" + (f": {reason}" if reason else "")
+    if status == 401:
+        return BillingRefused(f"{message} (the API token is not valid)", facts=facts)
     if status == 402 or code in _BILLING_CODES or (status == 403 and _BILLING_WORDS.search(reason)):
         return BillingRefused(message, facts=facts)
     if status == 429:
         return ProviderBusy(message, facts=facts, retry_after=_parse_wait_seconds(headers, fields, reason))
     if status == 425:
         return NotSubmitted(message, facts=facts)
-    if status == 401:
-        return ProviderRefused(f"{message} (the API token is not valid)", facts=facts)
     if 400 <= status < 500 and status != 408:
         return ProviderRefused(message, facts=facts)
     return SubmitUncertain(message, facts=facts, retry_after=_parse_wait_seconds(headers, fields, reason))

@@ -180,5 +180,5 @@ def _check_status(response: requests.Response) -> None:
         raise NotificationRefused("endpoint returned 410 Gone; notification disabled", facts=facts)
     hint = "; redirects are not followed: correct MOORAGE_NOTIFY_URL" if 300 <= status < 400 else ""
     seconds = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-    reason = f"the application returned {status}{hint}{_read_excerpt(response)}"
+    reason = f"the application at {parse_url(response.url).host} returned {status}{hint}{_read_excerpt(response)}"
     raise NotificationFailed(reason, facts=facts, retry_after=seconds)

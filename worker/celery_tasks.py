@@ -32,7 +32,6 @@ from worker.celery import app
 
 log = logs.get_logger(__name__)
 
-SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
 
 # A child that ends waits until its results are read. Celery's main process reads none during a stop if it has discarded
 # the tasks that were sent last: at billiard's 30 s the stop would take as long.
@@ -82,7 +81,7 @@ for _step in queues.TASK_BY_STEP:
     _define(_step)
 
 
-@app.task(name=queues.SWEEP_TASK, bind=True, time_limit=SWEEP_SECONDS, send_events=False)  # 90 a minute, idle
+@app.task(name=queues.SWEEP_TASK, bind=True, time_limit=queues.SWEEP_SECONDS, send_events=False)  # 90 a minute, idle
 def sweep(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
     """Run a sweep if its current slot is free."""
     if kwargs or len(args) != 1 or args[0] not in schedule.SWEEPS:

@@ -13,6 +13,7 @@ _KEEP_STEPS: Final = ("generate", "keep", "discard")  # generate takes a minute:
 QUEUE_BY_STEP: Final[Mapping[Step, Queue]] = {step: "keep" if step in _KEEP_STEPS else "quick" for step in TASK_BY_STEP}
 INGEST_ROWS: Final = 64  # deliveries that a task of step ingest claims at once
 SWEEP_TASK: Final = "moorage.sweep"
+SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
 # In the queue `sweeps`, with a worker of its own: they use only PostgreSQL and the broker, and take a second at most.
 # The others use storage or take minutes, and run as steps do. One of those counts the consumers, also of `sweeps`.
 PROMPT_SWEEPS: Final = ("dispatch", "reconcile")

@@ -13,16 +13,18 @@ from moorage.errors import MoorageError
 from moorage.problems import find_problems
 from moorage.settings import Settings
 from tasks.step import Deps
-from worker import inspect_cluster, schedule
+from worker import inspect_cluster, queues, schedule
 
 ANSWER_SECONDS: Final = 3.0  # for the servers and the workers, all at once
 LATE_AFTER_PERIODS: Final = 3.0
 LATE_AFTER_SECONDS: Final = 10.0  # while a worker starts, no sweep is late
+FAILED_AFTER_PERIODS: Final = 60.0  # only the last hundred ticks are kept
 LATE_AFTER_MISSED: Final = timedelta(minutes=10)  # for a sweep with a cron expression
 TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications")
 COPIED: Final = (
     "locked", "lock_holders", "oldest_due_seconds", "soonest_expiry_seconds", "keep_stalled_seconds",
-    "storage_failing_seconds", "webhooks_refused", "failing", "dead_letters", "pauses", "breakers", "storage_use",
+    "storage_failing_seconds", "erasure_open_seconds", "webhooks_refused", "failing", "dead_letters", "pauses",
+    "breakers", "storage_use", "billing_refused",
 )  # fmt: skip
 _SILENT: Final = f"no answer within {ANSWER_SECONDS:g} s"
 
@@ -124,7 +126,11 @@ def _provider_fields(deps: Deps, overview: Row, name: str) -> dict[str, Any]:
 
 
 def _list_sweeps(overview: Row, settings: Settings) -> list[dict[str, Any]]:
-    """Return all sweeps. One with a cron expression that never ran is not late: it may not have been due yet."""
+    """
+    Return all sweeps. One with a cron expression that never ran is not late: it may not have been due yet.
+
+    One has failed if it has started and not finished for longer than it may run.
+    """
     ticks, now = {row["sweep"]: row for row in overview["ticks"]}, overview["read_at"]
     sweeps: list[dict[str, Any]] = []
     times: dict[str, float | crontab] = {**schedule.sweep_periods(settings), **schedule.sweep_crontabs(settings)}
@@ -140,6 +146,9 @@ def _list_sweeps(overview: Row, settings: Settings) -> list[dict[str, Any]]:
             period = {"cron": str(when).removeprefix("<crontab: ").partition(" (")[0]}
             next_at = schedule.next_run(when, last_at or now)
             is_late = last_at is not None and now > next_at + LATE_AFTER_MISSED
+        since = tick.get("unfinished_since")
+        limit = min(queues.SWEEP_SECONDS, FAILED_AFTER_PERIODS * schedule.slot_seconds(settings, name))
+        period["is_failed"] = since is not None and (now - since).total_seconds() > limit
         result = {"finished_at": tick.get("finished_at"), "result": tick.get("result")}
         sweeps.append({"sweep": name, **period, "last_at": last_at, "is_late": is_late, "next_at": next_at, **result})
     return sweeps

@@ -175,7 +175,7 @@ def _list_totals(data: dict[str, Any]) -> Iterator[Part]:
         "sweep",
         ("period", lambda s: f"at {s['cron']}" if "cron" in s else f"every {format_duration(s['period_seconds'])}"),
         ("last tick", lambda sweep: format_age(sweep["last_at"], data["at"])),
-        ("", lambda sweep: "late" if sweep["is_late"] else "ok"),
+        ("", lambda sweep: "late" if sweep["is_late"] else "fails" if sweep["is_failed"] else "ok"),
     )
     letters, title = data["dead_letters"], "Open dead letters (moorage dead list)"
     yield from build_tables(title, letters, "provider", "step", "category", ("count", "value"))

@@ -27,12 +27,13 @@ SNAPSHOT: Final = (
 )
 
 
+def _select_live(table: str, columns: str) -> str:
+    return f"""(SELECT {columns} FROM {table} WHERE {WAITING[table]}
+        UNION ALL SELECT {columns} FROM {table} WHERE lease_token IS NOT NULL) live"""
+
+
 def _count_live(table: str, columns: str) -> str:
-    return f"""
-SELECT {columns}, count(*) AS value
-  FROM (SELECT {columns} FROM {table} WHERE {WAITING[table]}
-        UNION ALL SELECT {columns} FROM {table} WHERE lease_token IS NOT NULL) live
- GROUP BY {columns}"""
+    return f"SELECT {columns}, count(*) AS value FROM {_select_live(table, columns)} GROUP BY {columns}"
 
 
 DELIVERIES: Final = _count_live("deliveries", "state, provider")
@@ -50,6 +51,18 @@ OUTPUTS: Final = """
 SELECT o.state, p.provider, count(*) AS value FROM outputs o JOIN predictions p ON p.id = o.prediction_id
  WHERE o.state IN ('waiting', 'discarding')
  GROUP BY o.state, p.provider
+"""
+
+OLDEST_RUNNING: Final = f"""
+SELECT provider, extract(epoch FROM moment() - min(coalesce(submitted_at, created_at))) AS value
+  FROM {_select_live("predictions", "provider, state, submitted_at, created_at")}
+ WHERE state = 'running' GROUP BY provider
+"""
+
+# After four attempts, which a restart of the application does not take.
+NOTIFICATION_FAILING: Final = f"""
+SELECT extract(epoch FROM moment() - min(created_at)) AS value
+  FROM {_select_live("notifications", "created_at, attempt")} WHERE attempt >= 4 HAVING min(created_at) IS NOT NULL
 """
 
 LEASES: Final = " UNION ALL ".join(
@@ -92,9 +105,10 @@ SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0)
 OLDEST_DUE: Final = _build_oldest_due(_DUE)
 OLDEST_DUE_BY_TABLE: Final = {table: _build_oldest_due([table]) for table in _DUE}
 
+# Bytes in quarantine do not expire.
 SOONEST_EXPIRY: Final = """
 SELECT extract(epoch FROM min(expires_at) - moment()) AS value FROM outputs
- WHERE state IN ('waiting', 'discarding') AND state = 'waiting'  -- the first condition selects the index
+ WHERE state IN ('waiting', 'discarding') AND state = 'waiting' AND quarantine_key IS NULL  -- the first is the index's
 HAVING min(expires_at) IS NOT NULL
 """
 
@@ -116,11 +130,11 @@ SELECT extract(epoch FROM moment() - min(at)) AS value FROM events
 HAVING min(at) IS NOT NULL
 """
 
-# Counted by the drain sweep. An older count says nothing: then no worker runs sweeps.
+# Counted by the drain sweep. An older count says nothing: then no worker of `quick` runs it, or no broker answers.
 QUEUE_CONSUMERS: Final = """
 SELECT c.queue, c.value::integer AS value
   FROM (SELECT result FROM ticks
-         WHERE sweep = 'drain' AND result ? 'consumers' AND started_at > moment() - interval '2 min'
+         WHERE sweep = 'drain' AND result ? 'consumers' AND started_at BETWEEN moment() - interval '2 min' AND moment()
          ORDER BY started_at DESC LIMIT 1) t
  CROSS JOIN LATERAL jsonb_each_text(t.result -> 'consumers') AS c (queue, value)
 """
@@ -138,7 +152,7 @@ OUTPUTS_ENDED: Final = build_ended_select("outputs", "24 hours", "state")
 PREDICTIONS_ENDED: Final = build_ended_select("predictions", "1 hour", "provider, state, detail AS ended_by")
 JOBS_SETTLED: Final = build_ended_select("jobs", "1 hour", "state, detail AS answer")
 
-# Submissions refused for missing credit: only the account owner can resolve this.
+# Submissions refused for missing credit or an invalid token: only the account owner can resolve this.
 BILLING_REFUSED: Final = build_ended_select("predictions", "1 hour", "provider", "category = 'BILLING_FAILED'")
 
 # All providers with deliveries, by a loose scan of the index.
@@ -167,10 +181,22 @@ SELECT s.provider, d.value FROM sender s
                          ORDER BY received_at DESC LIMIT 1000) latest) d ON d.count >= 20
 """
 
+# Until one is accepted again, or ten minutes have passed.
+REFUSED_WEBHOOKS: Final = """
+SELECT provider, value, reason FROM webhook_refusals r
+ WHERE last_at > moment() - interval '10 min'
+   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.provider = r.provider AND d.received_at > r.last_at)
+ ORDER BY provider
+"""
+WEBHOOKS_REFUSED: Final = f"SELECT provider, value FROM ({REFUSED_WEBHOOKS}) refused"
+
 PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS value FROM pauses"
 
-# Only the last hundred slots of a sweep are kept.
-LAST_TICK: Final = "SELECT sweep, extract(epoch FROM max(started_at)) AS value FROM ticks GROUP BY sweep"
+# Only the last hundred slots of a sweep are kept. One in the future was claimed before the clock was set back.
+LAST_TICK: Final = """
+SELECT sweep, extract(epoch FROM moment() - max(started_at)) AS value
+  FROM ticks WHERE started_at <= moment() GROUP BY sweep
+"""
 
 # Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
 _OWNER: Final = "CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner"
@@ -179,11 +205,14 @@ STORAGE_OBJECTS: Final = f"SELECT {_OWNER}, bucket, objects AS value FROM storag
 
 # name, help, statement: its columns are the labels of the gauge, and `value`
 GAUGE_QUERIES: Final = (
+    ("moorage_sweep_last_tick_seconds", "Seconds since each sweep last started.", LAST_TICK),
     ("moorage_deliveries", "Live deliveries.", DELIVERIES),
     ("moorage_jobs", "Live jobs, by the provider of their latest prediction.", JOBS),
     ("moorage_predictions", "Live predictions.", PREDICTIONS),
     ("moorage_outputs", "Live outputs.", OUTPUTS),
     ("moorage_notifications", "Notifications waiting, or ended in the last 24 hours.", NOTIFICATIONS),
+    ("moorage_oldest_running_seconds", "How long the oldest running prediction has run.", OLDEST_RUNNING),
+    ("moorage_notification_failing_seconds", "Age of the oldest notification that failed.", NOTIFICATION_FAILING),
     ("moorage_leases", "Rows leased by workers.", LEASES),
     ("moorage_oldest_due_seconds", "How long the oldest due row has waited.", OLDEST_DUE),
     ("moorage_soonest_expiry_seconds", "Time until the first URL of a waiting output expires.", SOONEST_EXPIRY),
@@ -195,13 +224,13 @@ GAUGE_QUERIES: Final = (
     ("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", OUTPUTS_ENDED),
     ("moorage_predictions_ended_1h", "Predictions ended in the last hour, by what ended them.", PREDICTIONS_ENDED),
     ("moorage_jobs_settled_1h", "Jobs settled in the last hour, by the entry that answered.", JOBS_SETTLED),
-    ("moorage_billing_refused_1h", "Predictions refused for missing credit in the last hour.", BILLING_REFUSED),
+    ("moorage_billing_refused_1h", "Predictions refused for the account in the last hour.", BILLING_REFUSED),
     ("moorage_last_webhook_seconds", "Seconds since the last webhook.", LAST_WEBHOOK),
     ("moorage_webhook_interval_seconds", "Mean time between two webhooks.", WEBHOOK_INTERVAL),
+    ("moorage_webhooks_refused_10m", "Webhooks refused, and none accepted since.", WEBHOOKS_REFUSED),
     ("moorage_paused_seconds", "Seconds since a provider, or keep, was paused.", PAUSED),
     ("moorage_storage_bytes", "Bytes stored, as last counted.", STORAGE_BYTES),
     ("moorage_storage_objects", "Objects stored, as last counted.", STORAGE_OBJECTS),
-    ("moorage_sweep_last_tick_timestamp_seconds", "When each sweep last started.", LAST_TICK),
 )
 
 

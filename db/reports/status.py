@@ -58,12 +58,9 @@ SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value,
   FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
 """
 
-# Until one is accepted again, or ten minutes have passed.
-REFUSED_WEBHOOKS: Final = """
-SELECT provider, value, reason FROM webhook_refusals r
- WHERE last_at > moment() - interval '10 min'
-   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.provider = r.provider AND d.received_at > r.last_at)
- ORDER BY provider
+ERASURE_OPEN: Final = """
+SELECT extract(epoch FROM moment() - min(requested_at)) AS value FROM erasures WHERE owner IS NOT NULL
+HAVING min(requested_at) IS NOT NULL
 """
 
 LIMITS: Final = "SET LOCAL lock_timeout = '150ms'; SET LOCAL statement_timeout = '2s'"
@@ -75,7 +72,8 @@ _ROWS: Final[Mapping[str, tuple[str, str | Callable[[Connection], list[Row]]]]] 
     "predictions": ("predictions", metrics.PREDICTIONS),  # state, provider, value
     "outputs": ("outputs", OUTPUTS),  # state, value
     "notifications": ("notifications", metrics.NOTIFICATIONS),  # state, value: waiting, or ended in the last 24 hours
-    "webhooks_refused": ("refused webhooks", REFUSED_WEBHOOKS),  # provider, value, reason
+    "webhooks_refused": ("refused webhooks", metrics.REFUSED_WEBHOOKS),  # provider, value, reason
+    "billing_refused": ("refused submissions", metrics.BILLING_REFUSED),  # of the last hour: provider, value
     "failing": ("failing", FAILING),  # subject, provider, value, example: rows that failed at least twice
     "ended": ("ended predictions", metrics.PREDICTIONS_ENDED),  # of the last hour: provider, state, ended_by, value
     "ticks": ("sweeps", ticks.list_latest),
@@ -88,6 +86,7 @@ _ROWS: Final[Mapping[str, tuple[str, str | Callable[[Connection], list[Row]]]]] 
 _SECONDS: Final = {
     "soonest_expiry_seconds": ("soonest expiry", metrics.SOONEST_EXPIRY),
     "keep_stalled_seconds": ("files kept", metrics.KEEP_STALLED),
+    "erasure_open_seconds": ("erasures", ERASURE_OPEN),
     "storage_failing_seconds": ("files kept", metrics.STORAGE_FAILING),
 }
 

@@ -25,7 +25,7 @@ RULES: list[dict[str, Any]] = [
 PANELS = json.loads((ROOT / "deploy/grafana/moorage.json").read_text(encoding="utf-8"))["panels"]
 EXPRESSIONS = [rule["expr"] for rule in RULES] + [t["expr"] for panel in PANELS for t in panel["targets"]]
 EMPTY = "TRUNCATE deliveries, jobs, predictions, outputs, dead_letters, ticks, pauses, storage_use, events,"
-EMPTY += " work_totals CASCADE"
+EMPTY += " work_totals, webhook_refusals, notifications CASCADE"
 
 # A house in which all is well: ticks, a webhook a minute for an hour, 40 jobs with one failure, one fallback, one poll.
 WELL = """
@@ -83,6 +83,12 @@ VALUES ('moorage_phase_seconds_bucket', '{"phase": "claim", "le": "1.0"}', 1),
        ('moorage_download_bytes_total', '{"host": "a"}', 1), ('moorage_stored_bytes_total', '{}', 1)
 """
 STORED = "INSERT INTO storage_use (bucket, owner, objects, bytes, rank) VALUES ('public', 'ann', 1, {}, 1)"
+REFUSED = "INSERT INTO webhook_refusals (provider, value, reason) VALUES ('replicate', {}, 'wrong signature')"
+REFUSED += " ON CONFLICT (provider) DO UPDATE SET value = excluded.value, last_at = excluded.last_at"
+NOTIFIED = """
+INSERT INTO notifications (id, job_id, type, event_id, run_at, attempt, created_at)
+VALUES (gen_random_uuid(), md5('job1')::uuid, 'job.failed', 1, moment() + interval '1 h', {}, moment() - interval '1 h')
+"""
 TROUBLE = {
     "MoorageRetriesRising": ATTEMPTS.format(done=15, retry=10),
     "MoorageStorageUsed": STORED.format(300_000_000_000) + "; " + STORED.format(300_000_000_000).replace("ann", "bob"),
@@ -92,8 +98,14 @@ TROUBLE = {
     "MoorageQueueWithoutWorker": "INSERT INTO ticks (sweep, slot, result)"
     """ VALUES ('drain', 2, '{"consumers": {"quick": 1, "keep": 0}}')""",
     "MoorageDeadLettersOpen": LETTER,
+    "MoorageGaugeFailed": "BEGIN; LOCK TABLE storage_use",
+    "MoorageWebhooksRefused": REFUSED.format(5),
+    "MoorageNotificationsFail": NOTIFIED.format(4),
+    "MooragePaused": "INSERT INTO pauses (target, paused_by, paused_at)"
+    " VALUES ('keep', 'ann', moment() - interval '25 h')",
     "MoorageOldestDue": "UPDATE outputs SET run_at = moment() - interval '6 min' WHERE state = 'waiting'",
-    "MoorageNoWebhook": "UPDATE deliveries SET received_at = received_at - interval '11 min'",
+    "MoorageNoWebhook": "UPDATE deliveries SET received_at = received_at - interval '11 min';"
+    " UPDATE predictions SET created_at = moment() - interval '11 min' WHERE state = 'running'",
     "MoorageWebhooksLost": "UPDATE predictions SET ended_by = 'poll' WHERE external_id IN ('p4', 'p5', 'p6', 'p7')",
     "MoorageOutputAboutToExpire": "UPDATE outputs SET expires_at = moment() + interval '4 min'",
     "MoorageProviderFails": "UPDATE predictions SET state = 'lost' WHERE external_id IN ('p4', 'p5', 'p6', 'p7', 'p8',"
@@ -105,8 +117,23 @@ TROUBLE = {
     " WHERE external_id = 'p4'",
     "MoorageBeatSilent": "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch'",
 }
+# Other faults that an alert stands for.
+ALSO_TROUBLE = [
+    ("MoorageQueueWithoutWorker", "UPDATE ticks SET started_at = moment() - interval '3 min' WHERE sweep = 'drain'"),
+    ("MoorageBeatSilent", "DELETE FROM ticks WHERE sweep = 'reconcile'"),
+    ("MoorageBeatSilent", "UPDATE ticks SET started_at = moment() - interval '3 min'"),
+    ("MoorageBeatSilent", "UPDATE ticks SET started_at = moment() + interval '50 min' WHERE sweep = 'dispatch'"),
+]
 # What looks like trouble and is none.
 CALM = {
+    "a night without predictions has just ended": "UPDATE deliveries SET received_at = received_at - interval '8 h'",
+    "the URL of a file expired whose bytes are in quarantine": "UPDATE outputs SET"
+    " expires_at = moment() - interval '1 h', quarantine_key = 'quarantine/renders/x/0-a-b.bin', quarantine_bytes = 1,"
+    " quarantine_sha256 = repeat('a', 64), quarantined_at = moment() WHERE state = 'waiting'",
+    "somebody else posts webhooks": REFUSED.format(4),
+    "webhooks were refused, and one was accepted after it": f"{REFUSED.format(9)};"
+    " UPDATE webhook_refusals SET last_at = moment() - interval '2 min'",
+    "a notification failed three times": NOTIFIED.format(3),
     "a third of many attempts is repeated": ATTEMPTS.format(done=40, retry=10),
     "all of a few attempts are repeated": ATTEMPTS.format(done=0, retry=9),
     "less than half a terabyte is stored": STORED.format(400_000_000_000),
@@ -116,7 +143,7 @@ CALM = {
     " UPDATE outputs SET created_at = moment() - interval '6 min' WHERE state = 'waiting'",
     "storage failed once, and a file was kept after it": f"{STORAGE_FAILED}; {KEPT}",
     "storage failed once, and nothing waits": f"{STORAGE_FAILED}; DELETE FROM outputs",
-    "consumers were counted an hour ago": "INSERT INTO ticks (sweep, slot, started_at, result)"
+    "drain ticks, and its last count is an hour old": "INSERT INTO ticks (sweep, slot, started_at, result)"
     """ VALUES ('drain', 2, moment() - interval '1 h', '{"consumers": {"quick": 1, "keep": 0}}')""",
     "a provider was paused": "INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann');"
     " UPDATE outputs SET run_at = moment() - interval '6 min' WHERE state = 'waiting'",
@@ -156,16 +183,20 @@ def house(url: str, receiver: rp.Receiver) -> Iterator[Connection]:
 
 
 def scrape(receiver: rp.Receiver) -> list[Sample]:
-    """Return all samples of a scrape, as Prometheus' own reader takes them."""
+    """Return all samples of a scrape, as Prometheus' own reader takes them, with what Prometheus adds."""
     status, _, body = receiver.scrape()
     assert status == 200
     families = text_string_to_metric_families(body.decode())
-    return [Sample(one.name, one.labels, one.value) for family in families for one in family.samples]
+    target = {"job": "moorage", "instance": "a"}
+    found = [Sample(one.name, {**one.labels, **target}, one.value) for family in families for one in family.samples]
+    return [*found, Sample("up", target, 1.0)]
 
 
-def firing(receiver: rp.Receiver, before: list[Sample] | None = None) -> dict[str, promql.Vector]:
+def firing(
+    receiver: rp.Receiver, before: list[Sample] | None = None, others: tuple[Sample, ...] = ()
+) -> dict[str, promql.Vector]:
     """Return the alerts whose expression gives anything, with what it gives; rates since the scrape `before`."""
-    samples, now = scrape(receiver), time.time()
+    samples, now = [*scrape(receiver), *others], time.time()
     earlier = samples if before is None else before
     found = {rule["alert"]: promql.evaluate(promql.parse(rule["expr"]), samples, now, earlier) for rule in RULES}
     return {name: value for name, value in found.items() if isinstance(value, dict) and value}
@@ -182,6 +213,7 @@ def test_every_metric_and_label_that_is_asked_for_is_in_a_scrape(house: Connecti
     receiver.post(b"{}", webhook_id="asked_1")
     receiver.call("POST", "/webhooks/replicate", b"{}")
     rp.until(lambda: "moorage_wakes_dropped_total" in labels_by_name(receiver))  # the broker of these tests is away
+    house.execute(f"{REFUSED.format(1)}; {NOTIFIED.format(4)}".encode())
     known = labels_by_name(receiver)
     text = receiver.scrape()[2].decode()
 
@@ -214,7 +246,7 @@ def test_what_looks_like_trouble_and_is_none_fires_nothing(house: Connection, re
     assert firing(receiver, before) == {}
 
 
-@pytest.mark.parametrize("alert", [rule["alert"] for rule in RULES])
+@pytest.mark.parametrize("alert", sorted({*TROUBLE} | {rule["alert"] for rule in RULES} - {"MoorageReceiverDown"}))
 def test_an_alert_fires_alone_for_its_own_trouble(house: Connection, receiver: rp.Receiver, alert: str) -> None:
     """Made of real rows, so that metric, label values, joins and threshold are all right, or it stays silent."""
     before = scrape(receiver)
@@ -225,6 +257,30 @@ def test_an_alert_fires_alone_for_its_own_trouble(house: Connection, receiver: r
         assert statuses == [503, 503]
 
     assert set(firing(receiver, before)) == {alert}
+
+
+@pytest.mark.parametrize(("alert", "trouble"), ALSO_TROUBLE)
+def test_an_alert_fires_alone_for_each_of_its_faults(
+    house: Connection, receiver: rp.Receiver, alert: str, trouble: str
+) -> None:
+    """A rule with several conditions is proved by each."""
+    before = scrape(receiver)
+    house.execute(trouble.encode())
+
+    assert set(firing(receiver, before)) == {alert}
+
+
+@pytest.mark.parametrize("metric", ["up", "moorage_database_up"])
+def test_one_receiver_of_two_that_is_down_or_blind_is_named(
+    house: Connection, receiver: rp.Receiver, metric: str
+) -> None:
+    """The largest or smallest of all says nothing of it."""
+    other = Sample(metric, {"job": "moorage", "instance": "b"}, 0.0)
+
+    found = firing(receiver, others=(other,))
+
+    assert set(found) == {"MoorageReceiverDown"}
+    assert [dict(labels)["instance"] for labels in found["MoorageReceiverDown"]] == ["b"]
 
 
 def test_the_values_that_an_alert_tells_are_those_of_the_rows(house: Connection, receiver: rp.Receiver) -> None:

@@ -30,8 +30,7 @@ def found(env: dict[str, str]) -> tuple[int, dict[str, list[str]]]:
 def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:
     """All but the processes, which do not run here: no check may cry at what is right."""
     conn.execute(
-        "INSERT INTO ticks (sweep, slot, started_at)"
-        " SELECT s, 1, moment() + interval '10 min' FROM unnest(ARRAY['dispatch', 'drain']) s"
+        "INSERT INTO ticks (sweep, slot, finished_at) SELECT s, 1, moment() FROM unnest(ARRAY['dispatch', 'drain']) s"
     )
     env = cli.environment(stack, database_url, MOORAGE_API_TOKEN="t" * 40, PUBLIC_URL="https://moorage.example.com")
 
@@ -83,6 +82,17 @@ def test_a_wrong_setting_is_a_failed_check(stack: Stack, database_url: str) -> N
 
     assert done.returncode == 1
     assert done.stdout.startswith("fail  MOORAGE_LEASE_SECOND is not a setting: did you mean MOORAGE_LEASE_SECONDS?")
+
+
+def test_maintenance_that_is_off_is_a_warning(deps: Deps) -> None:
+    """It is set for a restore, and forgotten: nothing expires, and no storage use is counted."""
+    told = {
+        line: [check.level for check in checks.check_provider_settings(settings) if "MAINTENANCE" in check.what]
+        for line in ("17 3 * * *", " OFF")
+        for settings in (deps.settings.model_copy(update={"maintenance_cron": line}),)
+    }
+
+    assert told == {"17 3 * * *": [], " OFF": ["warn"]}
 
 
 def test_an_empty_database_asks_for_migrate(stack: Stack, deps: Deps) -> None:

@@ -51,6 +51,7 @@ def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, de
         " leased_until = moment() + interval '20 s', run_at = moment()"
     )
     conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, moment() + interval '10 min')")
+    conn.execute("INSERT INTO ticks (sweep, slot) VALUES ('counts', 1)")
     conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('drain', 1, moment() - interval '1 h')")
 
     done = answered(cli.environment(stack, database_url), "--json", missing='"queues": null')
@@ -61,7 +62,8 @@ def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, de
     assert [(held["id"], held["leased_by"]) for held in found["leases"]] == [(str(made.prediction_id), "node/task")]
     assert found["leases"][0]["renewed_seconds_ago"] >= 10
     late = {sweep["sweep"]: sweep["is_late"] for sweep in found["sweeps"] if "period_seconds" in sweep}
-    expected = {"dispatch": False, "reconcile": True, "drain": True, "discard": True}
+    # The one in the future was claimed before a clock was set back: it says nothing of the present.
+    expected = {"dispatch": True, "counts": False, "reconcile": True, "drain": True, "discard": True}
     assert {name: late[name] for name in expected} == expected
     assert set(found["queues"]) == set(inspect_cluster.ALL_QUEUES)
 

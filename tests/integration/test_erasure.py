@@ -10,6 +10,7 @@ import pytest
 
 from db import api_tokens, owner_token_revocations, ticks
 from db.connection import Connection
+from db.reports.status import read_overview
 from embedded.stack import Stack
 from moorage.errors import StorageRefused
 from moorage.ids import uuid7
@@ -188,6 +189,14 @@ def list_uploads(deps: Deps) -> list[str]:
     prefix = keys.build_upload_prefix(OWNER)
     starts = (prefix, keys.build_quarantine_key(prefix))
     return [item.key for start in starts for item in deps.storage.list_objects(deps.storage.private_bucket, start)]
+
+
+def test_an_erasure_that_stays_open_is_told(deps: Deps, conn: Connection) -> None:
+    """Somebody was promised that nothing remains."""
+    conn.execute("INSERT INTO erasures (id, owner) VALUES (gen_random_uuid(), 'bob')")
+    conn.execute("UPDATE erasures SET requested_at = moment() - interval '2 days' WHERE owner = 'bob'")
+
+    assert read_overview(conn, [])["erasure_open_seconds"] == pytest.approx(172_800, abs=60)
 
 
 def test_a_pass_that_comes_late_deletes_nothing_of_an_owner_who_came_back(deps: Deps, conn: Connection) -> None:

@@ -190,7 +190,7 @@ def test_the_beginning_of_an_error_is_recorded(at: World, app: Application) -> N
     assert tell(at, notification_id) == "waiting"
 
     reason = at.row("notifications", notification_id)["reason"]
-    assert reason.startswith(r"the application returned 500: Traceback: \x1b[1mKeyError xxx")
+    assert reason.startswith(r"the application at 127.0.0.1 returned 500: Traceback: \x1b[1mKeyError xxx")
     assert len(reason) < 250
 
 

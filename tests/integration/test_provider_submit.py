@@ -224,6 +224,7 @@ def test_the_time_to_come_again_may_be_a_date(server, provider, wire):
         (429, b'{"error": {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": null}}'),
         (400, b'{"error": {"message": "Billing hard limit has been reached", "code": "billing_hard_limit_reached"}}'),
         (403, b'{"detail": "User is locked. Reason: Exhausted balance. Top up your balance"}'),
+        (401, b'{"detail": "Invalid token"}'),
     ],
 )
 def test_a_billing_refusal_is_distinguished(server, provider, wire, status, body):
@@ -234,7 +235,7 @@ def test_a_billing_refusal_is_distinguished(server, provider, wire, status, body
         provider.submit(order(wire.model))
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 413, 415, 418, 422, 451])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 410, 413, 415, 418, 422, 451])
 def test_a_refusal_is_final_with_its_reason(server, provider, wire, status):
     """The next entry of the chain is better than the same refusal again."""
     server.answer = answer(status, b'{"detail": "prompt: too long"}')

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks import Webhook
 
-from db.reports.status import REFUSED_WEBHOOKS
+from db.reports.metrics import REFUSED_WEBHOOKS
 from embedded.stack import Stack
 from tests.integration import receiver_process as rp
 

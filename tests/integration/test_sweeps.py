@@ -7,11 +7,13 @@ import pytest
 
 from db import leases, ticks
 from db.connection import Connection
+from db.reports.status import read_overview
 from embedded.stack import Stack
 from moorage import ids
 from moorage.model import Job, Wake
 from tasks.sweeps import dispatch, reconcile
 from tests.integration.core import World, database_of, prediction, together, wait_until, world
+from worker import status
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +284,26 @@ def test_the_latest_tick_is_shown_after_the_period_was_made_longer(at: World) ->
     assert slot is not None
     assert longer is not None
     assert [row["slot"] for row in ticks.list_latest(at.conn)] == [longer.slot]
+
+
+def test_sweeps_that_fail_each_time_are_told(at: World) -> None:
+    """Their ticks are never late, and say "ok"; one that still runs, or failed before its last success, does not."""
+    for name, seconds, is_finished in (
+        *(("dispatch", 5 * n, False) for n in range(1, 19)),
+        *(("drain", 1, False), ("drain", 30, False), ("drain", 60, True), ("drain", 1200, False)),
+        *(("discard", 1, True), ("discard", 700, False), ("orphans", 660, False), ("retention", 540, False)),
+        ("usage", -3000, False),
+    ):
+        at.conn.execute(
+            "INSERT INTO ticks (sweep, slot, started_at, finished_at) SELECT %s, %s, at, CASE WHEN %s THEN at END"
+            " FROM (SELECT moment() - make_interval(secs => %s) AS at) t",
+            (name, -seconds, is_finished, seconds),
+        )
+
+    overview = at.deps.database.run(lambda conn: read_overview(conn, []))
+
+    sweeps = status._list_sweeps(overview, at.deps.settings)
+    assert {sweep["sweep"] for sweep in sweeps if sweep["is_failed"]} == {"dispatch", "orphans"}
 
 
 def test_an_open_job_past_its_deadline_polls_what_it_awaits(at: World) -> None:

@@ -27,7 +27,7 @@ SCREEN = {
     "notifications": {}, "breakers": [],
     "leases": [{"leased_by": "keep@a/1", "is_over": False, "subject": "output", "id": OUTPUT, "attempt": 1,
                 "leased_until": NOW, "renewed_seconds_ago": 3.0}],
-    "sweeps": [{"sweep": "dispatch", "period_seconds": 1.0, "last_at": NOW, "is_late": False}],
+    "sweeps": [{"sweep": "dispatch", "period_seconds": 1.0, "last_at": NOW, "is_late": False, "is_failed": True}],
     "providers": [
         {"provider": name, "takes_webhooks": True, "can_poll": True, "takes_orders": True, "last_webhook_at": NOW,
          "new": 0, "unmatched": 0, "at_work": 0, "at_once": 10, "planned": 0} for name in ("fal", "standard")

@@ -62,8 +62,10 @@ class StatusView(View):
     soonest_expiry_seconds: float | None = None
     keep_stalled_seconds: float | None = None
     storage_failing_seconds: float | None = None
+    erasure_open_seconds: float | None = None
     failing: list[Record] | None = None
     webhooks_refused: list[Record] | None = None
+    billing_refused: list[Record] | None = None
     leases: list[Record] | None = None
     sweeps: list[Record] | None = None
     dead_letters: list[Record] | None = None

@@ -32,6 +32,7 @@ LINKS: Final = {
     "worker_silent": ("Workers", "/workers"),
     "lease_late": ("Workers", "/workers"),
     "sweep_late": ("Sweeps", "/sweeps"),
+    "sweep_fails": ("Sweeps", "/sweeps"),
     "storage_unavailable": ("Pause keep", "/pauses?target=keep"),
     "storage_failing": ("Waiting files", "/outputs?state=waiting"),
     "keep_stalled": ("Waiting files", "/outputs?state=waiting"),
@@ -42,6 +43,7 @@ LINKS: Final = {
     "attempts_fail": ("Pause", "/pauses?target={target}"),
     "breaker_open": ("Pause", "/pauses?target={target}"),
     "provider_fails": ("Predictions", "/predictions?provider={target}&hours=1"),
+    "billing_refused": ("Predictions", "/predictions?provider={target}&hours=1"),
     "webhooks_refused": ("Recover", "/recover?provider={target}"),
     "webhooks_missing": ("Recover", "/recover?provider={target}"),
 }

@@ -22,7 +22,7 @@ from moorage.settings import Settings
 from storage import s3
 from storage.buckets import NOT_PUBLIC
 from storage.proofs import DESCRIPTIONS
-from worker import inspect_cluster, redis_transport
+from worker import inspect_cluster, redis_transport, schedule
 from worker.broker_errors import BROKER_ERRORS, explain
 
 
@@ -216,6 +216,10 @@ def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
     for url in settings.notify_urls:
         count = len(settings.notify_secret)
         yield ok(f"notifications go to {url.partition('?')[0]}, signed with {count} secrets")
+    if settings.maintenance_cron.strip().lower() == schedule.OFF:
+        yield warn(
+            "MOORAGE_MAINTENANCE_CRON=off: nothing expires, no storage use is counted", "unset it if not restoring"
+        )
     yield _check_api_token(settings)
 
 
