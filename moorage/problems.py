@@ -88,7 +88,7 @@ def _find_waiting(facts: Facts) -> Iterator[Problem]:
         remedy = "start beat (moorage beat) and a worker of the queue sweeps"
         yield Problem("sweep_late", "critical", f"sweeps are late: {', '.join(late)}", remedy, "a-sweep-is-late")
     if failed := [sweep["sweep"] for sweep in facts.get("sweeps") or () if sweep["is_failed"]]:
-        remedy = "its reason is in the workers' log: sweep.refused, sweep.interrupted or an error"  # or once, at night, with the worker
+        remedy = "its reason is in the workers' log: sweep.refused, sweep.interrupted or an error"
         text = f"sweeps do not finish: {', '.join(failed)}"
         yield Problem("sweep_fails", "warning", text, remedy, "a-sweep-is-late")
     if over := [lease for lease in facts.get("leases") or () if lease["is_over"]]:
