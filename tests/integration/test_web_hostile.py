@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -132,6 +133,24 @@ def test_a_long_document_is_written_once(front: wp.Front, bob: dict[str, str]) -
     assert all(scene["imageUrls"] == [] and len(scene["text"]) == 800 for scene in written)
     assert [scene["id"] for scene in ordered] == [f"s{n}" for n in reversed(range(1000))]
     assert removed == []
+
+
+def test_an_owners_waiting_requests_are_bounded(front: wp.Front, bob: dict[str, str]) -> None:
+    """Each asks PostgreSQL twice a second: four hundred of one owner left seconds for each request of the others."""
+    path = front.register(owner="bob", external_id="waited_for").headers["location"]
+    head = f"GET {path}?wait=60 HTTP/1.1\r\nHost: x\r\nAuthorization: {bob['authorization']}\r\n\r\n"
+
+    def measure(bearer: dict[str, str]) -> float:
+        started = time.monotonic()
+        assert front.ask("GET", f"{path}?wait=4", None, bearer).fields["state"] == "open"
+        return time.monotonic() - started
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            held = stack.enter_context(socket.create_connection(("127.0.0.1", front.port)))
+            held.sendall(head.encode())
+        assert min(measure(bob) for _ in range(3)) < 3.5
+        assert measure(wp.BEARER) > 3.5
 
 
 def test_an_owners_slow_uploads_leave_slots_for_others(front: wp.Front, bob: dict[str, str]) -> None:
