@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 import pytest
+from pydantic import BaseModel
 from starlette.requests import Request
 
 from db.connection import current_time
@@ -26,8 +27,9 @@ from web.api import operator_actions
 from web.api.job_schema import JobCreate
 from web.api.operator_actions import RecoveryCreate
 from web.api.projects import ProjectBody
-from web.api.registrations import PredictionCreate
+from web.api.registrations import KeepCreate, PredictionCreate
 from web.api.responses import ModelSchema, SceneUrls
+from web.api.scenes import SceneBody, SceneOrderBody
 from web.http import json_body, query, validation
 from web.http.problems import Problem
 from web.services import model_cache, worker_access
@@ -181,7 +183,7 @@ def test_a_scene_keeps_its_type_and_value(scene: str | int | float) -> None:
 def test_the_number_of_reported_errors_is_limited() -> None:
     """The response to a megabyte of invalid fields is short."""
     with pytest.raises(Problem) as refused:
-        parse_registration({f"field_{n}": n for n in range(50_000)}, partial="keep")
+        parse_registration({f"field_{n}": n for n in range(1000)}, partial="keep")
 
     assert refused.value.errors is not None
     assert len(refused.value.errors) == validation.MAX_ERRORS
@@ -244,6 +246,36 @@ def test_suggestions_are_computed_for_reported_names_only(
 
     assert len(refused.value.errors or ()) == validation.MAX_ERRORS
     assert 0 < len(searched) <= 2 * validation.MAX_ERRORS
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        ({f"k{n}": 0 for n in range(100_000)}, JobCreate),
+        ({"chain": [{f"k{n}": 0 for n in range(300)}] * 8}, JobCreate),
+        ({"metadata": {f"k{n}": 0 for n in range(100_000)}}, PredictionCreate),
+        ({"urls": [0] * 100_000}, KeepCreate),
+    ],
+)
+def test_a_body_of_too_many_values_is_refused_before_each_becomes_an_error(
+    body: dict[str, Any], model: type[BaseModel]
+) -> None:
+    """A megabyte of unknown names took seconds, in which no webhook was received."""
+    with pytest.raises(Problem, match="holds more than 2000 values") as refused:
+        validation.parse_body(body, model)
+
+    assert len(refused.value.errors or ()) == 1
+
+
+def test_documents_inputs_and_scenes_are_as_large_as_before() -> None:
+    """They are not validated value by value."""
+    many = {f"k{n}": [0, 1] for n in range(3000)}
+    entry = {"provider": "replicate", "model": "m/n", "input": many}
+
+    validation.parse_body({"document": {**many, "scenes": [{}] * 1000}}, ProjectBody)
+    validation.parse_body(many, SceneBody)
+    validation.parse_body({"owner": "ada", "chain": [entry] * 8}, JobCreate)
+    validation.parse_body({"order": [f"s{n}" for n in range(1000)]}, SceneOrderBody)
 
 
 def test_a_schema_with_lone_surrogates_is_returned() -> None:
