@@ -4,6 +4,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from uuid import UUID
 
 from moorage.owner_tokens import OwnerToken, Scope
 from moorage.settings import Settings
@@ -30,6 +31,7 @@ class Caller:
     expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire
     token: OwnerToken | None = None  # at level OWNER
     name: str | None = None  # of a token in `api_tokens`
+    api_token_id: UUID | None = None
     client: Literal["api", "page", "console"] = "api"
 
     @property
