@@ -109,6 +109,25 @@ def test_the_page_rejects_text_that_cannot_be_stored(front: wp.Front, bob: dict[
     assert front.call("GET", f"/?{query}", headers=bob)[0] == 404
 
 
+def test_an_owner_token_creates_at_most_a_thousand_projects(front: wp.Front, url: str) -> None:
+    """Each document may have a megabyte: one owner filled the disk of PostgreSQL."""
+    body, paths = b'{"owner":"hoarder","document":{}}', [f"/v1/projects/p{n}" for n in range(1001)]
+    browser = {**owner(front, "hoarder"), **JSON}
+    with connect(url) as conn:
+        sql = (
+            "INSERT INTO projects (owner, id, document) SELECT 'hoarder', 'p' || n, '{}' FROM generate_series(0, 998) n"
+        )
+        conn.execute(sql)
+
+    made, refused = (front.ask("PUT", path, body, browser) for path in paths[999:])
+
+    assert (made.status, refused.status) == (201, 409)
+    assert "has 1000 projects already" in refused.fields["detail"]
+    assert front.ask("GET", paths[1000], None, browser).status == 404
+    assert front.ask("PUT", paths[0], body, browser).status == 200
+    assert front.ask("PUT", paths[1000], body, {**wp.BEARER, **JSON}).status == 201
+
+
 def scenes(count: int, same_id: bool = False) -> bytes:
     made = [{"id": "one" if same_id else f"s{n}", "imageUrls": ["x"], "text": "x" * 800} for n in range(count)]
     return json.dumps({"document": {"scenes": made}}).encode()

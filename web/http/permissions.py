@@ -12,6 +12,7 @@ from web.http.problems import Problem, not_found
 from web.http.validation import invalid_field
 
 OWNER_TOKEN_LIMITS: Final = {"jobs_per_hour": 120}  # where MOORAGE_OWNER_LIMITS names no other
+MAX_PROJECTS: Final = 1000  # of an owner: with an owner token no more are created
 
 
 class Level(enum.IntEnum):
