@@ -224,6 +224,28 @@ def test_a_body_in_chunks_is_reassembled() -> None:
     assert run(json_body.read_object(sending(*pieces))) == {"prompt": "🏠"}
 
 
+@pytest.mark.parametrize(("size", "is_apart"), [(1000, False), (2**17, True)])
+def test_a_large_body_is_parsed_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, size: int, is_apart: bool
+) -> None:
+    """A megabyte takes tenths of a second, in which no webhook was received."""
+    threads: list[threading.Thread] = []
+    parse = json_body.parse_object
+
+    def record(body: bytes) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return parse(body)
+
+    monkeypatch.setattr(json_body, "parse_object", record)
+    body = b'{"document":{"text":"' + b"x" * size + b'"}}'
+
+    read = run(json_body.read_object(sending({"type": "http.request", "body": body})))
+    parsed = run(json_body.JsonBody(ProjectBody)(body))
+
+    assert read == {"document": parsed.document}
+    assert [thread is not threading.main_thread() for thread in threads] == [is_apart] * 2
+
+
 @pytest.mark.parametrize(
     "read",
     [
