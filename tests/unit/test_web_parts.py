@@ -23,7 +23,7 @@ from moorage.model import Registration
 from moorage.provider_types import ListedPrediction
 from moorage.settings import Settings
 from web import asgi
-from web.api import operator_actions
+from web.api import job_create, operator_actions
 from web.api.job_schema import JobCreate
 from web.api.operator_actions import RecoveryCreate
 from web.api.projects import ProjectBody
@@ -244,6 +244,26 @@ def test_a_large_body_is_parsed_beside_the_event_loop(
 
     assert read == {"document": parsed.document}
     assert [thread is not threading.main_thread() for thread in threads] == [is_apart] * 2
+
+
+@pytest.mark.parametrize(("values", "is_apart"), [(10, False), (9000, True)])
+def test_large_inputs_are_validated_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, values: int, is_apart: bool
+) -> None:
+    """Eighty thousand values took half a second, in which no webhook was received."""
+    threads: list[threading.Thread] = []
+
+    def refuse(_body: dict[str, Any], _model: type[BaseModel]) -> None:
+        threads.append(threading.current_thread())
+        raise Problem(422, "refused")
+
+    monkeypatch.setattr(validation, "parse_body", refuse)
+    body = {"input": {"images": [1] * values}}
+    nobody: Any = None
+
+    with pytest.raises(Problem, match="refused"):
+        run(job_create._create_job(nobody, nobody, None, job_create.JobBody(body, body)))
+    assert [thread is not threading.main_thread() for thread in threads] == [is_apart]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class JsonBody(Generic[B]):
         self.model: Final = model
 
     async def __call__(self, body: BodyBytes) -> B:
-        return await _run_with(body, self._parse)
+        return await run_apart(len(body) > LARGE_BYTES, lambda: self._parse(body))
 
     def _parse(self, body: bytes) -> B:
         fields = parse_object(body)
@@ -99,14 +99,13 @@ else:
 
 async def read_object(request: Request) -> dict[str, Any]:
     """Return the JSON object in a request's body; raises as `read_bytes` and `parse_object` do."""
-    return await _run_with(await read_bytes(request), parse_object)
+    body = await read_bytes(request)
+    return await run_apart(len(body) > LARGE_BYTES, lambda: parse_object(body))
 
 
-async def _run_with(body: bytes, work: Callable[[bytes], T]) -> T:
-    """Return the result of `work`; of a large body in a thread: the event loop also receives webhooks."""
-    if len(body) <= LARGE_BYTES:
-        return work(body)
-    return await asyncio.get_running_loop().run_in_executor(_executor, work, body)
+async def run_apart(is_large: bool, work: Callable[[], T]) -> T:
+    """Return the result of `work`; with a large body in a thread: the event loop also receives webhooks."""
+    return await asyncio.get_running_loop().run_in_executor(_executor, work) if is_large else work()
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
