@@ -27,13 +27,17 @@ def create(conn: Connection, name: str, role: Role) -> tuple[Row, str]:
     return _add(conn, ids.uuid7(), name, role, _sha256(token)), token
 
 
-@statement("SELECT name, role FROM api_tokens WHERE token_sha256 = %(token_sha256)s AND revoked_at IS NULL")
+@statement("SELECT id, name, role FROM api_tokens WHERE token_sha256 = %(token_sha256)s AND revoked_at IS NULL")
 def _get_active(conn: Connection, token_sha256: str) -> Row | None: ...
 
 
 def get_active(conn: Connection, token: str) -> Row | None:
-    """Return the name and the role of a token, or None if it is unknown or revoked."""
+    """Return the id, the name and the role of a token, or None if it is unknown or revoked."""
     return _get_active(conn, _sha256(token))
+
+
+@statement("SELECT id FROM api_tokens WHERE id = ANY(%(token_ids)s::uuid[]) AND revoked_at IS NULL")
+def filter_active(conn: Connection, token_ids: list[UUID]) -> set[UUID]: ...
 
 
 @statement("SELECT id, name, role, created_at, revoked_at FROM api_tokens ORDER BY id LIMIT 1000")

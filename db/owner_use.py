@@ -11,7 +11,7 @@ from moorage.errors import OwnerLimitReached
 RETRY_SECONDS: Final = {"open_jobs": 10.0, "stored_bytes": 3600.0}  # one ends at any time; bytes are counted each hour
 REASONS: Final = {
     "open_jobs": "{0} jobs are open, of at most {1}",
-    "jobs_per_hour": "{0} jobs were created in the last hour, of at most {1}",
+    "jobs_per_hour": "{0} jobs were created or retried in the last hour, of at most {1}",
     "stored_bytes": "{0} bytes are stored, of at most {1}",
 }
 
@@ -24,6 +24,13 @@ def lock(conn: Connection, owner: str) -> QueuedQuery:
 # The first id of a time: ids begin with it. As a subquery it is an index condition.
 _FIRST_ID: Final = "(SELECT rpad(lpad(to_hex((extract(epoch FROM {}) * 1000)::bigint), 12, '0'), 32, '0')::uuid)"
 _RECENT_ID: Final = _FIRST_ID.format("clock_timestamp() - interval '2 h'")  # the clock that made an id may differ
+
+# Jobs, and the predictions that a retry of one began its fallback chain again with: each may cost as much as a new job.
+_STARTS: Final = f"""(
+    SELECT created_at FROM jobs WHERE owner = %(owner)s AND id > {_RECENT_ID}
+     UNION ALL
+    SELECT p.created_at FROM jobs j JOIN predictions p ON p.job_id = j.id
+     WHERE j.owner = %(owner)s AND j.reopened > 0 AND p.entry = 0 AND p.seq > 0 AND p.id > {_RECENT_ID}) starts"""
 
 
 # Bytes as last counted by the sweep `usage`, and of files stored since then.
@@ -38,8 +45,7 @@ WITH counted AS (
 )
 SELECT (SELECT count(*) FROM predictions WHERE owner = %(owner)s AND {IN_FLIGHT}) AS in_flight,
        (SELECT count(*) FROM jobs WHERE owner = %(owner)s AND state IN ('open', 'keeping')) AS open_jobs,
-       (SELECT count(*) FROM jobs WHERE owner = %(owner)s AND id > {_RECENT_ID}
-           AND created_at > moment() - interval '1 h') AS jobs_per_hour,
+       (SELECT count(*) FROM {_STARTS} WHERE created_at > moment() - interval '1 h') AS jobs_per_hour,
        (SELECT bytes FROM counted)::bigint
        + (SELECT coalesce(sum(bytes), 0) FROM uploads
            WHERE owner = %(owner)s AND id > (SELECT id FROM since) AND created_at > (SELECT at FROM since)
@@ -54,8 +60,8 @@ def read(conn: Connection, owner: str) -> Row:
 
 
 @statement(f"""
-SELECT extract(epoch FROM created_at + interval '1 h' - moment())::float8 FROM jobs
- WHERE owner = %(owner)s AND id > {_RECENT_ID} ORDER BY id DESC OFFSET %(limit)s - 1 LIMIT 1
+SELECT extract(epoch FROM created_at + interval '1 h' - moment())::float8 FROM {_STARTS}
+ ORDER BY created_at DESC OFFSET %(limit)s - 1 LIMIT 1
 """)
 def _read_seconds_until_fewer_jobs(conn: Connection, owner: str, limit: int) -> float | None: ...
 

@@ -61,6 +61,10 @@ def add(conn: Connection, project: ProjectKey, envelope: str) -> bool:
     """
 
 
+@statement("SELECT count(*) FROM projects WHERE owner = %(owner)s")
+def count(conn: Connection, owner: str) -> int: ...
+
+
 @statement("""
 UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', CASE jsonb_typeof(document -> 'scenes') WHEN 'array'

@@ -79,7 +79,7 @@ def test_an_owner_token_has_120_jobs_an_hour_where_nothing_else_is_set(front: wp
 
     assert (first.status, second.status) == (202, 429)
     assert 39 * 60 < int(second.headers["retry-after"]) <= 40 * 60
-    assert "120 jobs were created in the last hour, of at most 120" in second.fields["detail"]
+    assert "120 jobs were created or retried in the last hour, of at most 120" in second.fields["detail"]
     assert request(front, "browser").status == 202
 
 
@@ -103,6 +103,30 @@ def test_keep_and_retry_are_limited_and_a_registration_is_not(front: wp.Front, u
     assert front.ask("POST", "/v1/keep", body, headers).status == 429
     assert front.ask("POST", f"/v1/jobs/{failed['id']}/retry", b"", wp.BEARER).status == 429
     assert front.register(owner="kinds", external_id="elsewhere").status == 201
+
+
+def test_a_retry_counts_as_a_job(front: wp.Front, url: str) -> None:
+    """Each is submitted again: one failed job was as many as its owner liked."""
+    token = owner_token(front, "retrier", scopes=["jobs"])
+    job_id = request(front, "retrier", token).fields["job_id"]
+    add_jobs(url, "retrier", 117, minutes=20)
+
+    def retry() -> wp.Answer:
+        ended = "state = 'failed', category = 'TIMED_OUT', run_at = NULL"
+        execute(
+            url,
+            f"WITH p AS (UPDATE predictions SET {ended}, ended_by = 'us', ended_at = moment()"
+            f" WHERE job_id = %s AND state = 'planned') UPDATE jobs SET {ended}, settled_at = moment() WHERE id = %s",
+            *[job_id] * 2,
+        )
+        return front.ask("POST", f"/v1/jobs/{job_id}/retry", b"", token)
+
+    first, second, third = retry(), retry(), retry()
+
+    assert (first.status, second.status, third.status) == (202, 202, 429)
+    assert 39 * 60 < int(third.headers["retry-after"]) <= 40 * 60
+    used = front.ask("GET", "/v1/usage", headers=token).fields["jobs_per_hour"]
+    assert used == {"used": 120, "limit": 120}
 
 
 def test_retries_on_the_page_are_limited(front: wp.Front, url: str) -> None:

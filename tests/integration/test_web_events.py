@@ -326,6 +326,17 @@ def test_the_streams_of_a_revoked_token_end(front: wp.Front) -> None:
     assert front.ask("GET", "/v1/jobs", None, {"authorization": f"Bearer {again}"}).status == 200
 
 
+def test_the_streams_of_a_revoked_api_token_end(front: wp.Front) -> None:
+    """For five minutes they went on, with the events of all owners."""
+    asked = {**wp.BEARER, "content-type": "application/json"}
+    made = front.ask("POST", "/v1/tokens", b'{"name": "old", "role": "application"}', asked).fields
+    with listening(front, headers={"authorization": f"Bearer {made['token']}"}) as stream:
+        assert front.ask("DELETE", f"/v1/tokens/{made['token_id']}", None, wp.BEARER).status == 204
+        rest = stream.reply.read()
+
+    assert b"event:" not in rest
+
+
 def is_taken(front: wp.Front) -> bool:
     conn = http.client.HTTPConnection("127.0.0.1", front.port, timeout=60)
     try:

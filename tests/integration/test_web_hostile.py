@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import select
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -107,6 +109,25 @@ def test_the_page_rejects_text_that_cannot_be_stored(front: wp.Front, bob: dict[
     assert front.call("GET", f"/?{query}", headers=bob)[0] == 404
 
 
+def test_an_owner_token_creates_at_most_a_thousand_projects(front: wp.Front, url: str) -> None:
+    """Each document may have a megabyte: one owner filled the disk of PostgreSQL."""
+    body, paths = b'{"owner":"hoarder","document":{}}', [f"/v1/projects/p{n}" for n in range(1001)]
+    browser = {**owner(front, "hoarder"), **JSON}
+    with connect(url) as conn:
+        sql = (
+            "INSERT INTO projects (owner, id, document) SELECT 'hoarder', 'p' || n, '{}' FROM generate_series(0, 998) n"
+        )
+        conn.execute(sql)
+
+    made, refused = (front.ask("PUT", path, body, browser) for path in paths[999:])
+
+    assert (made.status, refused.status) == (201, 409)
+    assert "has 1000 projects already" in refused.fields["detail"]
+    assert front.ask("GET", paths[1000], None, browser).status == 404
+    assert front.ask("PUT", paths[0], body, browser).status == 200
+    assert front.ask("PUT", paths[1000], body, {**wp.BEARER, **JSON}).status == 201
+
+
 def scenes(count: int, same_id: bool = False) -> bytes:
     made = [{"id": "one" if same_id else f"s{n}", "imageUrls": ["x"], "text": "x" * 800} for n in range(count)]
     return json.dumps({"document": {"scenes": made}}).encode()
@@ -132,6 +153,26 @@ def test_a_long_document_is_written_once(front: wp.Front, bob: dict[str, str]) -
     assert all(scene["imageUrls"] == [] and len(scene["text"]) == 800 for scene in written)
     assert [scene["id"] for scene in ordered] == [f"s{n}" for n in reversed(range(1000))]
     assert removed == []
+
+
+def test_an_owners_waiting_requests_are_bounded(front: wp.Front, bob: dict[str, str]) -> None:
+    """Each asks PostgreSQL twice a second: four hundred of one owner left seconds for each request of the others."""
+    path = front.register(owner="bob", external_id="waited_for").headers["location"]
+    head = f"GET {path}?wait=60 HTTP/1.1\r\nHost: x\r\nAuthorization: {bob['authorization']}\r\n\r\n"
+
+    def measure(bearer: dict[str, str]) -> float:
+        started = time.monotonic()
+        assert front.ask("GET", f"{path}?wait=4", None, bearer).fields["state"] == "open"
+        return time.monotonic() - started
+
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", front.port)
+        held = [stack.enter_context(socket.create_connection(address)) for _ in range(11)]
+        for connection in held:
+            connection.sendall(head.encode())
+        assert len(select.select(held, [], [], 40)[0]) == 1  # the others wait
+        assert measure(bob) < 3.5
+        assert measure(wp.BEARER) > 3.5
 
 
 def test_an_owners_slow_uploads_leave_slots_for_others(front: wp.Front, bob: dict[str, str]) -> None:

@@ -65,6 +65,19 @@ def test_a_schema_is_returned_and_a_missing_one_is_404(front: wp.Front) -> None:
     assert (unknown.status, without.status, elsewhere.status) == (404, 404, 422)
 
 
+def test_an_owner_token_reads_schemas_of_listed_models_only(front: wp.Front) -> None:
+    """It read those of any model that the operator's account can see, private ones too."""
+    made = front.ask("POST", "/v1/owner-tokens", b'{"owner": "ada"}', {**wp.BEARER, "content-type": "application/json"})
+    bearer = {"authorization": f"Bearer {made.fields['token']}"}
+
+    def read(name: str) -> list[int]:
+        path = f"/v1/models/{name}/schema"
+        return [front.ask("GET", path, headers=headers).status for headers in (wp.BEARER, bearer)]
+
+    assert read("standin/slow") == [200, 404]
+    assert read("standin/pictures") == [200, 200]
+
+
 def test_the_list_merges_all_providers_that_take_submissions(front: wp.Front) -> None:
     """Built-in and declared, each model with its kind and inputs; one that only receives has none."""
     listed = front.get("/v1/models").fields["models"]

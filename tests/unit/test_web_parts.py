@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 import pytest
+from pydantic import BaseModel
 from starlette.requests import Request
 
 from db.connection import current_time
@@ -22,12 +23,13 @@ from moorage.model import Registration
 from moorage.provider_types import ListedPrediction
 from moorage.settings import Settings
 from web import asgi
-from web.api import operator_actions
+from web.api import job_create, operator_actions
 from web.api.job_schema import JobCreate
 from web.api.operator_actions import RecoveryCreate
 from web.api.projects import ProjectBody
-from web.api.registrations import PredictionCreate
+from web.api.registrations import KeepCreate, PredictionCreate
 from web.api.responses import ModelSchema, SceneUrls
+from web.api.scenes import SceneBody, SceneOrderBody
 from web.http import json_body, query, validation
 from web.http.problems import Problem
 from web.services import model_cache, worker_access
@@ -181,7 +183,7 @@ def test_a_scene_keeps_its_type_and_value(scene: str | int | float) -> None:
 def test_the_number_of_reported_errors_is_limited() -> None:
     """The response to a megabyte of invalid fields is short."""
     with pytest.raises(Problem) as refused:
-        parse_registration({f"field_{n}": n for n in range(50_000)}, partial="keep")
+        parse_registration({f"field_{n}": n for n in range(1000)}, partial="keep")
 
     assert refused.value.errors is not None
     assert len(refused.value.errors) == validation.MAX_ERRORS
@@ -222,6 +224,48 @@ def test_a_body_in_chunks_is_reassembled() -> None:
     assert run(json_body.read_object(sending(*pieces))) == {"prompt": "🏠"}
 
 
+@pytest.mark.parametrize(("size", "is_apart"), [(1000, False), (2**17, True)])
+def test_a_large_body_is_parsed_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, size: int, is_apart: bool
+) -> None:
+    """A megabyte takes tenths of a second, in which no webhook was received."""
+    threads: list[threading.Thread] = []
+    parse = json_body.parse_object
+
+    def record(body: bytes) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return parse(body)
+
+    monkeypatch.setattr(json_body, "parse_object", record)
+    body = b'{"document":{"text":"' + b"x" * size + b'"}}'
+
+    read = run(json_body.read_object(sending({"type": "http.request", "body": body})))
+    parsed = run(json_body.JsonBody(ProjectBody)(body))
+
+    assert read == {"document": parsed.document}
+    assert [thread is not threading.main_thread() for thread in threads] == [is_apart] * 2
+
+
+@pytest.mark.parametrize(("values", "is_apart"), [(10, False), (9000, True)])
+def test_large_inputs_are_validated_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, values: int, is_apart: bool
+) -> None:
+    """Eighty thousand values took half a second, in which no webhook was received."""
+    threads: list[threading.Thread] = []
+
+    def refuse(_body: dict[str, Any], _model: type[BaseModel]) -> None:
+        threads.append(threading.current_thread())
+        raise Problem(422, "refused")
+
+    monkeypatch.setattr(validation, "parse_body", refuse)
+    body = {"input": {"images": [1] * values}}
+    nobody: Any = None
+
+    with pytest.raises(Problem, match="refused"):
+        run(job_create._create_job(nobody, nobody, None, job_create.JobBody(body, body)))
+    assert [thread is not threading.main_thread() for thread in threads] == [is_apart]
+
+
 @pytest.mark.parametrize(
     "read",
     [
@@ -244,6 +288,36 @@ def test_suggestions_are_computed_for_reported_names_only(
 
     assert len(refused.value.errors or ()) == validation.MAX_ERRORS
     assert 0 < len(searched) <= 2 * validation.MAX_ERRORS
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        ({f"k{n}": 0 for n in range(100_000)}, JobCreate),
+        ({"chain": [{f"k{n}": 0 for n in range(300)}] * 8}, JobCreate),
+        ({"metadata": {f"k{n}": 0 for n in range(100_000)}}, PredictionCreate),
+        ({"urls": [0] * 100_000}, KeepCreate),
+    ],
+)
+def test_a_body_of_too_many_values_is_refused_before_each_becomes_an_error(
+    body: dict[str, Any], model: type[BaseModel]
+) -> None:
+    """A megabyte of unknown names took seconds, in which no webhook was received."""
+    with pytest.raises(Problem, match="holds more than 2000 values") as refused:
+        validation.parse_body(body, model)
+
+    assert len(refused.value.errors or ()) == 1
+
+
+def test_documents_inputs_and_scenes_are_as_large_as_before() -> None:
+    """They are not validated value by value."""
+    many = {f"k{n}": [0, 1] for n in range(3000)}
+    entry = {"provider": "replicate", "model": "m/n", "input": many}
+
+    validation.parse_body({"document": {**many, "scenes": [{}] * 1000}}, ProjectBody)
+    validation.parse_body(many, SceneBody)
+    validation.parse_body({"owner": "ada", "chain": [entry] * 8}, JobCreate)
+    validation.parse_body({"order": [f"s{n}" for n in range(1000)]}, SceneOrderBody)
 
 
 def test_a_schema_with_lone_surrogates_is_returned() -> None:

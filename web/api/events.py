@@ -69,7 +69,7 @@ async def stream_events(
     owner, seconds = caller.resolve_owner(params.owner), MAX_STREAM_SECONDS
     if caller.expires_unix is not None:
         seconds = min(seconds, caller.expires_unix - time.time())
-    subscription = await ctx.feed.subscribe(owner, caller.token)
+    subscription = await ctx.feed.subscribe(owner, caller.token, caller.api_token_id)
     stream = StreamRange(caller.level, params.job_id, last_id, ctx.feed.position, time.monotonic() + seconds)
     lines = _stream_lines(ctx, subscription, stream)
     return _EventStreamResponse(ctx, subscription, lines, seconds + GRACE_SECONDS)

@@ -63,14 +63,15 @@ async def list_job_events(job_id: PathId, params: Filters[EventQuery], caller: A
 async def get_job(job_id: PathId, params: Filters[WaitQuery], caller: AnyCaller, ctx: Context) -> Job:
     """Return a job with its variants, predictions, outputs and errors; with `wait`, once it is settled."""
     until = time.monotonic() + params.wait
-    while True:
-        job = await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
-        if job.settled_at is not None or time.monotonic() >= until or ctx.feed.is_closed:
-            return job
-        while not ctx.feed.is_closed and (seconds := min(POLL_SECONDS, until - time.monotonic())) > 0:
-            await asyncio.sleep(seconds)
-            if await ctx.database.transaction(lambda conn: jobs.is_settled(conn, job_id)):
-                break
+    job = await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
+    with ctx.waits.reserve(caller.owner) as is_reserved:
+        while is_reserved and job.settled_at is None and time.monotonic() < until and not ctx.feed.is_closed:
+            while not ctx.feed.is_closed and (seconds := min(POLL_SECONDS, until - time.monotonic())) > 0:
+                await asyncio.sleep(seconds)
+                if await ctx.database.transaction(lambda conn: jobs.is_settled(conn, job_id)):
+                    break
+            job = await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
+    return job
 
 
 def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> Job:

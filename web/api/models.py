@@ -8,11 +8,12 @@ from moorage.text import is_storable, to_storable
 from providers.base import Provider
 from web.api.responses import ModelPage, ModelSchema
 from web.http import problems
+from web.http.permissions import Level
 from web.http.problems import Problem
 from web.http.query import Filters, ModelQuery, SchemaQuery
 from web.http.router import Router
 from web.services import model_cache
-from web.services.context import AppContext, Context
+from web.services.context import AnyCaller, AppContext, Context
 
 router: Final = Router(prefix="/models", tags=["models"])
 
@@ -45,10 +46,10 @@ async def _fetch_models(
 
 
 @router.get("/{model:path}/schema", response_description="the schema")
-async def get_model_schema(model: str, params: Filters[SchemaQuery], ctx: Context) -> ModelSchema:
+async def get_model_schema(model: str, params: Filters[SchemaQuery], caller: AnyCaller, ctx: Context) -> ModelSchema:
     """Return the JSON Schema of a model's input. The name of a model may have slashes."""
     provider = ctx.get_provider(params.provider)
-    if not is_storable(model):
+    if not is_storable(model) or (caller.level is Level.OWNER and model not in provider.models):
         raise problems.not_found("model")
     try:
         schema = await ctx.model_cache.get_schema(provider, model)

@@ -8,7 +8,7 @@ import psycopg
 from fastapi import Header, Path, Response
 from pydantic import AfterValidator, create_model, field_validator
 
-from db import placements, progress, projects
+from db import owner_use, placements, progress, projects
 from db.connection import Connection, Row
 from moorage import scene_documents
 from moorage.model import ProjectKey
@@ -17,7 +17,7 @@ from storage import urls
 from web.api.responses import ListedProject, Project, page_model
 from web.http import problems, query, validation
 from web.http.json_body import BodyBytes, Json
-from web.http.permissions import Caller
+from web.http.permissions import MAX_PROJECTS, Caller, Level
 from web.http.problems import Problem
 from web.http.query import Filters, OwnerQuery, ProjectQuery
 from web.http.router import Router
@@ -118,7 +118,10 @@ async def put_project(
     key, text = ProjectKey(caller.require_owner(body.owner), project_id), data.decode()
 
     def write(conn: Connection) -> tuple[int, Project]:
+        owner_use.lock(conn, key.owner)
         is_new = if_match is None and projects.add(conn, key, text)
+        if is_new and caller.level is Level.OWNER and projects.count(conn, key.owner) > MAX_PROJECTS:
+            raise Problem(409, f"the owner has {MAX_PROJECTS} projects already: delete some")
         project = lock_project(conn, key, if_match)
         if not is_new:
             projects.replace_document(conn, key, text)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeVar
 
@@ -16,13 +17,16 @@ from web.http import validation
 from web.http.problems import Problem
 
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 
 MAX_BYTES: Final = 2**20
+LARGE_BYTES: Final = 2**16
 MAX_DEPTH: Final = 64
 MAX_EXPONENT: Final = 1000  # of one number; of all numbers of a body together MAX_BYTES
 READ_SECONDS: Final = 5.0
 IDLE_SECONDS: Final = 15.0  # of files
 TOTAL_SECONDS: Final = 300.0
+_executor: Final = ThreadPoolExecutor(1, "json")
 
 
 async def read_bytes(request: Request) -> bytes:
@@ -73,6 +77,9 @@ class JsonBody(Generic[B]):
         self.model: Final = model
 
     async def __call__(self, body: BodyBytes) -> B:
+        return await run_apart(len(body) > LARGE_BYTES, lambda: self._parse(body))
+
+    def _parse(self, body: bytes) -> B:
         fields = parse_object(body)
         parsed = validation.parse_body(fields, self.model)
         check_depth(fields, "")
@@ -92,7 +99,13 @@ else:
 
 async def read_object(request: Request) -> dict[str, Any]:
     """Return the JSON object in a request's body; raises as `read_bytes` and `parse_object` do."""
-    return parse_object(await read_bytes(request))
+    body = await read_bytes(request)
+    return await run_apart(len(body) > LARGE_BYTES, lambda: parse_object(body))
+
+
+async def run_apart(is_large: bool, work: Callable[[], T]) -> T:
+    """Return the result of `work`; with a large body in a thread: the event loop also receives webhooks."""
+    return await asyncio.get_running_loop().run_in_executor(_executor, work) if is_large else work()
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from uuid import UUID
 
 from moorage.owner_tokens import OwnerToken, Scope
 from moorage.settings import Settings
@@ -11,6 +12,7 @@ from web.http.problems import Problem, not_found
 from web.http.validation import invalid_field
 
 OWNER_TOKEN_LIMITS: Final = {"jobs_per_hour": 120}  # where MOORAGE_OWNER_LIMITS names no other
+MAX_PROJECTS: Final = 1000  # of an owner: with an owner token no more are created
 
 
 class Level(enum.IntEnum):
@@ -30,6 +32,7 @@ class Caller:
     expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire
     token: OwnerToken | None = None  # at level OWNER
     name: str | None = None  # of a token in `api_tokens`
+    api_token_id: UUID | None = None
     client: Literal["api", "page", "console"] = "api"
 
     @property

@@ -71,7 +71,7 @@ class Authenticator:
         if is_bearer and text.startswith(api_tokens.PREFIX):
             row = await self._database.transaction(lambda conn: api_tokens.get_active(conn, text))
             if row is not None:
-                return Caller(_LEVELS[row["role"]], name=row["name"])
+                return Caller(_LEVELS[row["role"]], name=row["name"], api_token_id=row["id"])
         raise self._unauthorized("invalid token", _BEARER_ERROR)
 
     async def _check_owner_token(self, text: str) -> Caller:

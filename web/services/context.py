@@ -28,6 +28,7 @@ from web.services.authentication import Authenticator
 from web.services.database import DatabaseThreads
 from web.services.event_feed import EventFeed, limit_to_files
 from web.services.model_cache import ModelCache
+from web.services.request_limits import RequestLimits
 from web.services.upload_spool import UploadSpool
 from web.services.worker_access import StatusReader
 from worker.publish import WakeRelay
@@ -35,6 +36,9 @@ from worker.publish import WakeRelay
 if TYPE_CHECKING:
     from web.services.asset_stream import AssetStreamer
 
+
+MAX_WAITS: Final = 200  # requests that wait for a job: each asks PostgreSQL twice a second
+MAX_WAITS_PER_OWNER: Final = 10
 
 W = TypeVar("W", CreatedJob, ActionOutcome, BulkResult)  # the result of an action, with its wakes
 
@@ -51,6 +55,7 @@ class AppContext:
         self.feed = EventFeed(self.database, limit_to_files(settings.max_streams))
         self.visibility = VisibilityPolicy(settings)
         self.model_cache = ModelCache()
+        self.waits = RequestLimits(MAX_WAITS, MAX_WAITS_PER_OWNER)
         self.upload_spool = UploadSpool(settings, self.database)
         self.status_reader = StatusReader(settings)
         self.asset_base = urls.get_asset_base_url(settings)  # URL prefix of object keys

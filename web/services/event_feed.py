@@ -5,8 +5,9 @@ import resource
 import sys
 from collections import deque
 from typing import Final
+from uuid import UUID
 
-from db import events, owner_token_revocations
+from db import api_tokens, events, owner_token_revocations
 from db.connection import Connection, Row
 from db.events import Watermark
 from moorage import logs
@@ -38,9 +39,10 @@ def limit_to_files(max_streams: int) -> int:
 
 
 class Subscription:
-    def __init__(self, owner: str | None, token: OwnerToken | None = None) -> None:
+    def __init__(self, owner: str | None, token: OwnerToken | None = None, api_token_id: UUID | None = None) -> None:
         self.owner: Final = owner  # None: events of all owners
         self.token: Final = token  # the stream ends when it is revoked
+        self.api_token_id: Final = api_token_id  # as well
         self.is_ended = False
         self._buffer: deque[Row] = deque()
         self._changed = asyncio.Event()
@@ -85,13 +87,15 @@ class EventFeed:
         self._watermark: Watermark | None = None
         self.is_closed = False
 
-    async def subscribe(self, owner: str | None, token: OwnerToken | None = None) -> Subscription:
+    async def subscribe(
+        self, owner: str | None, token: OwnerToken | None = None, api_token_id: UUID | None = None
+    ) -> Subscription:
         """Subscribe to the events after `position` of an owner, or all. Raises Problem: 503 at the limits or closed."""
         is_owner_full = owner is not None and len(self._by_owner.get(owner, ())) >= MAX_STREAMS_PER_OWNER
         is_full = len(self._list_subscriptions()) >= self._max_streams
         if self.is_closed or is_owner_full or (is_full and not self._make_room(owner)):
             raise unavailable("too many open streams, retry")
-        subscription = Subscription(owner, token)
+        subscription = Subscription(owner, token, api_token_id)
         self._by_owner.setdefault(owner, {})[subscription] = None
         if self._task is None:
             self._started.clear()
@@ -172,13 +176,17 @@ class EventFeed:
 
     async def _end_revoked(self) -> None:
         """End the streams whose tokens are revoked; one read for all of them."""
-        held = [(subscription, subscription.token) for subscription in self._list_subscriptions()]
-        tokens = [token for _, token in held if token is not None]
-        if not tokens:
+        held = self._list_subscriptions()
+        tokens = [subscription.token for subscription in held if subscription.token]
+        api_ids = list({subscription.api_token_id for subscription in held if subscription.api_token_id})
+        if not tokens and not api_ids:
             return
-        revoked = await self._database.transaction(lambda conn: owner_token_revocations.find(conn, tokens))
-        for subscription, token in held:
-            if token is not None and token.is_revoked(revoked):
+        revoked, active = await self._database.transaction(
+            lambda conn: (owner_token_revocations.find(conn, tokens), api_tokens.filter_active(conn, api_ids))
+        )
+        for subscription in held:
+            is_revoked = subscription.token is not None and subscription.token.is_revoked(revoked)
+            if is_revoked or subscription.api_token_id not in {None, *active}:
                 subscription.end()
 
     def _find_final_id(self, conn: Connection) -> int | None:

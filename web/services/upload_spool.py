@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import importlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -25,6 +24,7 @@ from moorage.settings import Settings
 from tasks import uploads
 from web.http.problems import Problem, unavailable
 from web.services.database import DatabaseThreads
+from web.services.request_limits import RequestLimits
 
 if TYPE_CHECKING:
     from storage.s3 import ObjectStore
@@ -34,7 +34,7 @@ T = TypeVar("T")
 log = logs.get_logger(__name__)
 
 MAX_CONCURRENT_UPLOADS: Final = 16  # requests whose files are being received or stored
-MAX_UPLOADS_PER_OWNER: Final = 4  # so that one owner does not exhaust MAX_CONCURRENT_UPLOADS
+MAX_UPLOADS_PER_OWNER: Final = 4
 MAX_STORAGE_THREADS: Final = 2  # each decodes in a separate process
 MAX_DISK_THREADS: Final = 2
 STORE_SECONDS: Final = 120.0  # including the wait for a thread
@@ -80,7 +80,7 @@ class UploadSpool:
         self._limits = uploads.upload_limits(Limits.from_settings(settings), settings)
         self._storage_executor = ThreadPoolExecutor(MAX_STORAGE_THREADS, "upload")
         self._disk_executor = ThreadPoolExecutor(MAX_DISK_THREADS, "upload-disk")
-        self._active: Counter[str | None] = Counter()
+        self._requests = RequestLimits(MAX_CONCURRENT_UPLOADS, MAX_UPLOADS_PER_OWNER)
 
     @functools.cached_property
     def storage(self) -> "ObjectStore":
@@ -90,14 +90,10 @@ class UploadSpool:
     @contextlib.contextmanager
     def reserve(self, owner: str | None) -> Iterator[None]:
         """Hold a slot for one request of an owner (None: of an application). Raises Problem: 503 at the limits."""
-        of_owner = self._active[owner]
-        if self._active.total() >= MAX_CONCURRENT_UPLOADS or (owner is not None and of_owner >= MAX_UPLOADS_PER_OWNER):
-            raise unavailable("too many uploads in progress, retry")
-        self._active[owner] += 1
-        try:
+        with self._requests.reserve(owner) as is_reserved:
+            if not is_reserved:
+                raise unavailable("too many uploads in progress, retry")
             yield
-        finally:
-            self._active -= Counter({owner: 1})  # drops entries that reach zero
 
     def create_file(self) -> SpooledFile:
         """Return an empty unnamed file, which the kernel removes if the process is killed."""

@@ -28,6 +28,7 @@ __all__ = [
 JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 
 _WAIT_SECONDS = 30.0  # of one request of `wait`
+_ASK_AGAIN_SECONDS = 1.0
 _RETRIED_STATUSES = (502, 503, 504)
 _MAX_PAUSE_SECONDS = 30.0
 _ANSWER_SECONDS = 1.0  # after the end of a wait, for an answer that is under way
@@ -228,7 +229,8 @@ class Client:
         """
         end = time.monotonic() + timeout
         while True:
-            left = max(0.0, end - time.monotonic())
+            started = time.monotonic()
+            left = max(0.0, end - started)
             try:
                 job = self._get_job(job_id, min(_WAIT_SECONDS, left), end)
             except (requests.ConnectionError, requests.Timeout, MoorageError) as error:
@@ -240,6 +242,8 @@ class Client:
                 return job
             if time.monotonic() >= end:
                 raise TimeoutError(f"job {job_id} is {job['state']} after {timeout:g} s; it continues")
+            # Above its limit of waiting requests the server answers at once.
+            time.sleep(max(0.0, min(started + _ASK_AGAIN_SECONDS, end) - time.monotonic()))
 
     def iter_renders(self, **filters: Unpack[RenderFilter]) -> Iterator[Render]:
         """Yield published renders, newest first, page by page."""
