@@ -123,7 +123,7 @@ def test_an_overview_names_what_is_locked(conn: Connection, database_url: str, t
 
     assert free["locked"] == []
     assert overview["locked"]
-    assert len(overview["locked"]) < 10
+    assert len(overview["locked"]) < 11
     assert [name for name in overview["oldest_due_seconds"] if name == table] == []
 
 
