@@ -11,6 +11,7 @@ from uuid import UUID
 from db import breakers, cancellation, dead_letters, jobs, leases
 from db.connection import Connection, QueuedQuery, fetch_all
 from db.events import build_event_insert, records
+from db.outputs import build_category
 from db.statements import statement
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease
@@ -18,8 +19,7 @@ from moorage.retry_policy import DeadLetterDecision
 
 DEFER = f"""
 WITH moved AS (
-    UPDATE outputs SET deferred_at = moment(),
-                       category = CASE category WHEN 'FOREIGN_HOST' THEN category ELSE %(category)s END
+    UPDATE outputs SET deferred_at = moment(), {build_category("%(category)s")}
      WHERE id = %(id)s AND lease_token = %(token)s RETURNING id, job_id
 ) {build_event_insert("output", "'waiting'", "'waiting'", "%(reason)s", kind="'deferred'")}
 """
@@ -41,8 +41,7 @@ def defer(conn: Connection, lease: Lease, category: str) -> Job:
 
 @records("output", "'waiting'", "'waiting'", "'its job no longer waits for it'", kind="'deferred'")
 @statement(f"""
-UPDATE outputs SET deferred_at = moment(),
-       category = CASE category WHEN 'FOREIGN_HOST' THEN category ELSE 'DOWNLOAD_FAILED' END
+UPDATE outputs SET deferred_at = moment(), {build_category("'DOWNLOAD_FAILED'")}
  WHERE job_id = %(job_id)s AND state = 'waiting' AND deferred_at IS NULL AND lease_token IS NULL
    AND {breakers.HOST} = ANY (ARRAY(SELECT host FROM {breakers.OPEN_HOSTS}
                                      WHERE opened_at <= moment() - make_interval(secs => %(seconds)s)))

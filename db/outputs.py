@@ -175,8 +175,12 @@ def _list_facts(stored: StoredOutput) -> Row:
     return {**asdict(stored.media), **facts, "color": thumb and thumb.color, "thumb_bytes": thumb and len(thumb.data)}
 
 
-# A file of a foreign host makes no job partial after its replay, either.
-_DEAD = f"category = CASE category WHEN '{FOREIGN_HOST}' THEN category ELSE %(category)s END, reason = %(reason)s"
+def build_category(category: str) -> str:
+    """Return SQL that sets a category, but on a file of a foreign host: it makes no job partial after a replay."""
+    return f"category = CASE category WHEN '{FOREIGN_HOST}' THEN category ELSE {category} END"
+
+
+_DEAD = f"{build_category('%(category)s')}, reason = %(reason)s"
 
 
 @statement(leases.build_end_statement("outputs", "waiting", "dead", f"{_DEAD}, source_expired = %(source_expired)s"))
