@@ -32,9 +32,9 @@ from db import (
     projects,
     renders,
     retention,
+    storage_use,
     submission_turns,
     ticks,
-    usage,
 )
 from db.audit import checks
 from db.connection import Connection, connect, fetch_all
@@ -168,7 +168,7 @@ READS: Final[Mapping[str, Read]] = {
     "events, oldest id": events.get_oldest_id,
     "reconcile": _undone(_reconcile),
     "counts of five minutes": _undone(_count_slot),
-    "usage, one page": _undone(usage.count_next_page),
+    "usage, one page": _undone(storage_use.count_next_page),
     "orphans, one page": lambda conn: objects.find_referenced_keys(conn, [f"renders/{n}" for n in range(500)]),
     "retention, nothing is old": _undone(_expire),
     "audit, one page of each": _undone(_audit),

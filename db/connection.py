@@ -241,24 +241,24 @@ class Database:
             except RETRYABLE_ERRORS:
                 continue
             except DatabaseLocked as error:
-                return self._run_observed(work, error, point)
+                return self._rerun_to_find_lock_holder(work, error, point)
         raise DatabaseUnavailable("transaction failed 20 times by deadlock or serialization failure")
 
     def fetch_all(self, sql: str, args: Mapping[str, Any]) -> list[Row]:
         """Execute one statement in a transaction, in one round trip; raises as `run` does."""
         return self.run(lambda conn: conn.queue(sql, args)).rows
 
-    def _run_observed(self, work: Callable[[Connection], T], locked: DatabaseLocked, point: str) -> T:
+    def _rerun_to_find_lock_holder(self, work: Callable[[Connection], T], locked: DatabaseLocked, point: str) -> T:
         """Run `work` while another connection looks who blocks this one. Raises DatabaseLocked, with the holder."""
         try:
-            eyes = connect(self._url, name=f"{self._name}-locks")
+            observer = connect(self._url, name=f"{self._name}-locks")
         except DatabaseUnavailable as error:
             raise locked from error
         holders: list[Row] = []
-        with contextlib.closing(eyes), contextlib.ExitStack() as watching:
+        with contextlib.closing(observer), contextlib.ExitStack() as watching:
             try:
                 with self.transaction(OBSERVED_LOCK_MS, point) as conn:
-                    holders = watching.enter_context(lock_holders.watch(conn, eyes))  # also while it commits
+                    holders = watching.enter_context(lock_holders.watch(conn, observer))  # also while it commits
                     return work(conn)
             except (DatabaseLocked, *RETRYABLE_ERRORS) as error:
                 raise lock_holders.explain(locked, holders) from error

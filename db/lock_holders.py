@@ -56,9 +56,9 @@ def list_holders(conn: psycopg.Connection[Row]) -> list[Row]:
 
 
 @contextlib.contextmanager
-def watch(conn: psycopg.Connection[Row], eyes: psycopg.Connection[Row]) -> Iterator[list[Row]]:
+def watch(conn: psycopg.Connection[Row], observer: psycopg.Connection[Row]) -> Iterator[list[Row]]:
     """
-    Look over `eyes`, in a thread, for the session that `conn` waits for; yield a list for it.
+    Look over `observer`, in a thread, for the session that `conn` waits for; yield a list for it.
 
     To be entered in the transaction that will wait: PgBouncer exchanges sessions.
     """
@@ -68,7 +68,7 @@ def watch(conn: psycopg.Connection[Row], eyes: psycopg.Connection[Row]) -> Itera
     def look() -> None:
         with contextlib.suppress(psycopg.Error):  # the error is reported without the holder
             while not done.wait(LOOK_SECONDS) and not holders:
-                holders.extend(eyes.execute(FIND_HOLDER, row).fetchall())
+                holders.extend(observer.execute(FIND_HOLDER, row).fetchall())
 
     thread = threading.Thread(target=look, name="lock-holder", daemon=True)
     thread.start()

@@ -70,14 +70,14 @@ def _apply_unless_locked(conn: Connection) -> str | None:
     """Apply the next file in its own transaction, repeated while a table is locked; return its name, or None."""
     until = 0.0
     url = make_conninfo(conn.info.dsn, password=conn.info.password)
-    with contextlib.closing(connect(url, name="moorage-migrate-locks")) as eyes:
+    with contextlib.closing(connect(url, name="moorage-migrate-locks")) as observer:
         while True:
             holders: list[Row] = []
             try:
                 with conn.transaction():
                     conn.execute(LOCK)
                     conn.execute(LOCK_TIMEOUT)
-                    with lock_holders.watch(conn, eyes) as holders:  # not while another run holds LOCK
+                    with lock_holders.watch(conn, observer) as holders:  # not while another run holds LOCK
                         return _apply_next(conn)
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
                 locked = lock_holders.explain(DatabaseLocked("locked by another transaction"), holders)

@@ -46,14 +46,14 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # the upper half of an interface identifier, RFC 5214
 
 
-def nonpublic_reason(ip: str) -> str | None:
+def classify_nonpublic(ip: str) -> str | None:
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:
         return "not an address"
     if address.version == 6:
         if address in _MAPPED or address in _NAT64:  # DNS64 returns the latter for every IPv4 server
-            return nonpublic_reason(str(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)))
+            return classify_nonpublic(str(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)))
         if (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
             return "embeds an IPv4 address"
     range_name = next((reason for network, reason in _RANGES if address in network), None)

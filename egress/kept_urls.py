@@ -20,5 +20,5 @@ def find_problem(settings: Settings, url: str) -> str | None:
         return None
     except UnicodeError:
         return "the host is no host name: each part between dots has 1 to 63 characters"
-    kind = None if hosts.is_exempt(endpoint) else ip_ranges.nonpublic_reason(ip)
+    kind = None if hosts.is_exempt(endpoint) else ip_ranges.classify_nonpublic(ip)
     return kind and f"{endpoint.host} is not a public address ({kind}): it is never connected to"

@@ -48,7 +48,7 @@ class EgressGuard:
         self._resolve = resolve
 
     def refusal_reason(self, ip: str, port: int) -> str | None:
-        reason = ip_ranges.nonpublic_reason(ip)
+        reason = ip_ranges.classify_nonpublic(ip)
         return None if reason and (_canonical(ip), port) in self._allow else reason
 
     def new_session(self, limits: Limits) -> requests.Session:

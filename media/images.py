@@ -119,7 +119,7 @@ def _open_complete(file: BinaryIO, kind: FileFormat, scan: ImageScan, notes: lis
             with map_file(file) as data:
                 png.check_pixels(file, data, is_animated=scan.frames > 1)
     if isinstance(scan, jpeg.JpegScan):
-        _check_entropy_data(file, kind, scan, image, notes)
+        _refuse_truncated_jpeg(file, kind, scan, image, notes)
     return image
 
 
@@ -130,7 +130,7 @@ def _has_last_row(image: Image.Image, scan: ImageScan) -> bool:
     return image.crop((0, image.height - 1, *image.size)).getbbox(alpha_only=False) is not None
 
 
-def _check_entropy_data(
+def _refuse_truncated_jpeg(
     file: BinaryIO, kind: FileFormat, scan: jpeg.JpegScan, image: Image.Image, notes: list[str]
 ) -> None:
     """

@@ -113,7 +113,7 @@ class NotSubmitted(ProviderUnavailable):
     """The submission certainly created no prediction (no connection, 425, 429): it may be repeated."""
 
 
-class ProviderBusy(NotSubmitted):
+class RateLimited(NotSubmitted):
     """The provider returned 429: resubmit after `retry_after`. Does not count as an error."""
 
 

@@ -14,8 +14,8 @@ from providers.declared import DeclaredProvider
 from providers.fal import Fal
 from providers.openai import OpenAI
 from providers.replicate import Replicate
+from providers.signature_verifiers import STANDARD_HEADERS
 from providers.standard import Standard
-from providers.verifiers import STANDARD_HEADERS
 
 PROVIDER_TYPES: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, OpenAI, Replicate, Standard)
 # What `api` of a declaration stands for: the type, and its settings for URL, token and what webhooks are verified with.

@@ -75,7 +75,7 @@ class ApiClient:
 
     def _body(self, response: urllib3.BaseHTTPResponse, statuses: Collection[int], max_bytes: int) -> bytes:
         if response.status not in statuses:
-            raise self.build_failure(response.status, response.headers)
+            raise self.classify_status(response.status, response.headers)
         deadline = time.monotonic() + TOTAL_SECONDS
         body = bytearray()
         while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
@@ -87,7 +87,7 @@ class ApiClient:
                 raise ProviderUnavailable(f"{self._name} did not end its response within {TOTAL_SECONDS:g} s")
         return bytes(body)
 
-    def build_failure(self, status: int, headers: Mapping[str, str]) -> MoorageError:
+    def classify_status(self, status: int, headers: Mapping[str, str]) -> MoorageError:
         facts = {"status": status}
         if status >= 500 or status in _RETRYABLE:
             wait_seconds = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))

@@ -22,9 +22,9 @@ from moorage.urls import HostAllowlist, parse_endpoint
 from providers import endpoints, json_fields, output_files, output_schemas
 from providers.api_client import ApiClient
 from providers.output_schemas import Declares
-from providers.signatures import Headers
+from providers.signature_verifiers import STANDARD_HEADERS, StandardVerifier, Verifier
 from providers.submit_client import RESPONSE_SECONDS, SubmitClient
-from providers.verifiers import STANDARD_HEADERS, StandardVerifier, Verifier
+from providers.webhook_signing import Headers
 
 Client = TypeVar("Client", ApiClient, SubmitClient)
 _POLL_GROWTH: Final = 1.5
@@ -118,7 +118,7 @@ class Provider(ABC):
         provider without a secret. `now` is in Unix seconds.
         """
         if self.has_secret:
-            return self.verifier.parse(headers, now)
+            return self.verifier.check_headers(headers, now)
         if self._accepts_unsigned:
             return None
         raise BadSignature(f"{self.name} has no webhook secret: set {self.webhook_setting}")
@@ -129,7 +129,7 @@ class Provider(ABC):
 
         An unsigned delivery is identified by its body, since its id could be forged.
         """
-        return VerifiedDelivery(webhook_id=None) if signature is None else self.verifier.verify(signature, body)
+        return VerifiedDelivery(webhook_id=None) if signature is None else self.verifier.verify_body(signature, body)
 
     def verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         return self.verify_body(self.check_headers(headers, now), body)
@@ -191,7 +191,7 @@ class Provider(ABC):
         Submit a prediction by one request, which is never repeated here.
 
         Raises:
-            ProviderBusy: 429; no prediction was created.
+            RateLimited: 429; no prediction was created.
             NotSubmitted: no prediction was created: no connection, or the provider states it.
             SubmitUncertain: sent, but no response, a 5xx, or a response without an id.
             BillingRefused: no credit or quota, or the API token is not valid.
@@ -204,7 +204,7 @@ class Provider(ABC):
         """Request the cancellation; no error if it ended. Webhook or poll report the result. Raises as `poll`."""
         raise ProviderRefused(f"{self.name} cannot cancel {to_storable(external_id, 100)}")
 
-    def list_models(self, kind: str) -> list[dict[str, Any]]:
+    def describe_models(self, kind: str) -> list[dict[str, Any]]:
         """
         Return the models of a kind (image or video): `name`, `description`, `kind`, `accepts` ("image": it has an image
         input) and `picture_field`. Raises as `poll`.

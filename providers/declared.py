@@ -12,13 +12,13 @@ from moorage.errors import ConfigError, MalformedPayload, ProviderRefused, Unrel
 from moorage.provider_types import PredictionReport
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
-from providers import declarations, endpoints, json_fields, signatures
+from providers import declarations, endpoints, json_fields, webhook_signing
 from providers.api_client import ApiClient
 from providers.base import Provider
 from providers.declarations import Declaration, WebhookDeclaration
 from providers.jwks import KeySet
+from providers.signature_verifiers import DigestVerifier, HmacVerifier, StandardVerifier, TokenVerifier, Verifier
 from providers.submit_client import SubmitClient
-from providers.verifiers import DigestVerifier, HmacVerifier, StandardVerifier, TokenVerifier, Verifier
 
 _FIELDS: Final = ("id", "status", "outputs", "error", "completed_at", "expires_at")
 _DECODERS: Final[Mapping[str, Callable[[str], bytes]]] = {"text": str.encode, "hex": bytes.fromhex}
@@ -165,7 +165,7 @@ def _decode_secrets(webhook: WebhookDeclaration) -> tuple[tuple[bytes, ...], tup
     given, variables = declarations.read_secrets(webhook.secrets), " or ".join(webhook.secrets)
     encoding = webhook.encoding or ("base64" if webhook.signature == "standard" else "text")
     if encoding == "base64":
-        return signatures.split_standard_keys(given, variables)
+        return webhook_signing.split_standard_keys(given, variables)
     try:
         return tuple(_DECODERS[encoding](value.get_secret_value()) for value in given), ()
     except ValueError:  # not chained: the cause would show the secret

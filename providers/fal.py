@@ -22,7 +22,7 @@ from providers.base import Provider
 from providers.fal_schemas import SchemaSource
 from providers.jwks import KeySet
 from providers.output_schemas import Declares
-from providers.verifiers import DigestVerifier
+from providers.signature_verifiers import DigestVerifier
 
 _HEADERS: Final = tuple(f"x-fal-webhook-{part}" for part in ("request-id", "user-id", "timestamp", "signature"))
 _WEBHOOK_STATUSES: Final[dict[str, PredictionStatus]] = {"OK": "succeeded", "ERROR": "failed"}
@@ -111,7 +111,7 @@ class Fal(Provider):
         if code != 200:
             if error := _find_final_error(code, body, headers):
                 return PredictionReport(external_id, "failed", raw_status, error=error)
-            raise api.build_failure(code, headers)
+            raise api.classify_status(code, headers)
         with json_fields.translate_malformed(*_MALFORMED):
             payload = json_fields.parse_json(body)
         report = PredictionReport(external_id, "succeeded", raw_status, *self.extract_files(payload, "payload"))
@@ -135,7 +135,7 @@ class Fal(Provider):
         if code == 400 and _COMPLETED_CODE not in body.decode("utf-8", "replace"):
             raise ProviderRefused(f"fal returned {code} to a cancellation", facts={"status": code})
 
-    def list_models(self, kind: str) -> list[dict[str, Any]]:
+    def describe_models(self, kind: str) -> list[dict[str, Any]]:
         """Return the models in FAL_MODELS: fal documents no list. Their properties are derived from their names."""
         return [model for model in map(_describe_model, self.models) if model["kind"] == kind]
 

@@ -17,11 +17,11 @@ from moorage.errors import ConfigError, MalformedPayload, ProviderRefused, Submi
 from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus, SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
-from providers import endpoints, inline_files, json_fields, output_files, signatures
+from providers import endpoints, inline_files, json_fields, output_files, webhook_signing
 from providers.base import Provider
 from providers.output_files import ExtractionResult
+from providers.signature_verifiers import StandardVerifier
 from providers.submit_client import SubmitResponse, is_file
-from providers.verifiers import StandardVerifier
 
 _STATUSES: Final[dict[str, PredictionStatus]] = {
     "queued": "queued",
@@ -110,10 +110,10 @@ class OpenAI(Provider):
         url = f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}/cancel"
         api.request(url, statuses=(200, 202, *_ENDED), method="POST")
 
-    def list_models(self, kind: str) -> list[dict[str, Any]]:
+    def describe_models(self, kind: str) -> list[dict[str, Any]]:
         """Return the models in OPENAI_MODELS; those of the name gpt-image have an image input."""
         image_input = {"accepts": ["image"], "picture_field": "image"}
-        models = super().list_models(kind)
+        models = super().describe_models(kind)
         return [model | (image_input if model["name"].startswith(_GPT_IMAGE) else {}) for model in models]
 
     def get_input_schema(self, model: str) -> Mapping[str, Any] | None:
@@ -174,7 +174,7 @@ def _decode_secrets(values: Iterable[SecretStr], setting: str) -> tuple[bytes, .
     for number, secret in enumerate(secrets, 1):
         if not secret.get_secret_value().startswith("whsec_"):
             raise ConfigError(f"{setting}: secret {number} does not begin with whsec_: copy it as OpenAI shows it")
-    return signatures.decode_standard_secrets(secrets, setting)
+    return webhook_signing.decode_standard_secrets(secrets, setting)
 
 
 def _request_id(response: SubmitResponse) -> str | None:

@@ -15,10 +15,18 @@ from moorage.errors import MoorageError, SubmitUncertain
 from moorage.provider_types import ListedPrediction, PredictionReport, PredictionStatus, SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
-from providers import endpoints, json_fields, output_files, output_schemas, replicate_list, replicate_models, signatures
+from providers import (
+    endpoints,
+    json_fields,
+    output_files,
+    output_schemas,
+    replicate_list,
+    replicate_models,
+    webhook_signing,
+)
 from providers.base import Provider
 from providers.output_schemas import Declares
-from providers.verifiers import StandardVerifier
+from providers.signature_verifiers import StandardVerifier
 
 log = logs.get_logger(__name__)
 
@@ -48,7 +56,7 @@ class Replicate(Provider):
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
-        secrets = signatures.decode_standard_secrets(settings.replicate_webhook_secret, self.webhook_setting)
+        secrets = webhook_signing.decode_standard_secrets(settings.replicate_webhook_secret, self.webhook_setting)
         hosts = HostAllowlist(settings.replicate_output_hosts, settings.egress_allow, setting=self.hosts_setting)
         super().__init__(settings, hosts=hosts, verifier=StandardVerifier(secrets, names=[self.webhook_headers]))
         self._api_url = settings.replicate_api_url
@@ -120,7 +128,7 @@ class Replicate(Provider):
         url = f"{self._api_url}/v1/predictions/{endpoints.quote_path_segment(external_id)}/cancel"
         api.request(url, statuses=(200, 201, 202, *_ENDED), method="POST")
 
-    def list_models(self, kind: str) -> list[dict[str, Any]]:
+    def describe_models(self, kind: str) -> list[dict[str, Any]]:
         """Return the models in REPLICATE_MODELS that exist, described by their schemas."""
         models = replicate_models.describe_models(self._require(self._api), self._api_url, self.models)
         return [model for model in models if model["kind"] == kind]

@@ -12,10 +12,10 @@ from moorage.errors import MalformedPayload
 from moorage.provider_types import PredictionReport, PredictionStatus
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
-from providers import json_fields, signatures
+from providers import json_fields, webhook_signing
 from providers.base import Provider
 from providers.jwks import KeySet
-from providers.verifiers import STANDARD_HEADERS, SVIX_HEADERS, StandardVerifier
+from providers.signature_verifiers import STANDARD_HEADERS, SVIX_HEADERS, StandardVerifier
 
 _ID_FIELDS: Final = ("id", "prediction_id", "request_id", "job_id", "task_id")
 _STATUS_WORDS: Final[dict[PredictionStatus, tuple[str, ...]]] = {
@@ -38,7 +38,7 @@ class Standard(Provider):
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp", "svix-id", "svix-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
-        secrets, keys = signatures.split_standard_keys(settings.standard_webhook_secret, self.webhook_setting)
+        secrets, keys = webhook_signing.split_standard_keys(settings.standard_webhook_secret, self.webhook_setting)
         key_set = KeySet("the public keys in STANDARD_WEBHOOK_SECRET", fixed=keys) if keys else None
         hosts = HostAllowlist(settings.standard_output_hosts, settings.egress_allow, setting=self.hosts_setting)
         verifier = StandardVerifier(secrets, key_set, names=[STANDARD_HEADERS, SVIX_HEADERS])

@@ -77,7 +77,7 @@ class SubmitClient:
             status, headers, content = self._exchange(connection, target, body, sent_headers, seconds)
         if not 200 <= status < 300:
             hidden = (self._token, *secrets, *(value for _, value in parse_qsl(urlsplit(webhook_url or "").query)))
-            raise submit_errors.classify_response(self._name, status, headers, content, secrets=hidden)
+            raise submit_errors.classify_submit_response(self._name, status, headers, content, secrets=hidden)
         try:
             return SubmitResponse(json_fields.parse_json_object(content), headers)
         except MalformedPayload as error:

@@ -11,8 +11,8 @@ from moorage.errors import (
     MalformedPayload,
     MoorageError,
     NotSubmitted,
-    ProviderBusy,
     ProviderRefused,
+    RateLimited,
     SubmitUncertain,
 )
 from moorage.retry_policy import MAX_RETRY_AFTER_SECONDS, parse_retry_after
@@ -29,7 +29,7 @@ _BILLING_WORDS: Final = re.compile(r"user is locked|exhausted balance", re.IGNOR
 _RESETS_IN: Final = re.compile(r"resets in ~?([0-9]{1,6}(?:\.[0-9]{1,6})?) ?s")
 
 
-def classify_response(
+def classify_submit_response(
     name: str, status: int, headers: Message, body: bytes, *, secrets: Iterable[str] = ()
 ) -> MoorageError:
     """
@@ -47,7 +47,7 @@ def classify_response(
     if status == 402 or code in _BILLING_CODES or (status == 403 and _BILLING_WORDS.search(reason)):
         return BillingRefused(message, facts=facts)
     if status == 429:
-        return ProviderBusy(message, facts=facts, retry_after=_parse_wait_seconds(headers, fields, reason))
+        return RateLimited(message, facts=facts, retry_after=_parse_wait_seconds(headers, fields, reason))
     if status == 425:
         return NotSubmitted(message, facts=facts)
     if 400 <= status < 500 and status != 408:

@@ -30,7 +30,7 @@ from moorage.model import Lease, Wake
 from moorage.retry_policy import parse_retry_after
 from moorage.settings import Settings
 from moorage.text import escape_control_chars
-from providers import signatures
+from providers import webhook_signing
 from storage import urls
 from tasks.step import Deps, LeaseGuard, commit_step
 
@@ -106,7 +106,7 @@ def _to_text(value: object) -> str:
 
 
 def load_signing_secrets(settings: Settings) -> tuple[bytes, ...]:
-    return signatures.decode_standard_secrets(settings.notify_secret, "MOORAGE_NOTIFY_SECRET")
+    return webhook_signing.decode_standard_secrets(settings.notify_secret, "MOORAGE_NOTIFY_SECRET")
 
 
 def build_headers(notification_id: UUID, body: bytes, timestamp: int, secrets: tuple[bytes, ...]) -> dict[str, str]:
@@ -118,7 +118,7 @@ def build_headers(notification_id: UUID, body: bytes, timestamp: int, secrets: t
         "webhook-timestamp": str(timestamp),
     }
     if secrets:
-        signature = signatures.sign_standard_v1(str(notification_id), timestamp, body, secrets=secrets)
+        signature = webhook_signing.sign_standard_v1(str(notification_id), timestamp, body, secrets=secrets)
         headers["webhook-signature"] = signature
     return headers
 

@@ -19,6 +19,7 @@ from worker import (
     boot,
     dead_letter_queues,
     heartbeat,
+    metrics_flush,
     outcomes,
     publish,
     queues,
@@ -26,7 +27,6 @@ from worker import (
     shutdown,
     step_runner,
     sweep_runner,
-    work_metrics,
 )
 from worker.celery import app
 
@@ -73,7 +73,7 @@ def _define(step: Step) -> None:
             try:
                 ended = step_runner.run_step(wake.step, wake.row_id, _leased_by(self), is_watched=is_watched)
             finally:
-                work_metrics.schedule_flush()
+                metrics_flush.schedule_flush()
         return outcomes.report(ended, wake.row_id) if is_watched else None
 
 
@@ -136,4 +136,4 @@ def _release_leases(sender: Any = None, task_id: str = "", exception: BaseExcept
 
 
 signals.worker_process_shutdown.connect(heartbeat.join_hand_backs)
-signals.worker_process_shutdown.connect(work_metrics.flush)
+signals.worker_process_shutdown.connect(metrics_flush.flush)

@@ -56,7 +56,7 @@ def _record(
     reason, counted = to_storable(decision.reason), decision.is_counted
     job = deferral.defer(conn, lease, error.category) if decision.defers else None
     leases.reschedule(conn, lease, wait_seconds=wait, reason=reason, counts_as_error=counted, kind=decision.kind)
-    return decision, _advance_job(conn, deps, job, step, decision, lease.leased_by)
+    return decision, _settle_or_advance(conn, deps, job, step, decision, lease.leased_by)
 
 
 def dead_letter_row(
@@ -64,7 +64,7 @@ def dead_letter_row(
 ) -> list[Wake]:
     """End a leased row with a dead letter and advance its job; return wakes. Raises LeaseLost."""
     job = DEAD_LETTER[lease.table](conn, lease, decision, step=step, facts=facts)
-    return _advance_job(conn, deps, job, step, decision, lease.leased_by)
+    return _settle_or_advance(conn, deps, job, step, decision, lease.leased_by)
 
 
 Poisoned = tuple[Lease, DeadLetterDecision, list[Wake]]
@@ -90,7 +90,7 @@ def _dead_letter_poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, 
     return lease, decision, dead_letter_row(conn, deps, lease, step, decision, {})
 
 
-def _advance_job(
+def _settle_or_advance(
     conn: Connection, deps: Deps, job: Job | None, step: Step, decision: Retry | DeadLetterDecision, actor: str
 ) -> list[Wake]:
     if job is None:

@@ -39,7 +39,7 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
     for wake in wakes:
         queue_name = queues.QUEUE_BY_STEP[wake.step]
         if queue_name not in room:
-            depth = get_queue_depth(queue_name)
+            depth = read_queue_depth(queue_name)
             if depth is None:
                 log.warning("wake.dropped", what="the broker is unavailable", sent=0)
                 return 0
@@ -116,7 +116,7 @@ def publish_ingest_wakes(wakes: Sequence[Wake]) -> int:
     return len(wakes) if publish_wakes(named) == len(named) else 0
 
 
-def get_queue_depth(queue: Queue) -> int | None:
+def read_queue_depth(queue: Queue) -> int | None:
     """Return the number of messages in a queue; None while the broker is unavailable."""
     from worker.celery import app  # the app reads the settings: only when it is needed
 

@@ -68,7 +68,7 @@ def run_sweep(name: str, actor: str) -> None:
 
 
 def _run(deps: Deps, name: str, actor: str, due: Collection[str]) -> dict[str, Any]:
-    depth, send, seconds = publish.get_queue_depth, publish.send_wakes, deps.settings.constants.dispatch_seconds
+    depth, send, seconds = publish.read_queue_depth, publish.send_wakes, deps.settings.constants.dispatch_seconds
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "dispatch": lambda: dispatch.dispatch_due(deps, depth, send, due, seconds=DRAIN_SHARE * seconds),
         "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes, due),

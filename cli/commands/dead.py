@@ -18,7 +18,7 @@ from db.reports.show import find_rows
 from moorage import quarantine_links
 from moorage.errors import ConfigError
 from moorage.model import DeadLetter
-from tasks.dead_letters import Action, apply_page
+from tasks.bulk_dead_letters import Action, apply_to_page
 from tasks.step import Deps
 from worker import boot, publish
 
@@ -164,7 +164,7 @@ def _apply_action(deps: Deps, criteria: DeadLetterFilter, action: Action, note: 
     """Apply the action to all that match; wakes are published after the commits, page by page."""
     done, unsent, refused, after, remaining = 0, 0, [], FIRST, 1
     while remaining:
-        page = apply_page(deps.database, criteria, action, ACTOR, after=after, note=note, limit=PAGE)
+        page = apply_to_page(deps.database, criteria, action, ACTOR, after=after, note=note, limit=PAGE)
         done, after, remaining = done + page.done, page.after, page.remaining
         refused += page.refused
         unsent += len(page.wakes) - publish.publish_wakes(page.wakes)

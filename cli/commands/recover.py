@@ -45,11 +45,13 @@ class Duration(click.ParamType[timedelta]):
 @click.argument("provider")
 @click.option("--since", type=Duration(), default="2h", show_default=True, help="Age limit: 90s, 30m, 2h, 1d.")
 @click.option("--owner", default="recovered", show_default=True, help="Owner of the registered jobs.")
-@click.option("--all", "each", is_flag=True, help="Include predictions whose webhook is outside PUBLIC_URL.")
+@click.option("--all", "include_foreign", is_flag=True, help="Include predictions whose webhook is outside PUBLIC_URL.")
 @click.option("--dry-run", is_flag=True, help="Show the actions without performing them.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @console.json_flag
-def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+def recover(
+    provider: str, since: timedelta, owner: str, include_foreign: bool, dry_run: bool, yes: bool, as_json: bool
+) -> None:
     """
     Register the predictions in PROVIDER's list that are not registered, and poll them and those still awaited.
 
@@ -61,7 +63,7 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
         raise ConfigError(f"unknown provider {console.escape_control_chars(provider)!r}: use {names}")
     source = deps.providers[provider]
     begin = deps.database.run(current_time) - since
-    pages = scan(deps, source, begin, include_foreign=each)
+    pages = scan(deps, source, begin, include_foreign=include_foreign)
     preview = RecoveryOverview()
     for _ in _show_progress(preview.count(pages), "read"):
         pass
@@ -71,7 +73,7 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
     if must_ask:
         click.confirm(f"Register {preview.counts['unknown']} and poll {preview.poll_count}?", abort=True, err=True)
     # The list is read again, because it may have changed.
-    pages = iter(()) if dry_run else scan(deps, source, begin, include_foreign=each)
+    pages = iter(()) if dry_run else scan(deps, source, begin, include_foreign=include_foreign)
     read = _show_progress(pages, "processed")
     result = register_pages(deps, source, read, owner=owner, actor="cli", send_wakes=publish.publish_wakes)
     if as_json:

@@ -15,7 +15,7 @@ from cli import console
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.settings import Settings
-from providers import signatures
+from providers import webhook_signing
 
 SEND_SECONDS: Final = 10
 # The output of a success without --output: one red pixel, stored without a download.
@@ -74,13 +74,13 @@ def _build_headers(settings: Settings, provider: str, body: bytes) -> dict[str, 
     given = settings.replicate_webhook_secret if provider == "replicate" else settings.standard_webhook_secret
     if not given:
         raise ConfigError(f"{name} is not set: write {name}=whsec_... as the provider shows it")
-    secrets = signatures.decode_standard_secrets(given[:1], name)
+    secrets = webhook_signing.decode_standard_secrets(given[:1], name)
     webhook_id, timestamp = f"msg_{uuid.uuid4().hex}", int(time.time())
     return {
         "content-type": "application/json",
         "webhook-id": webhook_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signatures.sign_standard_v1(webhook_id, timestamp, body, secrets=secrets),
+        "webhook-signature": webhook_signing.sign_standard_v1(webhook_id, timestamp, body, secrets=secrets),
     }
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from db import breakers, lock_holders, pauses, submission_turns, ticks, usage
+from db import breakers, lock_holders, pauses, storage_use, submission_turns, ticks
 from db.connection import Connection, Row, current_time, fetch_all
 from db.leases import JOB_ID, SUBJECT, WAITING
 from db.reports import metrics
@@ -80,7 +80,7 @@ _ROWS: Final[Mapping[str, tuple[str, str | Callable[[Connection], list[Row]]]]] 
     "dead_letters": ("dead letters", DEAD_LETTERS),  # provider, step, category, value, unacknowledged
     "pauses": ("pauses", pauses.list_pauses),
     "breakers": ("breakers", breakers.list_open),
-    "storage_use": ("storage use", usage.list_largest),  # bucket, owner, objects, bytes, computed_at
+    "storage_use": ("storage use", storage_use.list_largest),  # bucket, owner, objects, bytes, computed_at
     "lock_holders": ("lock holders", lock_holders.list_holders),
 }
 _SECONDS: Final = {

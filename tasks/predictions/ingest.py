@@ -63,7 +63,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     if output_files.is_unclear(report):
         known = deps.database.run(lambda conn: predictions.find_by_external_id(conn, *item.key))
         report = item.provider.refine_report(report, item.delivery.body or b"", known.model if known else None)
-    item = replace(item, report=inline_files.spool_files(deps, report))
+    item = replace(item, report=inline_files.upload_files(deps, report))
     guard.check()
     return deps.database.run(lambda conn: apply_one(conn, deps, item), lock_ms=LOCK_MS, point="ingest")
 

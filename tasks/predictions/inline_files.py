@@ -13,12 +13,12 @@ from tasks.step import Deps
 log = logs.get_logger(__name__)
 
 
-def spool_files(deps: Deps, report: PredictionReport) -> PredictionReport:
+def upload_files(deps: Deps, report: PredictionReport) -> PredictionReport:
     """Return the report with keys of objects in place of bytes, but with the bytes that storage does not accept now."""
-    return replace(report, outputs=tuple(_spool(deps, file) for file in report.outputs))
+    return replace(report, outputs=tuple(_upload(deps, file) for file in report.outputs))
 
 
-def _spool(deps: Deps, file: OutputFile) -> OutputFile:
+def _upload(deps: Deps, file: OutputFile) -> OutputFile:
     if not file.data or file.problem is not None:
         return file
     key, sha256 = keys.build_input_key(ids.uuid7(), "bin"), hashlib.sha256(file.data).hexdigest()
@@ -26,6 +26,6 @@ def _spool(deps: Deps, file: OutputFile) -> OutputFile:
     try:
         deps.storage.put(deps.storage.private_bucket, key, file.data, **facts)
     except (StorageUnavailable, StorageRefused, ObjectRefused) as error:  # PostgreSQL has room for a while
-        log.warning("inline.not_spooled", path=file.path, error=str(error))
+        log.warning("inline.not_uploaded", path=file.path, error=str(error))
         return file
     return replace(file, data=None, object_key=key)

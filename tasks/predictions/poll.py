@@ -51,7 +51,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     if result.error is not None:
         breakers.note_api_error(deps, guard, prediction.provider, prediction.job_id, result.error)
     if result.report is not None:
-        result = replace(result, report=inline_files.spool_files(deps, result.report))
+        result = replace(result, report=inline_files.upload_files(deps, result.report))
 
     def apply_locked(conn: Connection) -> list[Wake]:
         job, current = jobs.lock(conn, prediction.job_id), predictions.lock(conn, prediction.id)

@@ -195,7 +195,7 @@ def _record_result(leased: LeasedPrediction, asset_base: str, provider: Provider
 def _retry_or_fail(leased: LeasedPrediction, policy: RetryPolicy, error: errors.NotSubmitted) -> list[Wake]:
     """Plan the submission again, or fail it after too many errors or if the retry would exceed the deadline."""
     now, jitter = current_time(leased.conn), random.random()  # noqa: S311 (spreads retries; nothing secret)
-    if isinstance(error, errors.ProviderBusy):
+    if isinstance(error, errors.RateLimited):
         pause = (error.retry_after or BUSY_WAIT_SECONDS) * (1.0 + 0.2 * jitter)
         decision: Retry | DeadLetterDecision = Retry(now + timedelta(seconds=pause), str(error), is_counted=False)
     else:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from db import ended_counts, retention, uploads, usage, work_totals
+from db import ended_counts, retention, storage_use, uploads, work_totals
 from db.connection import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
@@ -121,9 +121,9 @@ def count_storage_use(deps: Deps) -> dict[str, Any]:
     """Count the storage in use, page by page; after SECONDS the next run goes on."""
     deps.database.run(work_totals.forget_unused)  # any host may have been downloaded from
     until = time.monotonic() + SECONDS
-    while deps.database.run(usage.count_next_page) and time.monotonic() < until:
+    while deps.database.run(storage_use.count_next_page) and time.monotonic() < until:
         failpoint("usage.after_page")
-    rows, names = deps.database.run(usage.list_largest), ("objects", "bytes")
+    rows, names = deps.database.run(storage_use.list_largest), ("objects", "bytes")
     used = {bucket: [row for row in rows if row["bucket"] == bucket] for bucket in ("public", "private")}
     return {bucket: {name: sum(row[name] for row in part) for name in names} for bucket, part in used.items() if part}
 

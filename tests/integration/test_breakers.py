@@ -18,8 +18,8 @@ from moorage.errors import (
     MalformedPayload,
     MoorageError,
     OutputGone,
-    ProviderBusy,
     ProviderRefused,
+    RateLimited,
     SubmitUncertain,
 )
 from moorage.model import Wake
@@ -139,7 +139,7 @@ def test_one_success_prevents_it(at: World) -> None:
         (DownloadInterrupted("received 4 of 5 bytes", facts={"status": 200}), False),
         (OutputGone("the server returned 404", facts={"status": 404}), False),
         (InvalidMedia("no image"), False),
-        (ProviderBusy("429", facts={"status": 429}), True),
+        (RateLimited("429", facts={"status": 429}), True),
         (ProviderRefused("401", facts={"status": 401}), False),
         (SubmitUncertain("did not respond"), True),
     ],
@@ -531,7 +531,7 @@ def test_a_submission_does_not_wait_longer_than_the_next_entry_of_its_chain(at: 
 def test_a_submission_that_fails_opens_and_one_that_succeeds_closes(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step itself notes how its request ended; polls and submissions share the provider's breaker."""
     first, second = (chains.planned(at, chains.started(at, entries=1)) for _ in range(2))
-    outcomes = [ProviderBusy("replicate returned 429", facts={"status": 429}), SubmitResult("p1")]
+    outcomes = [RateLimited("replicate returned 429", facts={"status": 429}), SubmitResult("p1")]
     monkeypatch.setattr(at.deps.providers["replicate"], "submit", lambda _request: raise_or_return(outcomes.pop(0)))
     fail(at, API, attempts=9, jobs=3)
     at.step("submit", first)

@@ -13,7 +13,7 @@ from db.reports import records
 from db.reports.status import read_overview
 from moorage.errors import Refused
 from moorage.problems import Problem, find_problems
-from tasks import dead_letters as bulk
+from tasks import bulk_dead_letters as bulk
 from tasks import pauses as pausing
 from tasks.jobs import replay
 from tasks.step import Deps
@@ -41,8 +41,8 @@ def test_a_page_is_bounded_and_says_what_remains(deps: Deps, conn: Connection) -
     conn.execute(ADD_LETTERS, {"error": "B", "count": 3})
     criteria = DeadLetterFilter(error="A")
 
-    first = bulk.apply_page(deps.database, criteria, "discard", "api ann", limit=50)
-    rest = bulk.apply_page(deps.database, criteria, "discard", "api ann", after=first.after)
+    first = bulk.apply_to_page(deps.database, criteria, "discard", "api ann", limit=50)
+    rest = bulk.apply_to_page(deps.database, criteria, "discard", "api ann", after=first.after)
 
     assert (first.done, first.remaining, bulk.MAX_ROWS) == (50, 12, 500)
     assert (rest.done, rest.remaining, rest.refused) == (12, 0, [])
@@ -59,7 +59,7 @@ def test_a_replay_that_fails_again_is_not_replayed_by_the_next_page(deps: Deps, 
     after, pages = dead_letters.FIRST, list[int]()
 
     while len(pages) < 10:
-        page = bulk.apply_page(deps.database, DeadLetterFilter(), "replay", "cli", after=after, limit=1)
+        page = bulk.apply_to_page(deps.database, DeadLetterFilter(), "replay", "cli", after=after, limit=1)
         world.work(deps, *page.wakes)
         after = page.after
         pages.append(page.remaining)
@@ -74,7 +74,7 @@ def test_a_page_stops_when_its_time_is_over(deps: Deps, conn: Connection) -> Non
     """The answer comes before its reader gives up; the next call goes on."""
     conn.execute(ADD_LETTERS, {"error": "A", "count": 5})
 
-    page = bulk.apply_page(deps.database, DeadLetterFilter(), "discard", "cli", seconds=-1.0)
+    page = bulk.apply_to_page(deps.database, DeadLetterFilter(), "discard", "cli", seconds=-1.0)
 
     assert (page.done, page.remaining) == (1, 4)
 
@@ -85,7 +85,7 @@ def test_what_refuses_the_action_stays_and_is_passed(deps: Deps, conn: Connectio
     stranger = uuid4()
     ids = [row["id"] for row in fetch_all(conn, "SELECT id FROM dead_letters ORDER BY id DESC", {})]
 
-    page = bulk.apply_page(deps.database, DeadLetterFilter(ids=[*ids, stranger]), "replay", "cli")
+    page = bulk.apply_to_page(deps.database, DeadLetterFilter(ids=[*ids, stranger]), "replay", "cli")
 
     assert (page.done, page.remaining, page.wakes) == (0, 0, [])
     assert [item["id"] for item in page.refused] == [stranger, *ids]
@@ -115,9 +115,11 @@ def test_an_acknowledged_dead_letter_is_open_and_no_problem(deps: Deps, conn: Co
     conn.execute(ADD_LETTERS, {"error": "A", "count": 2})
     (first, second) = fetch_all(conn, "SELECT id FROM dead_letters ORDER BY id", {})
 
-    page = bulk.apply_page(deps.database, DeadLetterFilter(ids=[first["id"]]), "acknowledge", "api ann", note="known")
+    page = bulk.apply_to_page(
+        deps.database, DeadLetterFilter(ids=[first["id"]]), "acknowledge", "api ann", note="known"
+    )
     one_left = letters_problem(conn)
-    bulk.apply_page(deps.database, DeadLetterFilter(ids=[second["id"]]), "acknowledge", "api ann", note="known, too")
+    bulk.apply_to_page(deps.database, DeadLetterFilter(ids=[second["id"]]), "acknowledge", "api ann", note="known, too")
 
     assert page.done == 1
     assert one_left is not None

@@ -40,7 +40,7 @@ def test_replicate_models_are_described_by_their_schemas(server):
         server.answers[f"/v1/models/{name}"] = answer(200, model(properties))
     provider = provider_at("replicate", server.server_port, replicate_models=",".join([*described, "gone/away"]))
 
-    images, videos = provider.list_models("image"), provider.list_models("video")
+    images, videos = provider.describe_models("image"), provider.describe_models("video")
 
     assert [(one["name"], one["accepts"]) for one in images] == [("draws/words", []), ("draws/pictures", ["image"])]
     assert [(one["name"], one["accepts"]) for one in videos] == [("films/words", []), ("films/pictures", ["image"])]
@@ -53,7 +53,7 @@ def test_an_outage_is_distinguished_from_a_deleted_model(server):
     server.answers["/v1/models/a/b"] = answer(503)
 
     with pytest.raises(ProviderUnavailable):
-        provider_at("replicate", server.server_port, replicate_models="gone/away,a/b").list_models("image")
+        provider_at("replicate", server.server_port, replicate_models="gone/away,a/b").describe_models("image")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_model_without_a_version_has_no_schema(server, body):
     provider = provider_at("replicate", server.server_port, replicate_models="a/b")
 
     assert provider.get_input_schema("a/b") is None
-    assert provider.list_models("image") == []
+    assert provider.describe_models("image") == []
 
 
 @pytest.mark.parametrize("name", ["a/b", "a", "../b"])
@@ -117,7 +117,7 @@ def test_fal_models_are_described_by_their_names(server):
     names = "fal-ai/flux/dev,fal-ai/flux/dev/image-to-image,fal-ai/x-video/text-to-video,fal-ai/x/image-to-video"
     provider = provider_at("fal", server.server_port, fal_models=names)
 
-    told = [(one["name"], one["accepts"]) for kind in ("image", "video") for one in provider.list_models(kind)]
+    told = [(one["name"], one["accepts"]) for kind in ("image", "video") for one in provider.describe_models(kind)]
 
     assert told == [
         ("fal-ai/flux/dev", []),
@@ -135,9 +135,9 @@ def test_openais_models_make_pictures(server):
     """Its videos were shut down in September 2026."""
     provider = provider_at("openai", server.server_port, openai_models="gpt-image-1,dall-e-3")
 
-    assert [one["name"] for one in provider.list_models("image")] == ["gpt-image-1", "dall-e-3"]
-    assert provider.list_models("video") == []
-    assert [one["accepts"] for one in provider.list_models("image")] == [["image"], []]
+    assert [one["name"] for one in provider.describe_models("image")] == ["gpt-image-1", "dall-e-3"]
+    assert provider.describe_models("video") == []
+    assert [one["accepts"] for one in provider.describe_models("image")] == [["image"], []]
     assert provider.get_input_schema("dall-e-3") is None
 
 
@@ -147,7 +147,7 @@ def test_a_model_in_a_list_has_the_same_facts_everywhere(server, name):
     server.answers["/v1/models/a/b"] = answer(200, model({"prompt": PROMPT}))
     given = {f"{name}_models": "a/b"}
 
-    (told,) = provider_at(name, server.server_port, **given).list_models("image")
+    (told,) = provider_at(name, server.server_port, **given).describe_models("image")
 
     assert set(told) == {"name", "description", "kind", "accepts", "picture_field"}
 

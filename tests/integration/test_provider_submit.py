@@ -27,9 +27,9 @@ import providers
 from moorage.errors import (
     BillingRefused,
     NotSubmitted,
-    ProviderBusy,
     ProviderRefused,
     ProviderUnavailable,
+    RateLimited,
     ResourceExhausted,
     SubmitUncertain,
 )
@@ -194,7 +194,7 @@ def test_a_busy_provider_states_when_to_retry(server, provider, wire, headers, b
     """It does not count as an attempt: nothing was created."""
     server.answer = answer(429, body, **headers)
 
-    with pytest.raises(ProviderBusy, match="429") as raised:
+    with pytest.raises(RateLimited, match="429") as raised:
         provider.submit(order(wire.model))
 
     assert raised.value.retry_after == seconds
@@ -206,7 +206,7 @@ def test_the_time_to_come_again_may_be_a_date(server, provider, wire):
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     server.answer = answer(429, Retry_After=at)
 
-    with pytest.raises(ProviderBusy) as raised:
+    with pytest.raises(RateLimited) as raised:
         provider.submit(order(wire.model))
 
     assert 50 <= raised.value.retry_after <= 60
@@ -715,7 +715,7 @@ def test_the_wait_of_a_busy_bfl_is_in_its_body(server):
     """At most 24 requests are in flight: 429 names seconds."""
     server.answer = answer(429, b'{"error": "rate_limit", "message": "slow down", "retry_after": 5}')
 
-    with pytest.raises(ProviderBusy) as raised:
+    with pytest.raises(RateLimited) as raised:
         provider_at("bfl", server.server_port).submit(order("flux-2-pro"))
 
     assert raised.value.retry_after == 5

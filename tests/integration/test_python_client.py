@@ -16,7 +16,7 @@ import requests
 from moorage_client import Client, InvalidSignature, MoorageError, verify_webhook
 from standardwebhooks.webhooks import Webhook
 
-from providers import signatures
+from providers import webhook_signing
 from tasks import notifications
 from tests.integration import web_process as wp
 
@@ -133,7 +133,7 @@ def _find_closed_port() -> int:
 
 
 def signed(body: bytes, age: int = 0) -> dict[str, str]:
-    secrets = (signatures.decode_standard_secrets((_Secret(SECRET),), "TEST"))[0:1]
+    secrets = (webhook_signing.decode_standard_secrets((_Secret(SECRET),), "TEST"))[0:1]
     return notifications.build_headers(UUID(int=1), body, int(time.time()) - age, secrets)
 
 

@@ -68,7 +68,7 @@ def threads(server: Rabbitmq, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     app.conf.update(broker_connection_timeout=2, broker_transport_options={"confirm_publish": True})
     app.conf.task_publish_retry_policy = {"max_retries": 1, "interval_start": 0}
     pools = [ThreadPoolExecutor(1), ThreadPoolExecutor(1)]
-    assert [pool.submit(publish.get_queue_depth, "keep").result(30) for pool in pools] == [0, 0]
+    assert [pool.submit(publish.read_queue_depth, "keep").result(30) for pool in pools] == [0, 0]
     yield pools
     for pool in pools:
         with suppress(TimeoutError):
@@ -96,10 +96,10 @@ def count_connections(broker: "redis.Redis") -> int:
 def test_reading_depths_keeps_its_connection(broker: "redis.Redis") -> None:
     """A connection a second, and package metadata for each, were a quarter of an idle worker's CPU time."""
     broker.lpush("keep", "a", "b")
-    assert publish.get_queue_depth("keep") == 2
+    assert publish.read_queue_depth("keep") == 2
     before = count_connections(broker)
 
-    assert [publish.get_queue_depth(queue) for queue in ("keep", "quick", "keep")] == [2, 0, 2]
+    assert [publish.read_queue_depth(queue) for queue in ("keep", "quick", "keep")] == [2, 0, 2]
 
     assert count_connections(broker) == before
 
@@ -107,12 +107,12 @@ def test_reading_depths_keeps_its_connection(broker: "redis.Redis") -> None:
 def test_a_lost_connection_costs_at_most_one_tick(broker: "redis.Redis") -> None:
     """A restarted broker has closed the connection that was kept."""
     broker.lpush("quick", "a")
-    assert publish.get_queue_depth("quick") == 1
+    assert publish.read_queue_depth("quick") == 1
 
     broker.client_kill_filter(_type="normal", skipme=True)
 
-    assert publish.get_queue_depth("quick") in (None, 1)
-    assert publish.get_queue_depth("quick") == 1
+    assert publish.read_queue_depth("quick") in (None, 1)
+    assert publish.read_queue_depth("quick") == 1
 
 
 @rabbit.needs_rabbitmq
@@ -135,7 +135,7 @@ def test_two_threads_read_depths_at_once(threads: list[ThreadPoolExecutor], monk
                 drain(self, timeout)
 
     monkeypatch.setattr(amqp.Connection, "drain_events", drain_in_order)
-    asked = [pool.submit(publish.get_queue_depth, "keep") for pool in threads]
+    asked = [pool.submit(publish.read_queue_depth, "keep") for pool in threads]
 
     assert [one.result(15) for one in asked] == [0, 0]
 
@@ -145,9 +145,9 @@ def test_a_broker_that_answers_nothing_has_no_depth(threads: list[ThreadPoolExec
     """py-amqp waits for ever: relays, children after a commit and the child of the sweeps did until it answered."""
     thread, _ = threads
     with stalled(server):
-        assert thread.submit(publish.get_queue_depth, "keep").result(15) is None  # 2 s
+        assert thread.submit(publish.read_queue_depth, "keep").result(15) is None  # 2 s
 
-    assert thread.submit(publish.get_queue_depth, "keep").result(30) == 0
+    assert thread.submit(publish.read_queue_depth, "keep").result(30) == 0
 
 
 @rabbit.needs_rabbitmq

@@ -9,7 +9,7 @@ from db.dead_letters import DeadLetterFilter
 from embedded.stack import Stack
 from moorage.errors import Refused
 from moorage.model import Wake
-from tasks import dead_letters as bulk
+from tasks import bulk_dead_letters as bulk
 from tasks.jobs import replay
 from tasks.sweeps import reconcile
 from tests.integration.core import World, database_of, png, prediction, together, world
@@ -154,7 +154,7 @@ def test_files_that_are_replayed_together_are_counted_and_woken(at: World) -> No
     """A replay of many names each; a retry of the job does."""
     job_id, _ = both_broken(at, ())
 
-    page = bulk.apply_page(at.deps.database, DeadLetterFilter(), "replay", "cli")
+    page = bulk.apply_to_page(at.deps.database, DeadLetterFilter(), "replay", "cli")
     at.keep_all(job_id)
     retried = replay.retry_job(at.deps.database, at.deps.settings, job_id, "ann")
 

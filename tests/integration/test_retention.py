@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from db import leases, owner_use, projects, renders, usage
+from db import leases, owner_use, projects, renders, storage_use
 from db.connection import Connection, connect
 from db.reports import metrics
 from embedded.stack import Stack
@@ -340,14 +340,14 @@ def test_storage_used_is_counted_by_owner(deps: Deps, conn: Connection, monkeypa
     told = conn.execute(
         "SELECT owner, objects, bytes FROM storage_use WHERE bucket = 'public' ORDER BY rank"
     ).fetchall()
-    monkeypatch.setattr(usage, "MAX_OWNERS", 1)
+    monkeypatch.setattr(storage_use, "MAX_OWNERS", 1)
 
     result = retention.count_storage_use(deps)
 
     size = values(conn, "SELECT sum(bytes + thumb_bytes)::bigint FROM outputs")[0]
     assert [(row["owner"], row["objects"]) for row in told] == [("big", 4), ("tests", 2)]
     assert sum(row["bytes"] for row in told) == size
-    assert [(row["owner"], row["objects"]) for row in deps.database.run(usage.list_largest)] == [
+    assert [(row["owner"], row["objects"]) for row in deps.database.run(storage_use.list_largest)] == [
         ("big", 4),
         ("(others)", 2),
     ]
@@ -363,10 +363,10 @@ def test_a_count_goes_on_where_it_was_interrupted(
     world.kept(deps, "abc", [world.picture("red"), world.picture("blue"), world.picture("green")])
     retention.count_storage_use(deps)
     first = conn.execute("SELECT owner, objects, bytes, rank FROM storage_use").fetchall()
-    monkeypatch.setattr(usage, "PAGE", 1)
+    monkeypatch.setattr(storage_use, "PAGE", 1)
 
-    assert deps.database.run(usage.count_next_page)
-    assert deps.database.run(usage.count_next_page)
+    assert deps.database.run(storage_use.count_next_page)
+    assert deps.database.run(storage_use.count_next_page)
     between = conn.execute("SELECT owner, objects, bytes, rank FROM storage_use").fetchall()
     retention.count_storage_use(deps)
 
@@ -383,7 +383,7 @@ def test_a_file_stored_during_the_count_is_in_its_owners_use(deps: Deps, conn: C
     assert owner_use.read(conn, "tests")["stored_bytes"] == values(conn, size)[0]
 
     conn.execute("UPDATE outputs SET state = 'waiting', ended_at = NULL, run_at = moment()")
-    assert deps.database.run(usage.count_next_page)  # the page of the waiting output
+    assert deps.database.run(storage_use.count_next_page)  # the page of the waiting output
     conn.execute("UPDATE outputs SET state = 'kept', ended_at = moment(), run_at = NULL, bytes = 5000")
     retention.count_storage_use(deps)
 
@@ -393,10 +393,10 @@ def test_a_file_stored_during_the_count_is_in_its_owners_use(deps: Deps, conn: C
 def test_a_count_that_an_older_version_began_is_finished(deps: Deps, conn: Connection) -> None:
     """Its cursor does not say when."""
     world.kept(deps, "abc", [world.picture("red")])
-    assert deps.database.run(usage.count_next_page)
+    assert deps.database.run(storage_use.count_next_page)
     conn.execute("UPDATE cursors SET place = 'outputs, uploads' WHERE sweep = 'usage'")
 
-    assert not deps.database.run(usage.count_next_page)
+    assert not deps.database.run(storage_use.count_next_page)
 
     assert values(conn, "SELECT computed_at > moment() - interval '1 min' FROM storage_use") == [True]
 

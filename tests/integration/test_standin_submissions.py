@@ -12,14 +12,14 @@ import pytest
 import requests
 
 from moorage import settings
-from moorage.errors import BillingRefused, MoorageError, ProviderBusy, ProviderRefused, SubmitUncertain
+from moorage.errors import BillingRefused, MoorageError, ProviderRefused, RateLimited, SubmitUncertain
 from providers import Provider
 from simulation.provider.client import Standin
 from tests.integration.standin_clients import MODELS, build_clients, build_submit_request
 from tests.integration.standin_receiver import wait_for
 
 NAMES = ("replicate", "fal", "openai")
-REFUSED = {"busy": ProviderBusy, "no_credit": BillingRefused, "invalid": ProviderRefused}
+REFUSED = {"busy": RateLimited, "no_credit": BillingRefused, "invalid": ProviderRefused}
 UNCERTAIN = {"lost": 1, "500_after": 1, "no_id": 1, "500_before": 0}  # number of predictions created
 
 
@@ -58,7 +58,7 @@ def test_a_refused_submission_creates_nothing(
 
     assert type(caught.value) is REFUSED[fault]
     assert standin.list_created(prompt=prompt) == []
-    if isinstance(caught.value, ProviderBusy):
+    if isinstance(caught.value, RateLimited):
         assert caught.value.retry_after == 7
 
 
@@ -83,7 +83,7 @@ def test_a_fault_can_end_after_some_submissions(standin: Standin, providers: Map
     request = build_submit_request(name, prompt=unique_prompt(), standin={"submit": "busy", "submit_times": 2})
 
     for _ in range(2):
-        with pytest.raises(ProviderBusy):
+        with pytest.raises(RateLimited):
             providers[name].submit(request)
     accepted = providers[name].submit(request)
 
@@ -151,7 +151,7 @@ def test_a_response_can_be_slow(standin: Standin) -> None:
 @pytest.mark.parametrize(
     ("model", "error", "created"),
     [
-        ("standin/busy", ProviderBusy, 0),
+        ("standin/busy", RateLimited, 0),
         ("standin/no-credit", BillingRefused, 0),
         ("standin/broken", SubmitUncertain, 0),
         ("standin/lost-answers", SubmitUncertain, 1),
@@ -274,8 +274,8 @@ def test_an_input_that_violates_the_schema_is_rejected_by_field(
 
 def test_models_are_described_as_replicate_describes_them(standin: Standin, providers: Mapping[str, Provider]) -> None:
     """Inputs are validated, and video models selected, by these schemas alone."""
-    pictures = {one["name"] for one in providers["replicate"].list_models("image")}
-    videos = {one["name"]: one["accepts"] for one in providers["replicate"].list_models("video")}
+    pictures = {one["name"] for one in providers["replicate"].describe_models("image")}
+    videos = {one["name"]: one["accepts"] for one in providers["replicate"].describe_models("video")}
     schema = providers["replicate"].get_input_schema("standin/pictures")
 
     assert {"standin/pictures", "black-forest-labs/flux-schnell", "google/nano-banana"} <= pictures

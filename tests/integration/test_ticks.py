@@ -69,7 +69,7 @@ def test_a_tick_without_work_is_one_round_trip(at: World, sweep: str, monkeypatc
 def test_a_tick_with_work_records_what_it_did(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result is read by `moorage status`."""
     at.delivered(prediction("p1", "processing"))
-    monkeypatch.setattr(sweep_runner.publish, "get_queue_depth", lambda _queue: 0)
+    monkeypatch.setattr(sweep_runner.publish, "read_queue_depth", lambda _queue: 0)
     monkeypatch.setattr(sweep_runner.publish, "send_wakes", len)
 
     run_tick(at, "dispatch", monkeypatch)

@@ -15,8 +15,8 @@ from uuid import UUID
 import pytest
 from PIL import Image
 
+from db import storage_use
 from db import uploads as rows
-from db import usage
 from db.connection import Connection
 from db.uploads import Upload
 from embedded.stack import Stack
@@ -185,7 +185,7 @@ def test_storage_used_counts_uploads_with_their_owner(deps: Deps, conn: Connecti
     sizes = [taken(deps).bytes, taken(deps).bytes]
     taken(deps, "bob")
 
-    while deps.database.run(usage.count_next_page):
+    while deps.database.run(storage_use.count_next_page):
         pass
 
     row = conn.execute("SELECT objects, bytes FROM storage_use WHERE bucket = 'private' AND owner = 'ada'").fetchone()

@@ -20,7 +20,7 @@ import httpx
 import pytest
 import requests
 
-from providers import signatures
+from providers import webhook_signing
 from tasks import notifications
 from tests.support import pages
 from web import openapi
@@ -44,7 +44,7 @@ def signed(sequence: int, state: str = "partial", secret: str = SECRET, age: int
     """Return body and headers of a notification, as the notify step sends them."""
     data = {**EVENT["data"], "job_id": str(JOB), "sequence": sequence, "state": state}
     body = json.dumps({**EVENT, "data": data}, separators=(",", ":")).encode()
-    secrets = signatures.decode_standard_secrets((types.SimpleNamespace(get_secret_value=lambda: secret),), "TEST")
+    secrets = webhook_signing.decode_standard_secrets((types.SimpleNamespace(get_secret_value=lambda: secret),), "TEST")
     headers = notifications.build_headers(NOTIFICATION, body, int(time.time()) - age, secrets)
     return body, {name: value for name, value in headers.items() if name != "Connection"}
 

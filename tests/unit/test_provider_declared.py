@@ -173,7 +173,7 @@ def test_the_models_of_a_declaration_are_offered_whatever_submits(tmp_path, monk
 
     acme = load(tmp_path, text)["acme"]
 
-    assert [model["name"] for model in acme.list_models("image")] == ["large"]
+    assert [model["name"] for model in acme.describe_models("image")] == ["large"]
 
 
 def test_an_expression_that_does_not_fit_a_document_is_its_fault(tmp_path):

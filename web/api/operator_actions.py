@@ -11,9 +11,9 @@ from db import dead_letters, pauses
 from db.dead_letters import FIRST, DeadLetterFilter
 from moorage import logs
 from moorage.errors import Refused
-from tasks import dead_letters as bulk
+from tasks import bulk_dead_letters as bulk
 from tasks import pauses as pausing
-from tasks.dead_letters import Action, BulkResult
+from tasks.bulk_dead_letters import Action, BulkResult
 from tasks.jobs import replay
 from web.api.operator_views import BulkView, PauseView, RecoveryView, ResentView, ResumedView
 from web.http import query
@@ -114,7 +114,7 @@ async def _apply_to_dead_letters(
     result = BulkResult(0, [], [], after, plan["matched"])
     if not body.dry_run:
         result = await ctx.run_and_wake(
-            lambda database: bulk.apply_page(
+            lambda database: bulk.apply_to_page(
                 database, criteria, action, caller.actor, after=after, note=note, seconds=PAGE_SECONDS
             )
         )

@@ -15,7 +15,7 @@ from db.connection import Connection, Row, current_time
 from db.dead_letters import FIRST, DeadLetterFilter
 from moorage.errors import Category
 from tasks import pauses
-from tasks.dead_letters import Action, apply_page
+from tasks.bulk_dead_letters import Action, apply_to_page
 from tasks.jobs import replay
 from web.api import operator_actions
 from web.api.operator_actions import RecoveryCreate
@@ -191,7 +191,7 @@ async def apply_action(request: Request, action: Action, fields: Form, caller: A
     form = parse_form(fields, ActionForm)
     if form.until is None:
         raise Problem(422, "an action needs a plan: open the list again")
-    apply = partial(apply_page, criteria=form.criteria, action=action, actor=caller.actor, after=form.after)
+    apply = partial(apply_to_page, criteria=form.criteria, action=action, actor=caller.actor, after=form.after)
     page = await ctx.run_and_wake(partial(apply, note=form.note.strip(), limit=PER_REQUEST, seconds=PAGE_SECONDS))
     done, refused = form.done + page.done, form.refused + len(page.refused)
     why = page.refused[0]["reason"] if page.refused else form.why

@@ -18,7 +18,7 @@ from db.reports.records import RecordReport, build_report
 from moorage import quarantine_links
 from moorage.transitions import TRANSITIONS
 from storage import urls
-from tasks.dead_letters import Action
+from tasks.bulk_dead_letters import Action
 from web.console.formats import redact_body
 from web.console.session import ConsoleQuery, Operator, redirect, render
 from web.http import query

@@ -17,7 +17,7 @@ from moorage.settings import Settings
 from moorage.text import to_storable
 from providers.base import Provider
 from storage import urls
-from tasks.dead_letters import BulkResult
+from tasks.bulk_dead_letters import BulkResult
 from tasks.jobs.cancel import ActionOutcome
 from tasks.jobs.create import CreatedJob
 from web.http.permissions import Caller, Level, find_scope

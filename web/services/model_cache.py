@@ -43,9 +43,9 @@ class ModelCache:
         return schema
 
     async def get_models(self, provider: Provider, kind: str) -> list[dict[str, Any]]:
-        """Return a provider's models of a kind, as `Provider.list_models` does; raises as `get_schema` does."""
+        """Return a provider's models of a kind, as `Provider.describe_models` does; raises as `get_schema` does."""
         key = (provider.name, "models", kind)
-        models: list[dict[str, Any]] = await self._get_or_fetch(key, lambda: provider.list_models(kind))
+        models: list[dict[str, Any]] = await self._get_or_fetch(key, lambda: provider.describe_models(kind))
         return models
 
     def close(self) -> None:

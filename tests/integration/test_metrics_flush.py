@@ -18,12 +18,12 @@ from moorage import settings as settings_module
 from tasks.sweeps import retention
 from tests.integration.core import LEASED_BY, World, database_of, prediction, world
 from tests.support.exposition import read_series, render_metrics
-from worker import boot, publish, step_runner, work_metrics
+from worker import boot, metrics_flush, publish, step_runner
 
 
 @pytest.fixture(scope="module")
 def url(stack: Stack, template_database: str) -> str:
-    return database_of(stack, template_database, "work_metrics")
+    return database_of(stack, template_database, "metrics_flush")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def at(stack: Stack, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         monkeypatch.setattr(publish, "publish_wakes", lambda _: None)
         monkeypatch.setattr(settings_module, "get_settings", lambda: made.deps.settings)
         monkeypatch.setattr(metrics, "_hosts", set())
-        work_metrics.flush()
+        metrics_flush.flush()
         made.conn.execute("TRUNCATE work_totals")
         yield made
 
@@ -60,7 +60,7 @@ def test_each_part_of_the_work_is_counted(at: World) -> None:
         at.conn.execute("UPDATE outputs SET run_at = moment() WHERE id = %s AND state = 'waiting'", (output_id,))
         step_runner.run_step("keep", output_id, LEASED_BY)
 
-    work_metrics.flush()
+    metrics_flush.flush()
 
     row = at.row("outputs", ids[0])
     assert totals(at) == {
@@ -91,7 +91,7 @@ def test_a_failed_poll_is_a_retry(at: World) -> None:
         assert [row["value"] for row in failing] == ([2] if answer == 503 else [])
         assert all("503" in row["example"] for row in failing)
 
-    work_metrics.flush()
+    metrics_flush.flush()
 
     assert [outcome.state for outcome in shown] == ["retry", "retry", "done", "done"]
     assert "503" in shown[0].text
@@ -102,13 +102,13 @@ def test_a_failed_poll_is_a_retry(at: World) -> None:
 def test_totals_only_grow_by_what_is_new(at: World) -> None:
     """Two processes that count, or one that flushes twice, give the sum; a bucket without a count is there, too."""
     metrics.ATTEMPTS.labels("poll", "done", "").inc(2)
-    work_metrics.flush()
-    work_metrics.flush()
+    metrics_flush.flush()
+    metrics_flush.flush()
     at.deps.database.run(lambda conn: work_totals.add(conn, [("moorage_attempts_total", {"step": "poll"}, 1.0)]))
     at.deps.database.run(lambda conn: work_totals.add(conn, [("moorage_attempts_total", {"step": "poll"}, 2.0)]))
     metrics.ATTEMPTS.labels("poll", "done", "").inc()
     metrics.PHASE_SECONDS.labels("of a test").observe(0.2)
-    work_metrics.flush()
+    metrics_flush.flush()
 
     assert totals(at) == {
         "attempts_total done poll": 3.0,
@@ -127,10 +127,10 @@ def test_counts_wait_for_postgresql(at: World, monkeypatch: pytest.MonkeyPatch) 
     down = at.changed(database_url=SecretStr("postgresql://nobody@127.0.0.1:1/none")).deps.settings
     with monkeypatch.context() as patch:
         patch.setattr(settings_module, "get_settings", lambda: down)
-        work_metrics.flush()
+        metrics_flush.flush()
     assert totals(at) == {}
 
-    work_metrics.flush()
+    metrics_flush.flush()
 
     assert totals(at) == {"attempts_total done poll": 1.0}
 
@@ -138,12 +138,12 @@ def test_counts_wait_for_postgresql(at: World, monkeypatch: pytest.MonkeyPatch) 
 def test_a_machine_without_processes_left_ends_no_task(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error replaced the task's result, and no later task added what it counted."""
     started: list[threading.Thread] = []
-    monkeypatch.setattr(work_metrics, "_is_scheduled", False)
+    monkeypatch.setattr(metrics_flush, "_is_scheduled", False)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        work_metrics.schedule_flush()
+        metrics_flush.schedule_flush()
         patch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
-        work_metrics.schedule_flush()
+        metrics_flush.schedule_flush()
 
     assert [thread.name for thread in started] == ["work-metrics"]
 
@@ -198,7 +198,7 @@ def test_counts_whose_commit_is_uncertain_are_not_added_again(at: World, monkeyp
     metrics.STORED_BYTES.inc(5)
     with monkeypatch.context() as lost:
         lost.setattr(Database, "run", lose_the_answer)
-        work_metrics.flush()
-    work_metrics.flush()
+        metrics_flush.flush()
+    metrics_flush.flush()
 
     assert at.one("SELECT value FROM work_totals WHERE name = 'moorage_stored_bytes_total'") == 5

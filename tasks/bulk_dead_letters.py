@@ -31,7 +31,7 @@ class BulkResult:
     remaining: int  # that match and come after it
 
 
-def apply_page(
+def apply_to_page(
     database: Database,
     criteria: DeadLetterFilter,
     action: Action,

@@ -28,7 +28,7 @@ def schedule_flush() -> None:
             threading.Thread(target=_flush_later, name="work-metrics", daemon=True).start()
         except RuntimeError as error:  # too many processes: the next task tries again
             _is_scheduled = False
-            log.warning("work_metrics.not_scheduled", error=str(error))
+            log.warning("metrics_flush.not_scheduled", error=str(error))
 
 
 def _flush_later() -> None:
@@ -56,7 +56,7 @@ def flush(**_: object) -> None:
         try:
             database.run(lambda conn: work_totals.add(conn, totals))
         except (DatabaseUnavailable, DatabaseLocked) as error:
-            log.warning("work_metrics.not_added", error=str(error))
+            log.warning("metrics_flush.not_added", error=str(error))
             if not isinstance(error, CommitUncertain):  # added most likely; a total that is too high never falls again
                 return
         finally:

@@ -1,7 +1,7 @@
 """
 Signing secrets and the headers of signatures: decoded at process start, or checked before the body is read.
 
-The families of signatures are in `verifiers.py`. Checks raise nothing but BadSignature, whatever the bytes.
+The families of signatures are in `signature_verifiers.py`. Checks raise nothing but BadSignature, whatever the bytes.
 """
 
 import base64

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from moorage.errors import BadSignature, ConfigError
-from providers.signatures import decode_standard_secrets
-from providers.verifiers import StandardVerifier
+from providers.signature_verifiers import StandardVerifier
+from providers.webhook_signing import decode_standard_secrets
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -29,7 +29,7 @@ VECTOR = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="  # published with the
 def verify_standard_v1(given: Any, body: bytes, now: float, *, secrets: Any, prefixes: Any = ("webhook-",)) -> str:
     names = [[f"{prefix}{part}" for part in ("id", "timestamp", "signature")] for prefix in prefixes]
     verifier = StandardVerifier(secrets, names=names)
-    return str(verifier.verify(verifier.parse(given, now), body).webhook_id)
+    return str(verifier.verify_body(verifier.check_headers(given, now), body).webhook_id)
 
 
 def secrets(*given: str) -> tuple[bytes, ...]:

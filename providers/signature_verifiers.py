@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 from moorage.errors import BadSignature
 from moorage.provider_types import VerifiedDelivery
 from providers.jwks import KeySet
-from providers.signatures import TOLERANCE_SECONDS, Headers, check_timestamp, get_single_header, mac
+from providers.webhook_signing import TOLERANCE_SECONDS, Headers, check_timestamp, get_single_header, mac
 
 STANDARD_HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 SVIX_HEADERS: Final = ("svix-id", "svix-timestamp", "svix-signature")
@@ -35,11 +35,11 @@ class Verifier(ABC):
     has_secret: bool  # there is a secret or key to verify with
 
     @abstractmethod
-    def parse(self, headers: Headers, now: float) -> Any:
+    def check_headers(self, headers: Headers, now: float) -> Any:
         """Return what `verify` needs, never None; `now` in Unix seconds."""
 
     @abstractmethod
-    def verify(self, parsed: Any, body: bytes) -> VerifiedDelivery:
+    def verify_body(self, parsed: Any, body: bytes) -> VerifiedDelivery:
         """Return the sender's id of the webhook, if its signature covers one."""
 
     def fetch_keys(self) -> None:  # noqa: B027 (most families have secrets instead)
@@ -67,7 +67,7 @@ class StandardVerifier(Verifier):
         self._secrets, self._keys, self._names = tuple(secrets), keys, names or [STANDARD_HEADERS]
         self.has_secret = bool(self._secrets or self._keys)
 
-    def parse(self, headers: Headers, now: float) -> StandardSignature:
+    def check_headers(self, headers: Headers, now: float) -> StandardSignature:
         names = self._names[0] if len(self._names) == 1 else self._find_header_names(headers)
         webhook_id, timestamp, signatures = (get_single_header(headers, name) for name in names)
         if not _ID.fullmatch(webhook_id):
@@ -84,7 +84,7 @@ class StandardVerifier(Verifier):
         decoded = [base64.b64decode(match[1]) for part in v1a if (match := _V1A.fullmatch(part))]
         return StandardSignature(webhook_id, timestamp, v1, decoded if v1a else None)
 
-    def verify(self, parsed: StandardSignature, body: bytes) -> VerifiedDelivery:
+    def verify_body(self, parsed: StandardSignature, body: bytes) -> VerifiedDelivery:
         start = parsed.webhook_id + b"." + parsed.timestamp + b"."
         if parsed.v1a is not None and self._keys:
             self._keys.require_signature(parsed.v1a, start + body)
@@ -123,7 +123,7 @@ class DigestVerifier(Verifier):
         self.key_set: Final = keys
         self._names, self._users, self._sender = names, frozenset(users), sender
 
-    def parse(self, headers: Headers, now: float) -> DigestSignature:
+    def check_headers(self, headers: Headers, now: float) -> DigestSignature:
         *signed, signature = (get_single_header(headers, name) for name in self._names)
         for name, value in zip(self._names, signed[:2], strict=False):
             if not _VISIBLE.fullmatch(value):
@@ -133,7 +133,7 @@ class DigestVerifier(Verifier):
             raise BadSignature(f"signed for another user of {self._sender}: {signed[1].decode('ascii')}")
         return DigestSignature(signed, _decode_hex(signature, _ED25519_HEX_DIGITS, self._names[3]))
 
-    def verify(self, parsed: DigestSignature, body: bytes) -> VerifiedDelivery:
+    def verify_body(self, parsed: DigestSignature, body: bytes) -> VerifiedDelivery:
         message = b"\n".join((*parsed.signed_headers, hashlib.sha256(body).hexdigest().encode()))
         self.key_set.require_signature([parsed.signature], message)
         # No id: retries repeat the request id, so a second webhook with another content would be a duplicate.
@@ -168,7 +168,7 @@ class HmacVerifier(Verifier):
         self._digits = hashlib.new(algorithm).digest_size * 2
         self.has_secret = bool(self._secrets)
 
-    def parse(self, headers: Headers, now: float) -> HmacSignature:
+    def check_headers(self, headers: Headers, now: float) -> HmacSignature:
         parts = [part.strip(b" \t") for part in get_single_header(headers, self._header).split(b",")]
         start = b""
         if self._is_timed:
@@ -183,7 +183,7 @@ class HmacVerifier(Verifier):
             raise BadSignature(f"{self._header} has no signature that begins with {self._prefix.decode()}")
         return HmacSignature(start, [_decode_hex(text, self._digits, self._header) for text in hexes])
 
-    def verify(self, parsed: HmacSignature, body: bytes) -> VerifiedDelivery:
+    def verify_body(self, parsed: HmacSignature, body: bytes) -> VerifiedDelivery:
         expected = [mac(secret, parsed.start, body, self._algorithm) for secret in self._secrets]
         _require_equal(expected, parsed.signatures)
         return VerifiedDelivery(webhook_id=None)
@@ -197,14 +197,14 @@ class TokenVerifier(Verifier):
         self._expected = [start + secret for secret in secrets]
         self.has_secret = bool(self._expected)
 
-    def parse(self, headers: Headers, now: float) -> bool:  # noqa: ARG002 (there is no time stamp)
+    def check_headers(self, headers: Headers, now: float) -> bool:  # noqa: ARG002 (there is no time stamp)
         value = get_single_header(headers, self._header)
         matches = [hmac.compare_digest(value, expected) for expected in self._expected]
         if not any(matches):  # all are compared, for constant time
             raise BadSignature(f"{self._header} is not a current token")
         return True
 
-    def verify(self, parsed: bool, body: bytes) -> VerifiedDelivery:  # noqa: ARG002 (the body is not signed)
+    def verify_body(self, parsed: bool, body: bytes) -> VerifiedDelivery:  # noqa: ARG002 (the body is not signed)
         return VerifiedDelivery(webhook_id=None)
 
 
