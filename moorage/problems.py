@@ -135,13 +135,16 @@ def _find_failing(facts: Facts) -> Iterator[Problem]:
     for row in facts.get("failing") or ():
         who = "the application (MOORAGE_NOTIFY_URL)" if row["subject"] == "notification" else row["provider"]
         text = f"{who}: {_count(row['value'], row['subject'])} failed at least twice: {row['example']}"
+        runbook = "a-provider-fails-more-than-usual"
         if row["subject"] == "notification":
+            runbook = "notifications-fail"
             remedy = "repair what receives notifications; they are sent again until it answers 2xx"
         elif who == "direct":  # URLs of POST /v1/keep
+            runbook = "files-wait-and-none-is-kept"
             remedy = "see whether the hosts of these URLs answer; moorage pause keep stops all downloads"
         else:
             remedy = f"see its status page and token; moorage pause {who} stops the attempts"
-        yield Problem("attempts_fail", "warning", text, remedy, "a-provider-fails-more-than-usual", row["provider"])
+        yield Problem("attempts_fail", "warning", text, remedy, runbook, row["provider"])
     for breaker in facts.get("breakers") or ():
         kind, _, name = breaker["target"].partition(" ")
         who = f"the download host {name}" if kind == "host" else f"the API of {name}"

@@ -58,7 +58,7 @@ def list_tokens() -> console.Output:
 @click.argument("token_id", metavar="ID", type=click.UUID)
 @console.json_option
 def revoke_token(token_id: UUID) -> console.Output:
-    """Revoke a token. Its requests are refused immediately; its open streams end within five minutes."""
+    """Revoke a token. Its requests are refused immediately; its open streams end within seconds."""
     row = _database().run(partial(api_tokens.revoke, token_id=token_id))
     if row is None:
         raise ConfigError(f"no active token {token_id}: see moorage token list")

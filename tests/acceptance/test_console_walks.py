@@ -118,8 +118,9 @@ def test_dead_letters_of_two_causes(world: World, page: Any, count: int) -> None
         "SELECT body FROM deliveries WHERE external_id = %(id)s ORDER BY received_at DESC LIMIT 1", id=asked.external_id
     )
     repaired = add_letters(
-        world, count * 3 // 5, asked.external_id, bytes(sent["body"]), category="DATABASE_FAILED",
-        error="DatabaseUnavailable", reason="the server closed the connection", retryable=True,
+        world, count * 3 // 5, asked.external_id, bytes(sent["body"]), category="UNKNOWN_PREDICTION",
+        error="UnknownPrediction", reason=f"replicate prediction {asked.external_id} was not registered in time",
+        retryable=True,
     )  # fmt: skip
     broken = add_letters(
         world, count * 2 // 5, asked.external_id, b"{", category="VALIDATION_FAILED", error="MalformedPayload",
@@ -129,7 +130,7 @@ def test_dead_letters_of_two_causes(world: World, page: Any, count: int) -> None
     follow(problem(page, f"{count} open dead letters"), "Dead letters")
     assert page.locator("tbody").first.locator("tr").count() == 2
     assert drive.violations(page) == []
-    page.get_by_role("link", name="DATABASE_FAILED").first.click()
+    page.get_by_role("link", name="UNKNOWN_PREDICTION").first.click()
     page.get_by_role("button", name=f"Replay all {len(repaired)} that match").click()
     page.get_by_text(f"{len(repaired)} dead letters, 0 expire within 10 min").wait_for()
     assert drive.violations(page) == []

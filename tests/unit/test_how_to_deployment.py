@@ -28,6 +28,8 @@ RECEIVER = (pages.ROOT / "receiver/app.py").read_text(encoding="utf-8")
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes/moorage.yaml").read_text(encoding="utf-8")))
 PODS = {manifest["metadata"]["name"]: manifest for manifest in MANIFESTS if manifest["kind"] in ("Deployment", "Job")}
 
+OVERRIDE = "!override "  # a tag of compose: the value replaces that of the extended service
+
 
 def page_ids(page: Path) -> str:
     return page.stem
@@ -117,7 +119,9 @@ def test_every_file_of_settings_and_yaml_on_a_page_can_be_read(page):
             names = [line.split("=", 1)[0] for line in block.text.splitlines() if not line.startswith("#")]
             assert set(names) - {"RENDERS_URL"} <= KNOWN_SETTINGS  # the application's own
         if block.language in ("yaml", "json"):
-            assert list((yaml.safe_load_all if block.language == "yaml" else json.loads)(block.text))
+            assert list(
+                (yaml.safe_load_all if block.language == "yaml" else json.loads)(block.text.replace(OVERRIDE, ""))
+            )
 
 
 # --- systemd -------------------------------------------------------------------------------------------------------
@@ -236,6 +240,7 @@ def test_production_starts_with_the_settings_shown(monkeypatch, source):
     loaded = settings.load_settings()
 
     assert set(shown) <= KNOWN_SETTINGS
+    assert source == "replicate" or shown["MOORAGE_ENV"] == "production"  # `moorage doctor` reads it there
     assert loaded.env == "production"
     assert loaded.replicate_webhook_secret
     assert loaded.public_url == "https://moorage.example.com"
@@ -271,6 +276,19 @@ def test_prometheus_reads_the_alerts_and_scrapes_the_receiver():
     assert (DEPLOY / "prometheus" / config["rule_files"][0]).resolve() == DEPLOY / "alerts.yml"
     assert job["static_configs"] == [{"targets": ["127.0.0.1:9464"]}]
     assert COMPOSE["receiver"]["ports"] == ["127.0.0.1:8000:8000", "127.0.0.1:9464:9464"]
+
+
+def test_a_second_receiver_has_other_ports_than_the_first():
+    """Compose adds the ports of a service to those of the service that it extends."""
+    (block,) = pages.read_blocks(pages.HOW_TO / "deploy-with-compose.md", "yaml")
+    second = yaml.safe_load(block.text.replace(OVERRIDE, ""))["services"]["receiver-2"]
+    given, first = second["ports"], COMPOSE["receiver"]["ports"]
+
+    assert f"ports: {OVERRIDE}" in block.text
+    assert second["extends"] == {"file": "docker-compose.yml", "service": "receiver"}
+    assert [port.rpartition(":")[2] for port in given] == [port.rpartition(":")[2] for port in first]
+    taken = {port.rpartition(":")[0] for service in COMPOSE.values() for port in service.get("ports", ())}
+    assert not taken & {port.rpartition(":")[0] for port in given}
 
 
 def test_grafana_finds_the_dashboard_where_the_page_puts_it():

@@ -105,3 +105,21 @@ def test_kept_urls_have_no_status_page_and_no_token() -> None:
 
     assert "status page" not in problem.remedy
     assert "moorage pause keep" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("subject", "provider", "section"),
+    [
+        ("prediction", "fal", "a-provider-fails-more-than-usual"),
+        ("file", "direct", "files-wait-and-none-is-kept"),
+        ("notification", "", "notifications-fail"),
+    ],
+)
+def test_failing_attempts_lead_to_the_section_about_what_fails(subject: str, provider: str, section: str) -> None:
+    """A provider's status page does not explain why the application accepts no notifications."""
+    failing = [{"subject": subject, "provider": provider, "value": 2, "example": "500"}]
+
+    (problem,) = find_problems({**QUIET, "failing": failing})
+
+    assert problem.runbook == section
+    assert section in ANCHORS

@@ -4,7 +4,7 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from db.reports.activity import SLOTS, count_activity
 from moorage import problems
+from providers.base import Provider
 from web.api import events
 from web.console.session import Operator, render
 from web.http.query import Filters, StreamQuery
@@ -48,10 +49,9 @@ LINKS: Final = {
     "webhooks_missing": ("Recover", "/recover?provider={target}"),
 }
 TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications")
-NO_PROVIDER: Final = {
-    "attempts_fail": ("Notifications", "/notifications?state=waiting"),
-    "breaker_open": LINKS["expiry_soon"],
-}
+NO_LIST: Final = dict.fromkeys(("webhooks_refused", "webhooks_missing"), LINKS["provider_fails"])  # cannot be recovered
+NO_PROVIDER: Final = {**NO_LIST, **dict.fromkeys(("attempts_fail", "breaker_open"), LINKS["expiry_soon"])}
+NO_TARGET: Final = {**NO_PROVIDER, "attempts_fail": ("Notifications", "/notifications?state=waiting")}
 NO_ACTIVITY: Final = {name: [0.0] * SLOTS for name in ("webhooks", "files", "dead")}
 
 
@@ -70,9 +70,14 @@ async def get_overview(request: Request, caller: Operator, ctx: Context) -> Resp
     )  # fmt: skip
 
 
-def _choose_link(found: problems.Problem, providers: Collection[str]) -> tuple[str, str] | None:
-    """Return the text of the link to where a problem is seen or acted on, and its target; only a provider is paused."""
-    links = LINKS if found.target in providers else {**LINKS, **NO_PROVIDER}
+def _choose_link(found: problems.Problem, providers: Mapping[str, Provider]) -> tuple[str, str] | None:
+    """Return the text and target of the link to where a problem is seen or acted on, if its target can be."""
+    provider = providers.get(found.target or "")
+    links = dict(LINKS)
+    if provider is None:
+        links.update(NO_PROVIDER if found.target else NO_TARGET)
+    elif not provider.can_list:
+        links.update(NO_LIST)
     if found.code not in links:
         return None
     text, path = links[found.code]
