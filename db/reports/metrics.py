@@ -114,8 +114,9 @@ SELECT extract(epoch FROM min(expires_at) - moment()) AS value FROM outputs
 HAVING min(expires_at) IS NOT NULL
 """
 
-_LAST_KEPT: Final = """(SELECT ended_at FROM outputs
-          WHERE state = 'kept' AND ended_at > moment() - interval '1 hour' ORDER BY ended_at DESC LIMIT 1)"""
+# An event: the row of a kept file changes when its render is deleted.
+_LAST_KEPT: Final = """(SELECT at FROM events WHERE subject = 'output' AND to_state = 'kept'
+          AND at > moment() - interval '1 hour' ORDER BY at DESC LIMIT 1)"""
 
 # How long files have waited with none kept. The oldest due row does not show it: each attempt moves run_at.
 KEEP_STALLED: Final = f"""

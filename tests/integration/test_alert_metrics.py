@@ -64,10 +64,8 @@ INSERT INTO events (subject, subject_id, from_state, to_state, actor, kind, at)
 VALUES ('output', md5('live')::uuid, 'waiting', 'waiting', 'a/1', 'storage_failed', moment() - interval '2 min')
 """
 KEPT = """
-INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, state, ended_at, media, format,
-                     content_type, bytes, sha256, key, thumb_key, thumb_bytes, thumb_sha256)
-VALUES (md5('kept')::uuid, md5('live')::uuid, md5('live')::uuid, 2, 'output[2]', 'url', 'kept', moment(), 'image',
-        'png', 'image/png', 1, repeat('a', 64), 'key', 'thumb', 1, repeat('a', 64))
+INSERT INTO events (subject, subject_id, from_state, to_state, actor)
+VALUES ('output', md5('over')::uuid, 'waiting', 'kept', 'a/1')
 """
 ATTEMPTS = """
 INSERT INTO work_totals (name, labels, value)
