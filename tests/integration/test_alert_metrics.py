@@ -163,6 +163,8 @@ CALM = {
     "a provider that never sent much": "DELETE FROM deliveries WHERE webhook_id <> 'w60'",
     "a provider without webhooks is only polled": "UPDATE predictions SET provider = 'runway', ended_by = 'poll'"
     " WHERE ended_at IS NOT NULL",
+    "polls found the end of what was to be cancelled": "UPDATE predictions SET ended_by = 'poll', state = 'cancelled',"
+    " cancel_reason = 'asked for' WHERE external_id IN ('p4', 'p5', 'p6', 'p7')",
     "a bad hour that is over": "UPDATE predictions SET state = 'lost', ended_by = 'poll',"
     " ended_at = moment() - interval '61 min' WHERE ended_at IS NOT NULL;"
     " UPDATE predictions SET seq = 1; UPDATE jobs SET settled_at = moment() - interval '61 min'"
