@@ -33,7 +33,7 @@ _STARTS: Final = f"""(
      WHERE j.owner = %(owner)s AND j.reopened > 0 AND p.entry = 0 AND p.seq > 0 AND p.id > {_RECENT_ID}) starts"""
 
 
-# Bytes as last counted by the sweep `usage`, and of files stored since then. An erasure deletes the row of its owner only.
+# Bytes as last counted by the sweep `usage`, and of files stored since then. An erasure may remove rank 1.
 # The bounds are subqueries and the files are summed by job: joined, the planner may read all of an owner's jobs.
 @statement(f"""
 WITH counted AS (

@@ -20,8 +20,8 @@ from moorage.settings import Settings
 # Those of applications do not count: waiting would not reduce them. As in the index `predictions_in_flight`.
 IN_FLIGHT: Final = """entry IS NOT NULL
    AND (state IN ('submitting', 'running') OR state = 'planned' AND lease_token IS NOT NULL)"""
-# True for a planned prediction that waits for no place, as nothing is in flight at its provider or of its owner, and for
-# no provider whose breaker somebody probes.
+# True for a planned prediction that waits for no place (nothing is in flight at its provider or of its owner) and for
+# no breaker that somebody probes.
 WAITS_FOR_NOTHING: Final = f"""provider <> ALL (ARRAY(SELECT provider FROM predictions WHERE {IN_FLIGHT}))
    AND owner <> ALL (ARRAY(SELECT owner FROM predictions WHERE {IN_FLIGHT}))
    AND 'api ' || provider <> ALL (ARRAY(SELECT target FROM breakers WHERE {breakers.HAS_PROBES}))"""

@@ -166,8 +166,9 @@ def _is_refusal(error: BaseException) -> bool:
 RECORD_REFUSALS: Final = """
 INSERT INTO webhook_refusals AS r (provider, value, reason) VALUES (%(provider)s, %(value)s, %(reason)s)
 ON CONFLICT (provider) DO UPDATE SET last_at = moment(), reason = excluded.reason,
-       value = excluded.value + CASE WHEN r.last_at > moment() - interval '10 min' AND NOT EXISTS (
-            SELECT FROM deliveries d WHERE d.provider = r.provider AND d.received_at > r.last_at) THEN r.value ELSE 0 END
+       value = excluded.value + CASE WHEN r.last_at > moment() - interval '10 min'
+            AND NOT EXISTS (SELECT FROM deliveries d WHERE d.provider = r.provider AND d.received_at > r.last_at)
+            THEN r.value ELSE 0 END
 """
 
 
