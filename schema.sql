@@ -517,8 +517,8 @@ CREATE TABLE breakers (
     reason    text NOT NULL                      -- the error of the attempt that opened it
 );
 
--- Webhooks that were refused within ten minutes, of a provider that moorage knows: a wrong secret, or none. Written at most
--- once a second by each receiver.
+-- Webhooks that were refused since the last one that was accepted, of a provider that moorage knows: a wrong secret, or none.
+-- Counted anew after ten minutes without one. Written at most once a second by each receiver.
 CREATE TABLE webhook_refusals (
     provider text PRIMARY KEY,
     value    bigint NOT NULL CHECK (value > 0),

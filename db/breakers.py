@@ -24,9 +24,11 @@ OPEN_HOSTS: Final = """(SELECT substr(target, 6) AS host, opened_at, probe_at FR
 
 _WAITING: Final = "state = 'waiting' AND lease_token IS NULL"
 _IS_PAST: Final = "expires_at < moment() - interval '10 min'"
-# For the audit: the output waits for no host whose breaker somebody probes.
+# An open breaker whose rows are due has a probe each five seconds, while somebody claims them.
+HAS_PROBES: Final = "probe_at > moment() - interval '1 min'"
+# For the audit and `/metrics`: the output waits for no host whose breaker somebody probes.
 HOST_ALLOWS: Final = f"""(state <> 'waiting' OR {_IS_PAST} OR {HOST} <> ALL (
-    ARRAY(SELECT host FROM {OPEN_HOSTS} WHERE probe_at > moment() - interval '1 min')))"""
+    ARRAY(SELECT host FROM {OPEN_HOSTS} WHERE {HAS_PROBES})))"""
 # Places in which to look: 0 the probe of an open breaker, 1 hosts without one, 2 (of a claim) a host that has its share
 # of the worker. 3 waits for its breaker; but long past its expiry an output is tried as the last ones until it is given
 # up: its wait must not be as long as the outage.
@@ -135,8 +137,6 @@ def note_failure(database: Database, target: str, job_id: UUID, reason: str) -> 
 
 
 # A breaker without a probe for a minute has no rows that are due: the next one that is will close it or be its probe.
-@statement("""
-SELECT target, opened_at, probe_at, reason FROM breakers WHERE probe_at > moment() - interval '1 min' ORDER BY opened_at
-""")
+@statement(f"SELECT target, opened_at, probe_at, reason FROM breakers WHERE {HAS_PROBES} ORDER BY opened_at")
 def list_open(conn: Connection) -> list[Row]:
     """Return the open breakers, oldest first."""

@@ -8,11 +8,13 @@ from db.connection import Connection, fetch_one
 _STATE: Final = "'' AS provider, state, '' AS detail, '' AS category"
 
 # Table: the time of the end, the columns to count by, and the rows. `detail` of a job says whose files it has: those of
-# the first entry of its fallback chain, of a later one, a placeholder, or none; of a prediction, what ended it.
+# the first entry of its fallback chain, of a later one, a placeholder, or none; of a prediction, what ended it: 'us' if
+# a poll found the end of one that was to be cancelled, as 'poll' says that a webhook did not arrive in time.
 _ENDED: Final = {
     "outputs": ("ended_at", _STATE, "outputs WHERE state IN ('kept', 'dead', 'discarded')"),
     "notifications": ("ended_at", _STATE, "notifications WHERE ended_at IS NOT NULL"),
-    "predictions": ("ended_at", """provider, state, coalesce(ended_by, '') AS detail,
+    "predictions": ("ended_at", """provider, state,
+       CASE WHEN ended_by = 'poll' AND cancel_reason IS NOT NULL THEN 'us' ELSE coalesce(ended_by, '') END AS detail,
        coalesce(category, '') AS category""", "predictions WHERE ended_at IS NOT NULL"),
     "jobs": ("settled_at", """'' AS provider, state, CASE WHEN state NOT IN ('failed', 'cancelled') THEN (
             SELECT CASE WHEN provider = 'placeholder' THEN 'placeholder' WHEN coalesce(entry, seq) = 0 THEN 'first'

@@ -33,12 +33,12 @@ _STARTS: Final = f"""(
      WHERE j.owner = %(owner)s AND j.reopened > 0 AND p.entry = 0 AND p.seq > 0 AND p.id > {_RECENT_ID}) starts"""
 
 
-# Bytes as last counted by the sweep `usage`, and of files stored since then.
+# Bytes as last counted by the sweep `usage`, and of files stored since then. An erasure may remove rank 1.
 # The bounds are subqueries and the files are summed by job: joined, the planner may read all of an owner's jobs.
 @statement(f"""
 WITH counted AS (
     SELECT coalesce(sum(bytes), 0) AS bytes,
-           coalesce((SELECT max(computed_at) FROM storage_use WHERE rank = 1), 'epoch') AS at
+           coalesce((SELECT computed_at FROM storage_use WHERE rank >= 1 ORDER BY rank LIMIT 1), 'epoch') AS at
       FROM storage_use WHERE bucket IN ('public', 'private') AND owner = %(owner)s
 ), since AS (
     SELECT at, {_FIRST_ID.format("greatest(at - interval '1 h', 'epoch')")} AS id FROM counted

@@ -20,10 +20,11 @@ from moorage.settings import Settings
 # Those of applications do not count: waiting would not reduce them. As in the index `predictions_in_flight`.
 IN_FLIGHT: Final = """entry IS NOT NULL
    AND (state IN ('submitting', 'running') OR state = 'planned' AND lease_token IS NOT NULL)"""
-# True for a planned prediction that waits for no place: nothing is in flight at its provider or of its owner.
-NEEDS_NO_PLACE: Final = " AND ".join(
-    f"{column} <> ALL (ARRAY(SELECT {column} FROM predictions WHERE {IN_FLIGHT}))" for column in ("provider", "owner")
-)
+# True for a planned prediction that waits for no place (nothing is in flight at its provider or of its owner) and for
+# no breaker that somebody probes.
+WAITS_FOR_NOTHING: Final = f"""provider <> ALL (ARRAY(SELECT provider FROM predictions WHERE {IN_FLIGHT}))
+   AND owner <> ALL (ARRAY(SELECT owner FROM predictions WHERE {IN_FLIGHT}))
+   AND 'api ' || provider <> ALL (ARRAY(SELECT target FROM breakers WHERE {breakers.HAS_PROBES}))"""
 _WAITING: Final = "p.state = 'planned' AND p.lease_token IS NULL AND p.provider = c.provider"
 
 # Free places by provider, and by text that models contain; an empty one is in the model of every prediction.

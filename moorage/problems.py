@@ -152,7 +152,7 @@ def _find_failing(facts: Facts) -> Iterator[Problem]:
         remedy = "see whether it is down, and this machine's network and DNS"
         yield Problem("breaker_open", "warning", text, remedy, "a-circuit-breaker-is-open", name)
     for row in facts.get("webhooks_refused") or ():
-        text = f"{row['provider']}: {_count(row['value'], 'webhook')} refused within 10 minutes: {row['reason']}"
+        text = f"{row['provider']}: {_count(row['value'], 'webhook')} refused, none accepted since: {row['reason']}"
         remedy = "compare the secret with the provider's, and this machine's clock"
         yield Problem("webhooks_refused", "critical", text, remedy, "webhooks-are-refused", row["provider"])
     for row in facts.get("billing_refused") or ():

@@ -162,10 +162,13 @@ def _is_refusal(error: BaseException) -> bool:
     return sqlstates.translate(error) is None and error.sqlstate not in sqlstates.REPEATED
 
 
+# Those since the last accepted delivery, unless ten minutes passed between two of them.
 RECORD_REFUSALS: Final = """
 INSERT INTO webhook_refusals AS r (provider, value, reason) VALUES (%(provider)s, %(value)s, %(reason)s)
 ON CONFLICT (provider) DO UPDATE SET last_at = moment(), reason = excluded.reason,
-       value = excluded.value + CASE WHEN r.last_at > moment() - interval '10 min' THEN r.value ELSE 0 END
+       value = excluded.value + CASE WHEN r.last_at > moment() - interval '10 min'
+            AND NOT EXISTS (SELECT FROM deliveries d WHERE d.provider = r.provider AND d.received_at > r.last_at)
+            THEN r.value ELSE 0 END
 """
 
 

@@ -8,7 +8,7 @@ from db.breakers import HOST_ALLOWS
 from db.leases import LIVE, SUBJECT, UNPAUSED
 from db.progress import STATUS
 from db.projects import build_key_columns
-from db.submission_turns import NEEDS_NO_PLACE
+from db.submission_turns import WAITS_FOR_NOTHING
 
 _ROWS: Final = build_checks(
     (1, "deliveries", "body", "'body missing before it was applied'", "",
@@ -148,7 +148,7 @@ SELECT 'project' AS subject, p.owner || '/' || p.id AS id,
 # Rules 2 and 6: every live row is due at some time, and every lease ends.
 _LIVE: Final = {table: f"t.state IN ({states})" for table, states in {**LIVE, "jobs": "'open', 'keeping'"}.items()}
 # Paused rows wait for an operator, planned ones perhaps for a place, files for a host; leased ones have own checks.
-_HAS_PLACE: Final = {"predictions": f"(state <> 'planned' OR {NEEDS_NO_PLACE})", "outputs": HOST_ALLOWS}
+_HAS_PLACE: Final = {"predictions": f"(state <> 'planned' OR {WAITS_FOR_NOTHING})", "outputs": HOST_ALLOWS}
 _CLAIMABLE: Final = {"jobs": "true"} | {
     table: f"""t.id IN (SELECT id FROM {table} WHERE id = ANY(%(ids)s::uuid[]) AND lease_token IS NULL
                       AND {UNPAUSED[table]} AND {_HAS_PLACE.get(table, "true")})"""

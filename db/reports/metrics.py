@@ -12,10 +12,11 @@ import psycopg
 from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.errors import QueryCanceled
 
+from db.breakers import HOST_ALLOWS
 from db.connection import Connection
 from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED, WAITING
-from db.submission_turns import NEEDS_NO_PLACE
+from db.submission_turns import WAITS_FOR_NOTHING
 from moorage import logs
 
 log = logs.get_logger(__name__)
@@ -70,7 +71,7 @@ LEASES: Final = " UNION ALL ".join(
     for table in SUBJECT
 )
 
-# Paused rows are not overdue: see `moorage_paused_seconds`.
+# Paused rows are not overdue: see `moorage_paused_seconds`. Nor is what waits for a circuit breaker.
 _DUE: Final = {
     "deliveries": ("state IN ('new', 'unmatched') AND lease_token IS NULL",),
     "jobs": ("state IN ('open', 'keeping')",),
@@ -78,7 +79,7 @@ _DUE: Final = {
         f"state IN ('submitting', 'running', 'abandoned') AND lease_token IS NULL AND {UNPAUSED['predictions']}",
     ),
     "outputs": (
-        f"state = 'waiting' AND lease_token IS NULL AND {UNPAUSED['outputs']}",
+        f"state = 'waiting' AND lease_token IS NULL AND {UNPAUSED['outputs']} AND {HOST_ALLOWS}",
         "state = 'discarding' AND lease_token IS NULL",
     ),
     "notifications": ("state = 'waiting' AND lease_token IS NULL",),
@@ -86,7 +87,8 @@ _DUE: Final = {
 # One that waits for a place is not due. A place is free at the earliest since the last one was taken.
 _PLANNED: Final = f"""SELECT 'predictions', greatest(min(run_at), max(moved_at))
   FROM predictions LEFT JOIN cursors ON sweep = 'submit ' || provider
- WHERE state = 'planned' AND lease_token IS NULL AND {UNPAUSED["predictions"]} AND {NEEDS_NO_PLACE} GROUP BY provider"""
+ WHERE state = 'planned' AND lease_token IS NULL AND {UNPAUSED["predictions"]} AND {WAITS_FOR_NOTHING}
+ GROUP BY provider"""
 
 
 def _build_oldest_due(tables: Iterable[str]) -> str:
@@ -112,8 +114,9 @@ SELECT extract(epoch FROM min(expires_at) - moment()) AS value FROM outputs
 HAVING min(expires_at) IS NOT NULL
 """
 
-_LAST_KEPT: Final = """(SELECT ended_at FROM outputs
-          WHERE state = 'kept' AND ended_at > moment() - interval '1 hour' ORDER BY ended_at DESC LIMIT 1)"""
+# An event: the row of a kept file changes when its render is deleted.
+_LAST_KEPT: Final = """(SELECT at FROM events WHERE subject = 'output' AND to_state = 'kept'
+          AND at > moment() - interval '1 hour' ORDER BY at DESC LIMIT 1)"""
 
 # How long files have waited with none kept. The oldest due row does not show it: each attempt moves run_at.
 KEEP_STALLED: Final = f"""

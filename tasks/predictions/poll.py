@@ -161,7 +161,7 @@ def _end_without_answer(leased: LeasedPrediction, decision: DeadLetterDecision) 
         state, reason = "cancelled", to_storable(f"{prediction.cancel_reason}; final state unknown: {reason}")
     elif prediction.external_id is None:  # no output is expected of it
         state, reason = "failed", f"{submit_outcome.UNCERTAIN}: no webhook received"
-    ended_by = "deadline" if decision.category == "TIMED_OUT" else "poll"
+    ended_by = "deadline" if decision.category == "TIMED_OUT" else "us"
     leased.end(state, replace(decision, reason=reason), ended_by=ended_by)
     if state == "lost":
         dead_letters.add(leased.conn, "prediction", prediction.id, decision, step="poll", actor=leased.lease.leased_by)

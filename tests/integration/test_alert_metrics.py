@@ -25,7 +25,7 @@ RULES: list[dict[str, Any]] = [
 PANELS = json.loads((ROOT / "deploy/grafana/moorage.json").read_text(encoding="utf-8"))["panels"]
 EXPRESSIONS = [rule["expr"] for rule in RULES] + [t["expr"] for panel in PANELS for t in panel["targets"]]
 EMPTY = "TRUNCATE deliveries, jobs, predictions, outputs, dead_letters, ticks, pauses, storage_use, events,"
-EMPTY += " work_totals, webhook_refusals, notifications CASCADE"
+EMPTY += " work_totals, webhook_refusals, notifications, breakers CASCADE"
 
 # A house in which all is well: ticks, a webhook a minute for an hour, 40 jobs with one failure, one fallback, one poll.
 WELL = """
@@ -64,10 +64,8 @@ INSERT INTO events (subject, subject_id, from_state, to_state, actor, kind, at)
 VALUES ('output', md5('live')::uuid, 'waiting', 'waiting', 'a/1', 'storage_failed', moment() - interval '2 min')
 """
 KEPT = """
-INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, state, ended_at, media, format,
-                     content_type, bytes, sha256, key, thumb_key, thumb_bytes, thumb_sha256)
-VALUES (md5('kept')::uuid, md5('live')::uuid, md5('live')::uuid, 2, 'output[2]', 'url', 'kept', moment(), 'image',
-        'png', 'image/png', 1, repeat('a', 64), 'key', 'thumb', 1, repeat('a', 64))
+INSERT INTO events (subject, subject_id, from_state, to_state, actor)
+VALUES ('output', md5('over')::uuid, 'waiting', 'kept', 'a/1')
 """
 ATTEMPTS = """
 INSERT INTO work_totals (name, labels, value)
@@ -85,6 +83,16 @@ VALUES ('moorage_phase_seconds_bucket', '{"phase": "claim", "le": "1.0"}', 1),
 STORED = "INSERT INTO storage_use (bucket, owner, objects, bytes, rank) VALUES ('public', 'ann', 1, {}, 1)"
 REFUSED = "INSERT INTO webhook_refusals (provider, value, reason) VALUES ('replicate', {}, 'wrong signature')"
 REFUSED += " ON CONFLICT (provider) DO UPDATE SET value = excluded.value, last_at = excluded.last_at"
+# A file and a submission that have been due for six minutes, and when their breakers had a probe last.
+BREAKERS = """
+INSERT INTO breakers (target, opened_at, probe_at, reason)
+VALUES ('host b.example', moment() - interval '7 min', moment() - interval '{host}', '503'),
+       ('api replicate', moment() - interval '7 min', moment() - interval '{api}', '503');
+UPDATE outputs SET run_at = moment() - interval '6 min', source = 'https://b.example/a.png' WHERE state = 'waiting';
+INSERT INTO predictions (id, job_id, seq, entry, provider, state, deadline_at, run_at)
+VALUES (md5('planned')::uuid, md5('live')::uuid, 1, 0, 'replicate', 'planned', moment() + interval '1 h',
+        moment() - interval '6 min');
+"""
 NOTIFIED = """
 INSERT INTO notifications (id, job_id, type, event_id, run_at, attempt, created_at)
 VALUES (gen_random_uuid(), md5('job1')::uuid, 'job.failed', 1, moment() + interval '1 h', {}, moment() - interval '1 h')
@@ -119,6 +127,8 @@ TROUBLE = {
 }
 # Other faults that an alert stands for.
 ALSO_TROUBLE = [
+    ("MoorageOldestDue", BREAKERS.format(host="70 s", api="50 s")),
+    ("MoorageOldestDue", BREAKERS.format(host="50 s", api="70 s")),
     ("MoorageQueueWithoutWorker", "UPDATE ticks SET started_at = moment() - interval '3 min' WHERE sweep = 'drain'"),
     ("MoorageBeatSilent", "DELETE FROM ticks WHERE sweep = 'reconcile'"),
     ("MoorageBeatSilent", "UPDATE ticks SET started_at = moment() - interval '3 min'"),
@@ -147,11 +157,14 @@ CALM = {
     """ VALUES ('drain', 2, moment() - interval '1 h', '{"consumers": {"quick": 1, "keep": 0}}')""",
     "a provider was paused": "INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann');"
     " UPDATE outputs SET run_at = moment() - interval '6 min' WHERE state = 'waiting'",
+    "files and submissions wait for circuit breakers": BREAKERS.format(host="50 s", api="50 s"),
     "nothing runs, so nothing is awaited": "UPDATE deliveries SET received_at = received_at - interval '11 min';"
     " DELETE FROM outputs; DELETE FROM predictions WHERE state = 'running'",
     "a provider that never sent much": "DELETE FROM deliveries WHERE webhook_id <> 'w60'",
     "a provider without webhooks is only polled": "UPDATE predictions SET provider = 'runway', ended_by = 'poll'"
     " WHERE ended_at IS NOT NULL",
+    "polls found the end of what was to be cancelled": "UPDATE predictions SET ended_by = 'poll', state = 'cancelled',"
+    " cancel_reason = 'asked for' WHERE external_id IN ('p4', 'p5', 'p6', 'p7')",
     "a bad hour that is over": "UPDATE predictions SET state = 'lost', ended_by = 'poll',"
     " ended_at = moment() - interval '61 min' WHERE ended_at IS NOT NULL;"
     " UPDATE predictions SET seq = 1; UPDATE jobs SET settled_at = moment() - interval '61 min'"

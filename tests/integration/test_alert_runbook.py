@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 import time
@@ -21,6 +22,7 @@ from db.connection import Connection, connect
 from db.reports.metrics import collect_gauges
 from embedded.stack import Stack
 from storage import s3
+from tasks.jobs import delete_render
 from tests.integration import command_line as cli
 from tests.integration import receiver_process as rp
 from tests.integration.core import World, database_of, world
@@ -133,8 +135,15 @@ def test_storage_that_fails_is_named_and_its_files_are_kept_after_it(
     at.step("keep", output_id)
 
     assert at.state("jobs", made.job_id) == "succeeded"
+    other = at.keeping([at.source.picture(1)])
     with at.later("2 minutes") as then:
         assert "MoorageStorageFails" not in firing(gauges(then.conn))
+    delete = functools.partial(delete_render.delete_render, asset_base="", actor="api", reason="fetched")
+    at.deps.database.run(lambda conn: delete(conn, made.job_id))
+    with at.later("2 minutes") as then:
+        assert "MoorageStorageFails" not in firing(gauges(then.conn)), "it was kept all the same"
+    at.conn.execute("UPDATE outputs SET created_at = moment() - interval '6 min' WHERE job_id = %s", (other.job_id,))
+    assert "MoorageNoFileKept" not in firing(gauges(at.conn))
 
 
 @pytest.mark.prove

@@ -170,12 +170,33 @@ def test_every_row_of_a_declared_provider_ends_as_that_of_a_built_in_one(at: Wor
     assert ends(at, lost) == ("succeeded", "poll", ["kept"])
     assert ends(at, mixed) == ("succeeded", "webhook", ["kept", "dead"])
     assert ends(at, late) == ("failed", "poll", [])
-    assert ends(at, told) == ends(at, silent) == ("succeeded", "poll", ["kept"])
+    assert ends(at, told) == ("succeeded", "webhook", ["kept"])
+    assert ends(at, silent) == ("succeeded", "poll", ["kept"])
     assert [letter["reason"] for letter in at.letters()] == [
         "host elsewhere.example is not allowed: add it to signed.output_hosts in line 3 of MOORAGE_PROVIDERS_FILE"
     ]
     assert at.row("jobs", late.job_id)["reason"] == "no GPU"
     assert run.run_audit(at.deps, second_look_seconds=0).findings == []
+
+
+def test_a_lost_webhook_is_told_from_one_that_asked_for_a_poll(at: World) -> None:
+    """The webhook of a start, with a word that is not declared, has it polled, too: that is not the one of its end."""
+    for name, end in (("t5", "completed"), ("t6", None)):
+        job = registered(at, "thin", name)
+        at.source.predictions[name] = generation(name, "running")
+        post(at, thin(name, "started"))
+        ingest_all(at)
+        assert at.row("predictions", job.prediction_id)["polls"] == 1
+        at.source.predictions[name] = 503
+        if end is not None:
+            post(at, thin(name, end))
+            ingest_all(at)
+        poll(at, job)
+        at.source.predictions[name] = generation(name, "completed", at.source.picture())
+
+        poll(at, job)
+
+        assert ends(at, job) == ("succeeded", "poll" if end is None else "webhook", ["kept"])
 
 
 def test_an_unsigned_body_about_an_unknown_prediction_creates_no_job(at: World) -> None:

@@ -192,6 +192,8 @@ def test_stored_bytes_are_those_of_the_last_count_and_later_ones(url: str) -> No
     with connect(url) as conn:
         assert owner_use.read(conn, "counted")["stored_bytes"] == 116
         assert owner_use.read(conn, "nobody")["stored_bytes"] == 0
+        conn.execute("UPDATE storage_use SET rank = rank + 1")  # the owner of the first rank was erased
+        assert owner_use.read(conn, "counted")["stored_bytes"] == 116
 
 
 def test_usage_shows_use_and_limits(front: wp.Front, url: str) -> None:

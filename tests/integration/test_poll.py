@@ -222,6 +222,19 @@ def test_webhook_and_poll_at_once_end_a_prediction_once(at: World) -> None:
         assert at.state("deliveries", delivery) in ("applied", "ignored")
 
 
+def test_a_prediction_that_its_provider_forgot_is_no_lost_webhook(at: World) -> None:
+    """Nor is it one of the polls that an alert counts."""
+    made = at.registered("p1")
+    make_due(at, made.prediction_id)
+    at.conn.execute("UPDATE predictions SET polls = 1")
+    at.source.predictions["p1"] = 404
+
+    at.step("poll", made.prediction_id)
+
+    row = at.row("predictions", made.prediction_id)
+    assert (row["state"], row["ended_by"]) == ("lost", "us")
+
+
 def test_a_poll_under_a_lost_lease_changes_nothing(at: World) -> None:
     """A worker that slept while its answer grew old must not speak."""
     made = at.registered("p1")
