@@ -27,11 +27,9 @@ WEBHOOKS_RECORDED: Final = _count(
 WEBHOOKS_KNOWN: Final = _count("moorage_webhooks_known_total", "Webhooks that were recorded before.", ["provider"])
 WEBHOOKS_REFUSED: Final = _count("moorage_webhooks_refused_total", "Webhooks refused with 4xx, by reason.", ["reason"])
 WEBHOOKS_UNAVAILABLE: Final = _count(
-    "moorage_webhooks_unavailable_total", "Webhooks refused with 503, by reason.", ["reason"]
+    "moorage_webhooks_unavailable_total", "Webhooks answered with 5xx, by reason.", ["reason"]
 )
-for _reason in ("database", "keys", "bytes_in_flight"):  # from zero on: a rate does not see the start of a series
-    WEBHOOKS_UNAVAILABLE.labels(_reason)
-API_UNAVAILABLE: Final = _count("moorage_api_unavailable_total", "API requests answered with 503.")
+API_UNAVAILABLE: Final = _count("moorage_api_unavailable_total", "API requests answered with 500 or 503.")
 WEBHOOK_BYTES: Final = _count("moorage_webhook_bytes_total", "Body bytes of recorded and known webhooks.")
 WEBHOOK_SECONDS: Final = Histogram(
     "moorage_webhook_seconds",
@@ -41,6 +39,13 @@ WEBHOOK_SECONDS: Final = Histogram(
 )
 WAKES_SENT: Final = _count("moorage_wakes_sent_total", "Wakes that this process sent to the broker.")
 WAKES_DROPPED: Final = _count("moorage_wakes_dropped_total", "Wakes left to the dispatch sweep, by reason.", ["reason"])
+for _counter, _reasons in (  # from zero on: a rate does not see the start of a series
+    (WEBHOOKS_REFUSED, ("bad_signature", "not_found", "too_large", "too_slow", "unreadable")),
+    (WEBHOOKS_UNAVAILABLE, ("database", "keys", "bytes_in_flight", "internal")),
+    (WAKES_DROPPED, ("full", "failed")),
+):
+    for _reason in _reasons:
+        _counter.labels(_reason)
 
 WORK: Final = CollectorRegistry()
 _count_work = partial(Counter, registry=WORK)
