@@ -6,7 +6,7 @@ does not depend on the number of processes. What pool children of workers count 
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -86,10 +86,8 @@ def time_phase(phase: str) -> Iterator[None]:
     PHASE_SECONDS.labels(phase).observe(time.perf_counter() - started)
 
 
-def collect_all(gauges: Iterable[Metric], totals: Sequence[Total]) -> Iterator[Metric]:
-    """Return this process's metrics, the gauges, and the families of WORK with the series of all workers."""
-    yield from REGISTRY.collect()
-    yield from gauges
+def build_work_families(totals: Sequence[Total]) -> Iterator[Metric]:
+    """Return the families of WORK with the series of all workers."""
     for work in WORK.collect():
         names = {f"{work.name}_{suffix}" for suffix in ("total", "bucket", "count", "sum")}
         work.samples = [Sample(*total) for total in totals if total[0] in names]

@@ -5,7 +5,8 @@ The cost of a scrape depends on the live rows, not on all rows.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import psycopg
@@ -16,7 +17,8 @@ from db.connection import Connection
 from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED, WAITING
 from db.submission_turns import NEEDS_NO_PLACE
-from moorage import logs
+from db.work_totals import read_totals
+from moorage import logs, metrics
 
 log = logs.get_logger(__name__)
 
@@ -236,34 +238,39 @@ GAUGE_QUERIES: Final = (
 
 def collect_gauges(conn: Connection) -> list[Metric]:
     """
-    Read all gauges in one read-only snapshot. One that fails is named in `moorage_gauge_failed`; the others remain.
+    Read all gauges, and what workers have counted, in one read-only snapshot.
 
-    It fails if its table is locked, its statement takes more than 2 s, or those before took more than SCRAPE_SECONDS.
+    One that fails is named in `moorage_gauge_failed`; the others remain. It fails if its table is locked, its statement
+    takes more than 2 s, or those before took more than SCRAPE_SECONDS.
     """
     gauges, failed, end = list[Metric](), set[str](), time.monotonic() + SCRAPE_SECONDS
+    reads: dict[str, Callable[[], Iterable[Metric]]] = {
+        **{query[0]: partial(_read_gauge, conn, *query) for query in GAUGE_QUERIES},
+        "work_totals": lambda: metrics.build_work_families(read_totals(conn)),
+    }
     with conn.transaction():
         conn.execute(SNAPSHOT)
-        for query in GAUGE_QUERIES:
+        for name, read in reads.items():
             try:
                 if time.monotonic() >= end:
                     raise QueryCanceled("the scrape takes too long")
                 with conn.transaction():
-                    gauges.append(_read_gauge(conn, *query))
+                    gauges += read()
             except psycopg.Error as error:
                 if conn.closed:
                     raise
-                log.warning("metrics.gauge_failed", gauge=query[0], error=str(error))
-                failed.add(query[0])
+                log.warning("metrics.gauge_failed", gauge=name, error=str(error))
+                failed.add(name)
     failures = GaugeMetricFamily("moorage_gauge_failed", "1 for a gauge that could not be read.", labels=["gauge"])
-    for name, _, _ in GAUGE_QUERIES:
+    for name in reads:
         failures.add_metric([name], name in failed)
     return [*gauges, failures]
 
 
-def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> Metric:
+def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> list[Metric]:
     cursor = conn.execute(sql)
     labels = [column.name for column in cursor.description or () if column.name != "value"]
     gauge = GaugeMetricFamily(name, help_text, labels=labels)
     for row in cursor:
         gauge.add_metric([str(row[label]) for label in labels], float(row["value"]))
-    return gauge
+    return [gauge]

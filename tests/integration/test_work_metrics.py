@@ -1,6 +1,7 @@
 """What workers count of their work: added up in PostgreSQL, and shown by /metrics."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,8 +172,22 @@ def test_a_gauge_that_fails_does_not_remove_the_others(at: World, url: str) -> N
 
     storage = {"moorage_storage_bytes", "moorage_storage_objects"}
     names = {name for name, *_ in metrics_report.GAUGE_QUERIES}
-    assert gauges["moorage_gauge_failed"] == {(name,): float(name in storage) for name in names}
-    assert set(gauges) == {"moorage_gauge_failed", *(names - storage)}
+    work = {family.name for family in metrics.WORK.collect()}
+    assert gauges["moorage_gauge_failed"] == {(name,): float(name in storage) for name in (*names, "work_totals")}
+    assert set(gauges) == {"moorage_gauge_failed", *(names - storage), *work}
+
+
+def test_totals_that_cannot_be_read_cost_no_gauge_and_no_time(at: World, url: str) -> None:
+    """Prometheus waits for ten seconds: after them all receivers seem to be down."""
+    with connect(url) as holder, connect(url) as conn, holder.transaction():
+        holder.execute("LOCK TABLE work_totals")
+        started = time.monotonic()
+        gauges = {gauge.name: read_series(gauge) for gauge in metrics_report.collect_gauges(conn)}
+
+    failed = {name for (name,), value in gauges["moorage_gauge_failed"].items() if value}
+    assert failed == {"work_totals"}
+    assert "moorage_deliveries" in gauges
+    assert time.monotonic() - started < metrics_report.SCRAPE_SECONDS
 
 
 def test_the_totals_of_an_unused_host_are_forgotten(at: World) -> None:
