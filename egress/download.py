@@ -119,10 +119,13 @@ class _Download:
         for _ in range(self._limits.max_redirects + 1):
             with contextlib.closing(self._get(url, headers_for, check_url)) as response:
                 self._status = response.status_code
-                metrics.DOWNLOADS.labels(self._host, f"{self._status // 100}xx").inc()
+                if self._status // 100 != 2:  # counted when the body has arrived
+                    self._count(f"{self._status // 100}xx")
                 location = response.headers.get("Location")
                 if location is None or self._status not in _REDIRECTS:
-                    return self._spool_body(response)
+                    fetched = self._spool_body(response)
+                    self._count("2xx")
+                    return fetched
                 url = resolve_redirect(self._url, location)
         raise DownloadRefused(f"more than {self._limits.max_redirects} redirects")
 
@@ -146,23 +149,31 @@ class _Download:
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Convert errors of the HTTP libraries, and add the measurements to all."""
+        """Convert errors of the HTTP libraries, add the measurements to all, and count what was received."""
         try:
             yield
         except (DownloadRefused, DownloadInterrupted, OutputGone) as error:
+            if self._status // 100 == 2 if self._status else isinstance(error, DownloadInterrupted):
+                self._count("interrupted")
             error.facts = {**self.facts(), **error.facts}
             raise
         except _BAD_URL as error:
             raise DownloadRefused(f"invalid URL: {error}", facts=self.facts()) from error
         except _BROKEN as error:
-            metrics.DOWNLOADS.labels(self._host, "interrupted").inc()
+            self._count("interrupted")
             *_, cause = iterate_causes(error)  # three libraries wrap it without adding information
             message = f"download interrupted: {type(cause).__name__}: {cause}"[:500]
             raise DownloadInterrupted(message, facts=self.facts(), event_kind="source_interrupted") from error
+        finally:
+            if self._received:
+                metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
+
+    def _count(self, outcome: str) -> None:
+        metrics.DOWNLOADS.labels(self._host, outcome).inc()
 
     def _get(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> requests.Response:
         self.check_limits()
-        self._url = url
+        self._url, self._status = url, None
         prepared = self._session.prepare_request(requests.Request("GET", url))
         self._url = url = prepared.url = restore_target(prepared.url or "", url)
         _require_unambiguous(url)
@@ -196,7 +207,6 @@ class _Download:
             self._received += len(chunk)
             self.check_limits()
             yield chunk
-        metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
         if self._expected is not None and self._received != self._expected:
             raise DownloadInterrupted(f"received {self._received} of {self._expected} bytes")
 

@@ -62,7 +62,7 @@ PHASE_SECONDS: Final = Histogram(
     registry=WORK,
 )
 DOWNLOADS: Final = _count_work(
-    "moorage_downloads_total", "Responses to downloads, by host and class of status.", ["host", "status"]
+    "moorage_downloads_total", "Downloads by host: class of status, or interrupted.", ["host", "status"]
 )
 DOWNLOAD_BYTES: Final = _count_work("moorage_download_bytes_total", "Bytes downloaded, by host.", ["host"])
 STORED_BYTES: Final = _count_work("moorage_stored_bytes_total", "Bytes of files and thumbnails stored.")
