@@ -13,6 +13,7 @@ import psycopg
 from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.errors import QueryCanceled
 
+from db import ticks
 from db.connection import Connection
 from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED, WAITING
@@ -72,7 +73,7 @@ LEASES: Final = " UNION ALL ".join(
     for table in SUBJECT
 )
 
-# Paused rows are not overdue: see `moorage_paused_seconds`.
+# Paused rows are not overdue: see `moorage_paused_seconds`. Leased ones are due when their lease has ended.
 _DUE: Final = {
     "deliveries": ("state IN ('new', 'unmatched') AND lease_token IS NULL",),
     "jobs": ("state IN ('open', 'keeping')",),
@@ -97,6 +98,7 @@ def _build_oldest_due(tables: Iterable[str]) -> str:
         for table in tables
         for condition in _DUE[table]
     ] + [_PLANNED for table in tables if table == "predictions"]
+    parts += [f"SELECT '{t}', min(leased_until) FROM {t} WHERE lease_token IS NOT NULL" for t in tables if t in SUBJECT]
     return f"""
 SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0), 0) AS value
   FROM ({" UNION ALL ".join(parts)}) due
@@ -195,19 +197,24 @@ WEBHOOKS_REFUSED: Final = f"SELECT provider, value FROM ({REFUSED_WEBHOOKS}) ref
 PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS value FROM pauses"
 
 # Only the last hundred slots of a sweep are kept. One in the future was claimed before the clock was set back.
-LAST_TICK: Final = """
-SELECT sweep, extract(epoch FROM moment() - max(started_at)) AS value
-  FROM ticks WHERE started_at <= moment() GROUP BY sweep
+LAST_TICK: Final = f"SELECT sweep, extract(epoch FROM moment() - started_at) AS value FROM ({ticks.LATEST}) t"
+UNFINISHED: Final = f"""
+SELECT sweep, coalesce(extract(epoch FROM moment() - unfinished_since), 0) AS value FROM ({ticks.LATEST}) t
 """
 
 # Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
 _OWNER: Final = "CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner"
 STORAGE_BYTES: Final = f"SELECT {_OWNER}, bucket, bytes AS value FROM storage_use WHERE rank <= 100"
 STORAGE_OBJECTS: Final = f"SELECT {_OWNER}, bucket, objects AS value FROM storage_use WHERE rank <= 100"
+STORAGE_COUNTED: Final = """
+SELECT bucket, extract(epoch FROM moment() - max(computed_at)) AS value FROM storage_use
+ WHERE rank BETWEEN 1 AND 100 GROUP BY bucket
+"""
 
 # name, help, statement: its columns are the labels of the gauge, and `value`
 GAUGE_QUERIES: Final = (
     ("moorage_sweep_last_tick_seconds", "Seconds since each sweep last started.", LAST_TICK),
+    ("moorage_sweep_unfinished_seconds", "Seconds since each sweep started and has not finished.", UNFINISHED),
     ("moorage_deliveries", "Live deliveries.", DELIVERIES),
     ("moorage_jobs", "Live jobs, by the provider of their latest prediction.", JOBS),
     ("moorage_predictions", "Live predictions.", PREDICTIONS),
@@ -233,6 +240,7 @@ GAUGE_QUERIES: Final = (
     ("moorage_paused_seconds", "Seconds since a provider, or keep, was paused.", PAUSED),
     ("moorage_storage_bytes", "Bytes stored, as last counted.", STORAGE_BYTES),
     ("moorage_storage_objects", "Objects stored, as last counted.", STORAGE_OBJECTS),
+    ("moorage_storage_counted_seconds", "Seconds since what is stored was last counted.", STORAGE_COUNTED),
 )
 
 

@@ -170,7 +170,7 @@ def test_a_gauge_that_fails_does_not_remove_the_others(at: World, url: str) -> N
         gauges = {gauge.name: read_series(gauge) for gauge in metrics_report.collect_gauges(conn)}
         conn.execute("ALTER TABLE storage_use_away RENAME TO storage_use")
 
-    storage = {"moorage_storage_bytes", "moorage_storage_objects"}
+    storage = {f"moorage_storage_{name}" for name in ("bytes", "objects", "counted_seconds")}
     names = {name for name, *_ in metrics_report.GAUGE_QUERIES}
     work = {family.name for family in metrics.WORK.collect()}
     assert gauges["moorage_gauge_failed"] == {(name,): float(name in storage) for name in (*names, "work_totals")}
