@@ -39,13 +39,12 @@ WEBHOOK_SECONDS: Final = Histogram(
 )
 WAKES_SENT: Final = _count("moorage_wakes_sent_total", "Wakes that this process sent to the broker.")
 WAKES_DROPPED: Final = _count("moorage_wakes_dropped_total", "Wakes left to the dispatch sweep, by reason.", ["reason"])
-for _counter, _reasons in (  # from zero on: a rate does not see the start of a series
-    (WEBHOOKS_REFUSED, ("bad_signature", "not_found", "too_large", "too_slow", "unreadable")),
-    (WEBHOOKS_UNAVAILABLE, ("database", "keys", "bytes_in_flight", "internal")),
-    (WAKES_DROPPED, ("full", "failed")),
-):
-    for _reason in _reasons:
-        _counter.labels(_reason)
+for _reason in ("bad_signature", "not_found", "too_large", "too_slow", "unreadable"):
+    WEBHOOKS_REFUSED.labels(_reason)  # from zero on: a rate does not see the start of a series
+for _reason in ("database", "keys", "bytes_in_flight", "internal"):
+    WEBHOOKS_UNAVAILABLE.labels(_reason)
+for _reason in ("full", "failed"):
+    WAKES_DROPPED.labels(_reason)
 
 WORK: Final = CollectorRegistry()
 _count_work = partial(Counter, registry=WORK)
@@ -66,16 +65,17 @@ DOWNLOADS: Final = _count_work(
 )
 DOWNLOAD_BYTES: Final = _count_work("moorage_download_bytes_total", "Bytes downloaded, by host.", ["host"])
 STORED_BYTES: Final = _count_work("moorage_stored_bytes_total", "Bytes of files and thumbnails stored.")
-MAX_HOSTS: Final = 30  # that one process names; `moorage keep` may download from any
+MAX_HOSTS: Final = 30  # with a name: `moorage keep` may download from any
 _hosts: set[str] = set()
 Total = tuple[str, dict[str, str], float]  # name and labels of a series, and its value
 
 
-def name_host(host: str) -> str:
-    """Return the label of a host."""
-    if len(_hosts) < MAX_HOSTS:
-        _hosts.add(host)
-    return host if host in _hosts else "(other)"
+def name_host(host: str, named: set[str] | None = None) -> str:
+    """Return the label of a host; add it to those that are named, by default in this process."""
+    hosts = _hosts if named is None else named
+    if len(hosts) < MAX_HOSTS:
+        hosts.add(host)
+    return host if host in hosts else "(other)"
 
 
 @contextmanager

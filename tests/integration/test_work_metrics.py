@@ -163,6 +163,18 @@ def test_hosts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics.name_host("h0") == "h0"
 
 
+def test_the_hosts_of_all_processes_are_bounded(at: World) -> None:
+    """A pool child is replaced every 500 tasks, and names hosts of its own."""
+    name, last = "moorage_downloads_total", metrics.MAX_HOSTS + 2
+    work_totals.add(at.conn, [(name, {"host": f"h{n}", "status": "2xx"}, 1.0) for n in range(last)])
+    work_totals.add(at.conn, [(name, {"host": host, "status": "2xx"}, 5.0) for host in ("h0", "new", "newer")])
+
+    found = {labels["host"]: value for _, labels, value in work_totals.read_totals(at.conn)}
+
+    assert len(found) == metrics.MAX_HOSTS + 1
+    assert (found["h0"], found["(other)"]) == (6.0, 12.0)
+
+
 def test_a_gauge_that_fails_does_not_remove_the_others(at: World, url: str) -> None:
     """It is named."""
     with connect(url) as conn:
