@@ -120,12 +120,10 @@ class _Download:
             with contextlib.closing(self._get(url, headers_for, check_url)) as response:
                 self._status = response.status_code
                 if self._status // 100 != 2:  # counted when the body has arrived
-                    self._count(f"{self._status // 100}xx")
+                    metrics.DOWNLOADS.labels(self._host, f"{self._status // 100}xx").inc()
                 location = response.headers.get("Location")
                 if location is None or self._status not in _REDIRECTS:
-                    fetched = self._spool_body(response)
-                    self._count("2xx")
-                    return fetched
+                    return self._spool_body(response)
                 url = resolve_redirect(self._url, location)
         raise DownloadRefused(f"more than {self._limits.max_redirects} redirects")
 
@@ -152,24 +150,23 @@ class _Download:
         """Convert errors of the HTTP libraries, add the measurements to all, and count what was received."""
         try:
             yield
+            metrics.DOWNLOADS.labels(self._host, "2xx").inc()
         except (DownloadRefused, DownloadInterrupted, OutputGone) as error:
-            if self._status // 100 == 2 if self._status else isinstance(error, DownloadInterrupted):
-                self._count("interrupted")
+            is_cut = self._status // 100 == 2 if self._status else isinstance(error, DownloadInterrupted)
+            if is_cut:
+                metrics.DOWNLOADS.labels(self._host, "interrupted").inc()
             error.facts = {**self.facts(), **error.facts}
             raise
         except _BAD_URL as error:
             raise DownloadRefused(f"invalid URL: {error}", facts=self.facts()) from error
         except _BROKEN as error:
-            self._count("interrupted")
+            metrics.DOWNLOADS.labels(self._host, "interrupted").inc()
             *_, cause = iterate_causes(error)  # three libraries wrap it without adding information
             message = f"download interrupted: {type(cause).__name__}: {cause}"[:500]
             raise DownloadInterrupted(message, facts=self.facts(), event_kind="source_interrupted") from error
         finally:
             if self._received:
                 metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
-
-    def _count(self, outcome: str) -> None:
-        metrics.DOWNLOADS.labels(self._host, outcome).inc()
 
     def _get(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> requests.Response:
         self.check_limits()

@@ -46,9 +46,8 @@ class Receiver:
         self._webhooks = WebhookReceiver(settings, providers.load(settings), recorder, self._relay)
         self._refusals = RefusalRecorder(self._connections)
         self._readiness = health.Readiness(self._connections)
-        for provider in self._webhooks.providers.values():
-            if provider.is_enabled:
-                metrics.WEBHOOKS_RECORDED.labels(provider.name)
+        for provider in (one for one in self._webhooks.providers.values() if one.is_enabled):
+            metrics.WEBHOOKS_RECORDED.labels(provider.name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with logs.bind_fields(**logs.read_traceparent(scope["headers"])):
