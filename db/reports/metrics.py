@@ -197,8 +197,9 @@ WEBHOOKS_REFUSED: Final = f"SELECT provider, value FROM ({REFUSED_WEBHOOKS}) ref
 PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS value FROM pauses"
 
 # Only the last hundred slots of a sweep are kept. One in the future was claimed before the clock was set back.
-_SINCE: Final = f"SELECT sweep, extract(epoch FROM moment() - {{}}) AS value FROM ({ticks.LATEST}) t"
-LAST_TICK, UNFINISHED = _SINCE.format("started_at"), _SINCE.format("coalesce(unfinished_since, moment())")
+_TICKS: Final = f"FROM ({ticks.LATEST}) t"
+LAST_TICK: Final = f"SELECT sweep, extract(epoch FROM moment() - started_at) AS value {_TICKS}"
+UNFINISHED: Final = f"SELECT sweep, coalesce(extract(epoch FROM moment() - unfinished_since), 0) AS value {_TICKS}"
 
 # Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
 _OWNER: Final = "CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner"
