@@ -74,11 +74,14 @@ UPDATE ticks SET finished_at = moment(), result = %(result)s WHERE sweep = %(swe
 def record_result(conn: Connection, sweep: str, slot: int, result: Jsonb) -> QueuedQuery: ...
 
 
-@statement("""
+LATEST: Final = """
 SELECT DISTINCT ON (sweep) sweep, slot, started_at, finished_at, result,
        min(started_at) FILTER (WHERE started_at > success_at) OVER (PARTITION BY sweep) AS unfinished_since
   FROM (SELECT *, coalesce(max(started_at) FILTER (WHERE finished_at IS NOT NULL) OVER (PARTITION BY sweep),
                            '-infinity') AS success_at FROM ticks WHERE started_at <= moment()) t
  ORDER BY sweep, started_at DESC  -- a longer period has smaller slots
-""")
+"""
+
+
+@statement(LATEST)
 def list_latest(conn: Connection) -> list[Row]: ...

@@ -119,7 +119,8 @@ class _Download:
         for _ in range(self._limits.max_redirects + 1):
             with contextlib.closing(self._get(url, headers_for, check_url)) as response:
                 self._status = response.status_code
-                metrics.DOWNLOADS.labels(self._host, f"{self._status // 100}xx").inc()
+                if self._status // 100 != 2:  # counted when the body has arrived
+                    metrics.DOWNLOADS.labels(self._host, f"{self._status // 100}xx").inc()
                 location = response.headers.get("Location")
                 if location is None or self._status not in _REDIRECTS:
                     return self._spool_body(response)
@@ -146,10 +147,14 @@ class _Download:
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Convert errors of the HTTP libraries, and add the measurements to all."""
+        """Convert errors of the HTTP libraries, add the measurements to all, and count what was received."""
         try:
             yield
+            metrics.DOWNLOADS.labels(self._host, "2xx").inc()
         except (DownloadRefused, DownloadInterrupted, OutputGone) as error:
+            is_cut = self._status // 100 == 2 if self._status else isinstance(error, DownloadInterrupted)
+            if is_cut:
+                metrics.DOWNLOADS.labels(self._host, "interrupted").inc()
             error.facts = {**self.facts(), **error.facts}
             raise
         except _BAD_URL as error:
@@ -159,10 +164,13 @@ class _Download:
             *_, cause = iterate_causes(error)  # three libraries wrap it without adding information
             message = f"download interrupted: {type(cause).__name__}: {cause}"[:500]
             raise DownloadInterrupted(message, facts=self.facts(), event_kind="source_interrupted") from error
+        finally:
+            if self._received:
+                metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
 
     def _get(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> requests.Response:
         self.check_limits()
-        self._url = url
+        self._url, self._status = url, None
         prepared = self._session.prepare_request(requests.Request("GET", url))
         self._url = url = prepared.url = restore_target(prepared.url or "", url)
         _require_unambiguous(url)
@@ -196,7 +204,6 @@ class _Download:
             self._received += len(chunk)
             self.check_limits()
             yield chunk
-        metrics.DOWNLOAD_BYTES.labels(self._host).inc(self._received)
         if self._expected is not None and self._received != self._expected:
             raise DownloadInterrupted(f"received {self._received} of {self._expected} bytes")
 

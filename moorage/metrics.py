@@ -6,7 +6,7 @@ does not depend on the number of processes. What pool children of workers count 
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -27,11 +27,9 @@ WEBHOOKS_RECORDED: Final = _count(
 WEBHOOKS_KNOWN: Final = _count("moorage_webhooks_known_total", "Webhooks that were recorded before.", ["provider"])
 WEBHOOKS_REFUSED: Final = _count("moorage_webhooks_refused_total", "Webhooks refused with 4xx, by reason.", ["reason"])
 WEBHOOKS_UNAVAILABLE: Final = _count(
-    "moorage_webhooks_unavailable_total", "Webhooks refused with 503, by reason.", ["reason"]
+    "moorage_webhooks_unavailable_total", "Webhooks answered with 5xx, by reason.", ["reason"]
 )
-for _reason in ("database", "keys", "bytes_in_flight"):  # from zero on: a rate does not see the start of a series
-    WEBHOOKS_UNAVAILABLE.labels(_reason)
-API_UNAVAILABLE: Final = _count("moorage_api_unavailable_total", "API requests answered with 503.")
+API_UNAVAILABLE: Final = _count("moorage_api_unavailable_total", "API requests answered with 500 or 503.")
 WEBHOOK_BYTES: Final = _count("moorage_webhook_bytes_total", "Body bytes of recorded and known webhooks.")
 WEBHOOK_SECONDS: Final = Histogram(
     "moorage_webhook_seconds",
@@ -41,6 +39,12 @@ WEBHOOK_SECONDS: Final = Histogram(
 )
 WAKES_SENT: Final = _count("moorage_wakes_sent_total", "Wakes that this process sent to the broker.")
 WAKES_DROPPED: Final = _count("moorage_wakes_dropped_total", "Wakes left to the dispatch sweep, by reason.", ["reason"])
+for _reason in ("bad_signature", "not_found", "too_large", "too_slow", "unreadable"):
+    WEBHOOKS_REFUSED.labels(_reason)  # from zero on: a rate does not see the start of a series
+for _reason in ("database", "keys", "bytes_in_flight", "internal"):
+    WEBHOOKS_UNAVAILABLE.labels(_reason)
+for _reason in ("full", "failed"):
+    WAKES_DROPPED.labels(_reason)
 
 WORK: Final = CollectorRegistry()
 _count_work = partial(Counter, registry=WORK)
@@ -57,20 +61,21 @@ PHASE_SECONDS: Final = Histogram(
     registry=WORK,
 )
 DOWNLOADS: Final = _count_work(
-    "moorage_downloads_total", "Responses to downloads, by host and class of status.", ["host", "status"]
+    "moorage_downloads_total", "Downloads by host: class of status, or interrupted.", ["host", "status"]
 )
 DOWNLOAD_BYTES: Final = _count_work("moorage_download_bytes_total", "Bytes downloaded, by host.", ["host"])
 STORED_BYTES: Final = _count_work("moorage_stored_bytes_total", "Bytes of files and thumbnails stored.")
-MAX_HOSTS: Final = 30  # that one process names; `moorage keep` may download from any
+MAX_HOSTS: Final = 30  # with a name: `moorage keep` may download from any
 _hosts: set[str] = set()
 Total = tuple[str, dict[str, str], float]  # name and labels of a series, and its value
 
 
-def name_host(host: str) -> str:
-    """Return the label of a host."""
-    if len(_hosts) < MAX_HOSTS:
-        _hosts.add(host)
-    return host if host in _hosts else "(other)"
+def name_host(host: str, named: set[str] | None = None) -> str:
+    """Return the label of a host; add it to those that are named, by default in this process."""
+    hosts = _hosts if named is None else named
+    if len(hosts) < MAX_HOSTS:
+        hosts.add(host)
+    return host if host in hosts else "(other)"
 
 
 @contextmanager
@@ -81,10 +86,8 @@ def time_phase(phase: str) -> Iterator[None]:
     PHASE_SECONDS.labels(phase).observe(time.perf_counter() - started)
 
 
-def collect_all(gauges: Iterable[Metric], totals: Sequence[Total]) -> Iterator[Metric]:
-    """Return this process's metrics, the gauges, and the families of WORK with the series of all workers."""
-    yield from REGISTRY.collect()
-    yield from gauges
+def build_work_families(totals: Sequence[Total]) -> Iterator[Metric]:
+    """Return the families of WORK with the series of all workers."""
     for work in WORK.collect():
         names = {f"{work.name}_{suffix}" for suffix in ("total", "bucket", "count", "sum")}
         work.samples = [Sample(*total) for total in totals if total[0] in names]

@@ -46,6 +46,8 @@ class Receiver:
         self._webhooks = WebhookReceiver(settings, providers.load(settings), recorder, self._relay)
         self._refusals = RefusalRecorder(self._connections)
         self._readiness = health.Readiness(self._connections)
+        for provider in (one for one in self._webhooks.providers.values() if one.is_enabled):
+            metrics.WEBHOOKS_RECORDED.labels(provider.name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with logs.bind_fields(**logs.read_traceparent(scope["headers"])):
@@ -81,16 +83,16 @@ class Receiver:
             return problem_response(500, "internal server error")
 
     async def _handle_webhook(self, name: str, scope: Scope, receive: Receive) -> Response:
-        started = time.perf_counter()
+        started, is_post = time.perf_counter(), scope["method"] == "POST"
         try:
-            if scope["method"] == "POST":
+            if is_post:
                 response = await self._webhooks.receive(name, scope["headers"], receive, query=scope["query_string"])
             else:
                 response = self._describe_webhook(name, scope["method"])
         except Refused as error:
-            metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc()
+            metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc(is_post)
             is_signed = any(header.endswith(b"-signature") for header, _ in scope["headers"])  # else of no provider
-            if is_signed and error.status in REFUSAL_STATUSES and name in self._webhooks.providers:
+            if is_post and is_signed and error.status in REFUSAL_STATUSES and name in self._webhooks.providers:
                 self._refusals.add(name, str(error))
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
             return problem_response(error.status, str(error))
@@ -99,8 +101,11 @@ class Receiver:
             metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
             log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
             return problem_response(503, f"not recorded: {error}. Retry", (b"retry-after", b"1"))
+        except Exception:
+            metrics.WEBHOOKS_UNAVAILABLE.labels("internal").inc()
+            raise
         finally:
-            if scope["method"] == "POST":
+            if is_post:
                 metrics.WEBHOOK_SECONDS.observe(time.perf_counter() - started)
         return response
 

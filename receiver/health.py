@@ -18,10 +18,8 @@ from prometheus_client.registry import Collector
 from db import connection, write_probe
 from db.migrate import SCHEMA_VERSION
 from db.reports.metrics import collect_gauges
-from db.work_totals import read_totals
 from moorage import logs, metrics
 from moorage.errors import DatabaseUnavailable
-from moorage.metrics import Total
 from receiver.connection_pool import ConnectionPool
 from receiver.responses import Response, json_response, problem_response
 
@@ -82,16 +80,15 @@ class _ScrapeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return all metrics; without PostgreSQL those of this process and `moorage_database_up 0`."""
-        gauges, totals, is_up = list[Metric](), list[Total](), 1.0
+        gauges, is_up = list[Metric](), 1.0
         try:
             with contextlib.closing(connection.connect(self._database_url, name="moorage metrics")) as conn:
                 gauges = collect_gauges(conn)
-                totals = read_totals(conn)
         except (DatabaseUnavailable, psycopg.Error) as error:
             log.warning("metrics.database_unavailable", error=type(error).__name__)
             is_up = 0.0
         up = GaugeMetricFamily("moorage_database_up", "1 if PostgreSQL responded to this scrape.", is_up)
-        return metrics.collect_all([up, *gauges], totals)
+        yield from (*metrics.REGISTRY.collect(), up, *gauges)
 
 
 def serve_metrics(address: str, database_url: str) -> Callable[[], None]:

@@ -156,9 +156,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_unexpected_error(request: Request | None, error: Exception) -> Response:
     """Return 503 for a failure of this machine, else 500; Starlette re-raises the error, `ApiApp` logs it."""
-    problem = Problem(500, "internal server error")
-    if local_errors.find_local_failure(error):
-        problem = unavailable("the server is short of disk space or memory, retry")
+    problem = unavailable("the server is short of disk space or memory, retry")  # counts a 500, too
+    if not local_errors.find_local_failure(error):
+        problem = Problem(500, "internal server error")
     return await _on_problem(request, problem) if request else problem.response()
 
 

@@ -5,19 +5,22 @@ The cost of a scrape depends on the live rows, not on all rows.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import psycopg
 from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.errors import QueryCanceled
 
+from db import ticks
 from db.breakers import HOST_ALLOWS
 from db.connection import Connection
 from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED, WAITING
 from db.submission_turns import WAITS_FOR_NOTHING
-from moorage import logs
+from db.work_totals import read_totals
+from moorage import logs, metrics
 
 log = logs.get_logger(__name__)
 
@@ -71,7 +74,8 @@ LEASES: Final = " UNION ALL ".join(
     for table in SUBJECT
 )
 
-# Paused rows are not overdue: see `moorage_paused_seconds`. Nor is what waits for a circuit breaker.
+# Paused rows are not overdue: see `moorage_paused_seconds`. Nor is what waits for a circuit breaker. Leased rows are due
+# when their lease has ended.
 _DUE: Final = {
     "deliveries": ("state IN ('new', 'unmatched') AND lease_token IS NULL",),
     "jobs": ("state IN ('open', 'keeping')",),
@@ -97,6 +101,7 @@ def _build_oldest_due(tables: Iterable[str]) -> str:
         for table in tables
         for condition in _DUE[table]
     ] + [_PLANNED for table in tables if table == "predictions"]
+    parts += [f"SELECT '{t}', min(leased_until) FROM {t} WHERE lease_token IS NOT NULL" for t in tables if t in SUBJECT]
     return f"""
 SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0), 0) AS value
   FROM ({" UNION ALL ".join(parts)}) due
@@ -196,19 +201,23 @@ WEBHOOKS_REFUSED: Final = f"SELECT provider, value FROM ({REFUSED_WEBHOOKS}) ref
 PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS value FROM pauses"
 
 # Only the last hundred slots of a sweep are kept. One in the future was claimed before the clock was set back.
-LAST_TICK: Final = """
-SELECT sweep, extract(epoch FROM moment() - max(started_at)) AS value
-  FROM ticks WHERE started_at <= moment() GROUP BY sweep
-"""
+_TICKS: Final = f"FROM ({ticks.LATEST}) t"
+LAST_TICK: Final = f"SELECT sweep, extract(epoch FROM moment() - started_at) AS value {_TICKS}"
+UNFINISHED: Final = f"SELECT sweep, coalesce(extract(epoch FROM moment() - unfinished_since), 0) AS value {_TICKS}"
 
 # Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
 _OWNER: Final = "CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner"
 STORAGE_BYTES: Final = f"SELECT {_OWNER}, bucket, bytes AS value FROM storage_use WHERE rank <= 100"
 STORAGE_OBJECTS: Final = f"SELECT {_OWNER}, bucket, objects AS value FROM storage_use WHERE rank <= 100"
+STORAGE_COUNTED: Final = """
+SELECT bucket, extract(epoch FROM moment() - max(computed_at)) AS value FROM storage_use
+ WHERE rank BETWEEN 1 AND 100 GROUP BY bucket
+"""
 
 # name, help, statement: its columns are the labels of the gauge, and `value`
 GAUGE_QUERIES: Final = (
     ("moorage_sweep_last_tick_seconds", "Seconds since each sweep last started.", LAST_TICK),
+    ("moorage_sweep_unfinished_seconds", "Seconds since each sweep started and has not finished.", UNFINISHED),
     ("moorage_deliveries", "Live deliveries.", DELIVERIES),
     ("moorage_jobs", "Live jobs, by the provider of their latest prediction.", JOBS),
     ("moorage_predictions", "Live predictions.", PREDICTIONS),
@@ -234,39 +243,45 @@ GAUGE_QUERIES: Final = (
     ("moorage_paused_seconds", "Seconds since a provider, or keep, was paused.", PAUSED),
     ("moorage_storage_bytes", "Bytes stored, as last counted.", STORAGE_BYTES),
     ("moorage_storage_objects", "Objects stored, as last counted.", STORAGE_OBJECTS),
+    ("moorage_storage_counted_seconds", "Seconds since what is stored was last counted.", STORAGE_COUNTED),
 )
 
 
 def collect_gauges(conn: Connection) -> list[Metric]:
     """
-    Read all gauges in one read-only snapshot. One that fails is named in `moorage_gauge_failed`; the others remain.
+    Read all gauges, and what workers have counted, in one read-only snapshot.
 
-    It fails if its table is locked, its statement takes more than 2 s, or those before took more than SCRAPE_SECONDS.
+    One that fails is named in `moorage_gauge_failed`; the others remain. It fails if its table is locked, its statement
+    takes more than 2 s, or those before took more than SCRAPE_SECONDS.
     """
     gauges, failed, end = list[Metric](), set[str](), time.monotonic() + SCRAPE_SECONDS
+    reads: dict[str, Callable[[], Iterable[Metric]]] = {
+        **{query[0]: partial(_read_gauge, conn, *query) for query in GAUGE_QUERIES},
+        "work_totals": lambda: metrics.build_work_families(read_totals(conn)),
+    }
     with conn.transaction():
         conn.execute(SNAPSHOT)
-        for query in GAUGE_QUERIES:
+        for name, read in reads.items():
             try:
                 if time.monotonic() >= end:
                     raise QueryCanceled("the scrape takes too long")
                 with conn.transaction():
-                    gauges.append(_read_gauge(conn, *query))
+                    gauges += read()
             except psycopg.Error as error:
                 if conn.closed:
                     raise
-                log.warning("metrics.gauge_failed", gauge=query[0], error=str(error))
-                failed.add(query[0])
+                log.warning("metrics.gauge_failed", gauge=name, error=str(error))
+                failed.add(name)
     failures = GaugeMetricFamily("moorage_gauge_failed", "1 for a gauge that could not be read.", labels=["gauge"])
-    for name, _, _ in GAUGE_QUERIES:
+    for name in reads:
         failures.add_metric([name], name in failed)
     return [*gauges, failures]
 
 
-def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> Metric:
+def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> list[Metric]:
     cursor = conn.execute(sql)
     labels = [column.name for column in cursor.description or () if column.name != "value"]
     gauge = GaugeMetricFamily(name, help_text, labels=labels)
     for row in cursor:
         gauge.add_metric([str(row[label]) for label in labels], float(row["value"]))
-    return gauge
+    return [gauge]

@@ -29,7 +29,8 @@ EMPTY += " work_totals, webhook_refusals, notifications, breakers CASCADE"
 
 # A house in which all is well: ticks, a webhook a minute for an hour, 40 jobs with one failure, one fallback, one poll.
 WELL = """
-INSERT INTO ticks (sweep, slot) VALUES ('dispatch', 1), ('reconcile', 1), ('drain', 1), ('discard', 1);
+INSERT INTO ticks (sweep, slot, finished_at)
+SELECT sweep, 1, moment() FROM unnest('{dispatch,reconcile,drain,discard,usage}'::text[]) sweep;
 INSERT INTO deliveries (id, provider, webhook_id, body_sha256, state, run_at, ended_at, received_at)
 SELECT gen_random_uuid(), 'replicate', 'w' || n, '', 'applied', NULL, moment(), moment() - n * interval '1 min'
   FROM generate_series(1, 60) n;
@@ -124,6 +125,9 @@ TROUBLE = {
     "MoorageBillingRefused": "UPDATE predictions SET state = 'failed', category = 'BILLING_FAILED'"
     " WHERE external_id = 'p4'",
     "MoorageBeatSilent": "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch'",
+    "MoorageSweepFails": "UPDATE ticks SET started_at = moment() - interval '12 min' WHERE sweep = 'usage';"
+    " INSERT INTO ticks (sweep, slot, started_at) VALUES ('usage', 2, moment() - interval '11 min'),"
+    " ('usage', 3, moment())",
 }
 # Other faults that an alert stands for.
 ALSO_TROUBLE = [
@@ -131,6 +135,17 @@ ALSO_TROUBLE = [
     ("MoorageOldestDue", BREAKERS.format(host="50 s", api="70 s")),
     ("MoorageQueueWithoutWorker", "UPDATE ticks SET started_at = moment() - interval '3 min' WHERE sweep = 'drain'"),
     ("MoorageBeatSilent", "DELETE FROM ticks WHERE sweep = 'reconcile'"),
+    (
+        "MoorageSweepFails",
+        "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch';"
+        " INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 2, moment() - interval '70 s'),"
+        " ('dispatch', 3, moment())",
+    ),
+    (
+        "MoorageOldestDue",
+        "UPDATE outputs SET lease_token = gen_random_uuid(), leased_by = 'a/1',"
+        " leased_until = moment() - interval '6 min' WHERE state = 'waiting'",
+    ),
     ("MoorageBeatSilent", "UPDATE ticks SET started_at = moment() - interval '3 min'"),
     ("MoorageBeatSilent", "UPDATE ticks SET started_at = moment() + interval '50 min' WHERE sweep = 'dispatch'"),
 ]
@@ -146,6 +161,8 @@ CALM = {
     "a notification failed three times": NOTIFIED.format(3),
     "a third of many attempts is repeated": ATTEMPTS.format(done=40, retry=10),
     "all of a few attempts are repeated": ATTEMPTS.format(done=0, retry=9),
+    "a sweep failed, and finished afterwards": "INSERT INTO ticks (sweep, slot, started_at)"
+    " VALUES ('usage', 0, moment() - interval '1 h')",
     "less than half a terabyte is stored": STORED.format(400_000_000_000),
     "one file waits long while another is kept": "UPDATE outputs SET created_at = moment() - interval '6 min'"
     f" WHERE state = 'waiting'; {KEPT}",

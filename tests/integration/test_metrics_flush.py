@@ -1,6 +1,7 @@
 """What workers count of their work: added up in PostgreSQL, and shown by /metrics."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,6 +163,18 @@ def test_hosts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics.name_host("h0") == "h0"
 
 
+def test_the_hosts_of_all_processes_are_bounded(at: World) -> None:
+    """A pool child is replaced every 500 tasks, and names hosts of its own."""
+    name, last = "moorage_downloads_total", metrics.MAX_HOSTS + 2
+    work_totals.add(at.conn, [(name, {"host": f"h{n}", "status": "2xx"}, 1.0) for n in range(last)])
+    work_totals.add(at.conn, [(name, {"host": host, "status": "2xx"}, 5.0) for host in ("h0", "new", "newer")])
+
+    found = {labels["host"]: value for _, labels, value in work_totals.read_totals(at.conn)}
+
+    assert len(found) == metrics.MAX_HOSTS + 1
+    assert (found["h0"], found["(other)"]) == (6.0, 12.0)
+
+
 def test_a_gauge_that_fails_does_not_remove_the_others(at: World, url: str) -> None:
     """It is named."""
     with connect(url) as conn:
@@ -169,10 +182,24 @@ def test_a_gauge_that_fails_does_not_remove_the_others(at: World, url: str) -> N
         gauges = {gauge.name: read_series(gauge) for gauge in metrics_report.collect_gauges(conn)}
         conn.execute("ALTER TABLE storage_use_away RENAME TO storage_use")
 
-    storage = {"moorage_storage_bytes", "moorage_storage_objects"}
+    storage = {f"moorage_storage_{name}" for name in ("bytes", "objects", "counted_seconds")}
     names = {name for name, *_ in metrics_report.GAUGE_QUERIES}
-    assert gauges["moorage_gauge_failed"] == {(name,): float(name in storage) for name in names}
-    assert set(gauges) == {"moorage_gauge_failed", *(names - storage)}
+    work = {family.name for family in metrics.WORK.collect()}
+    assert gauges["moorage_gauge_failed"] == {(name,): float(name in storage) for name in (*names, "work_totals")}
+    assert set(gauges) == {"moorage_gauge_failed", *(names - storage), *work}
+
+
+def test_totals_that_cannot_be_read_cost_no_gauge_and_no_time(at: World, url: str) -> None:
+    """Prometheus waits for ten seconds: after them all receivers seem to be down."""
+    with connect(url) as holder, connect(url) as conn, holder.transaction():
+        holder.execute("LOCK TABLE work_totals")
+        started = time.monotonic()
+        gauges = {gauge.name: read_series(gauge) for gauge in metrics_report.collect_gauges(conn)}
+
+    failed = {name for (name,), value in gauges["moorage_gauge_failed"].items() if value}
+    assert failed == {"work_totals"}
+    assert "moorage_deliveries" in gauges
+    assert time.monotonic() - started < metrics_report.SCRAPE_SECONDS
 
 
 def test_the_totals_of_an_unused_host_are_forgotten(at: World) -> None:

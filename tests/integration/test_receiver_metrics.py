@@ -36,6 +36,7 @@ INSERT INTO dead_letters (id, subject, subject_id, provider, step, category, err
 VALUES (gen_random_uuid(), 'output', gen_random_uuid(), 'replicate', 'keep', 'DOWNLOAD_FAILED', 'OutputGone', '', true);
 INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, moment() - interval '91 s'),
        ('dispatch', 2, moment() - interval '90 s'), ('reconcile', 9, moment() - interval '1 h');
+INSERT INTO storage_use (bucket, owner, rank, computed_at) VALUES ('public', 'alice', 1, moment() - interval '2 h');
 """
 
 
@@ -68,6 +69,8 @@ def test_live_rows_are_counted_by_state_and_provider(database_url: str, conn: Co
     assert found["moorage_outputs_ended_24h"] == {("dead",): 1}
     assert set(found["moorage_sweep_last_tick_seconds"]) == {("dispatch",), ("reconcile",)}
     assert found["moorage_sweep_last_tick_seconds"][("dispatch",)] == pytest.approx(90, abs=20)
+    assert found["moorage_sweep_unfinished_seconds"][("dispatch",)] == pytest.approx(91, abs=20)
+    assert found["moorage_storage_counted_seconds"] == {("public",): pytest.approx(7200, abs=20)}
     assert found["moorage_soonest_expiry_seconds"][()] == pytest.approx(600, abs=20)
     due = found["moorage_oldest_due_seconds"]
     assert due[("deliveries",)] == pytest.approx(90, abs=20)

@@ -14,7 +14,8 @@ class _AllCollector(Collector):
         self._totals = totals
 
     def collect(self) -> Iterator[Metric]:
-        return metrics.collect_all([], self._totals)
+        yield from metrics.REGISTRY.collect()
+        yield from metrics.build_work_families(self._totals)
 
 
 def read_series(gauge: Metric) -> dict[tuple[str, ...], float]:

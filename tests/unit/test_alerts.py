@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from cli import main
+from moorage.settings import Settings
 from receiver import app
+from receiver.responses import KINDS
 from tests.support import promql
 from tests.support.exposition import render_metrics
 from tests.support.promql import Sample
@@ -37,9 +39,9 @@ def anchor(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
 
 
-def test_there_are_twenty_alerts_with_names_of_their_own():
+def test_there_are_twenty_one_alerts_with_names_of_their_own():
     """Each more is one that people learn to ignore."""
-    assert len({rule["alert"] for rule in RULES}) == len(RULES) == 20
+    assert len({rule["alert"] for rule in RULES}) == len(RULES) == 21
 
 
 @alerts
@@ -158,12 +160,19 @@ def test_every_metric_of_an_expression_is_named_with_the_labels_asked_of_it():
         found("rate(a[5m])", A1)
 
 
-def test_every_reason_of_a_503_is_a_series_from_the_start():
+def test_what_is_known_to_be_counted_is_a_series_from_the_start():
     """A series that begins with its first increment has no rate until the second one."""
+    settings = Settings(_env_file=None, database_url="postgresql://h/d", broker_url="redis://h", allow_unsigned="fal")
+    app.Receiver(settings)
     text = render_metrics()
 
-    for reason in {*app._UNAVAILABLE_REASONS.values(), "bytes_in_flight"}:
+    for reason in {*app._UNAVAILABLE_REASONS.values(), "bytes_in_flight", "internal"}:
         assert f'moorage_webhooks_unavailable_total{{reason="{reason}"}} ' in text
+    for reason in ("bad_signature", "not_found", "too_large", "too_slow", "unreadable"):
+        assert f'moorage_webhooks_refused_total{{reason="{reason}"}} ' in text
+        assert reason in KINDS.values()
+    for series in ('wakes_dropped_total{reason="full"}', 'webhooks_recorded_total{provider="fal"}'):
+        assert f"moorage_{series} " in text
 
 
 def test_a_rate_is_that_of_two_scrapes():

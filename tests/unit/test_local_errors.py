@@ -13,12 +13,14 @@ import requests
 import urllib3
 
 import web.app
+from moorage import metrics
 from moorage.errors import DatabaseUnavailable, DownloadInterrupted, InvalidMedia, NotSubmitted, StorageUnavailable
 from moorage.local_errors import LOCAL_ERRNOS, find_local_failure
 from moorage.settings import Settings
 from receiver import app
 from tests.unit.test_lifecycle import after
 
+WEBHOOK = {"type": "http", "method": "POST", "path": "/webhooks/replicate", "headers": [], "query_string": b""}
 ANY = Settings(_env_file=None, database_url="postgresql://u:p@127.0.0.1/d", broker_url="redis://127.0.0.1/0")
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/errors.md"
 
@@ -86,16 +88,49 @@ def test_the_receiver_answers_503_while_the_machine_is_short_of_descriptors(monk
     receiver = app.Receiver(ANY)
     monkeypatch.setattr(receiver, "_handle_webhook", lambda *_: fail(OSError(errno.EMFILE, "Too many open files")))
 
-    scope = {"type": "http", "method": "POST", "path": "/webhooks/replicate", "headers": []}
-    response = asyncio.run(receiver._handle_request(scope, None))
+    response = asyncio.run(receiver._handle_request(WEBHOOK, None))
 
     assert (response.status, dict(response.headers)[b"retry-after"]) == (503, b"1")
 
 
 @pytest.mark.parametrize(("error", "status"), [(OSError(errno.EMFILE, "Too many open files"), 503), (TypeError(), 500)])
+def test_a_webhook_that_fails_in_moorage_is_counted(monkeypatch, error, status):
+    """A bug in a verifier turns every webhook away: the alert on unavailable requests must fire."""
+    receiver = app.Receiver(ANY)
+    monkeypatch.setattr(receiver._webhooks, "receive", lambda *_, **__: fail(error))
+    before = counted(metrics.WEBHOOKS_UNAVAILABLE.labels("internal"))
+
+    response = asyncio.run(receiver._handle_request(WEBHOOK, None))
+
+    assert response.status == status
+    assert counted(metrics.WEBHOOKS_UNAVAILABLE.labels("internal")) == before + 1
+
+
+def counted(counter):
+    return counter._value.get()
+
+
+def test_only_posts_are_refused_webhooks():
+    """A scanner's GET is none, and is not among the requests that the share is of."""
+    receiver = app.Receiver(ANY)
+    before = counted(metrics.WEBHOOKS_REFUSED.labels("not_found"))
+
+    statuses = [
+        asyncio.run(receiver._handle_request({**WEBHOOK, "method": method, "path": "/webhooks/x"}, None)).status
+        for method in ("GET", "HEAD", "POST")
+    ]
+
+    assert statuses == [404, 404, 404]
+    assert counted(metrics.WEBHOOKS_REFUSED.labels("not_found")) == before + 1
+
+
+@pytest.mark.parametrize(("error", "status"), [(OSError(errno.EMFILE, "Too many open files"), 503), (TypeError(), 500)])
 def test_the_api_answers_503_while_the_machine_is_short_of_descriptors(error, status):
     """A bug remains a 500."""
+    before = counted(metrics.API_UNAVAILABLE)
+
     assert asyncio.run(web.app._on_unexpected_error(None, error)).status_code == status
+    assert counted(metrics.API_UNAVAILABLE) == before + 1
 
 
 async def fail(error):
