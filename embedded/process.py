@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import math
 import os
 import signal
 import subprocess
@@ -32,6 +33,24 @@ class User(NamedTuple):
     gid: int
 
 
+class Child(subprocess.Popen[bytes]):
+    """A child whose status can be read while its id, which is also its group's, stays taken."""
+
+    def peek(self) -> int | None:
+        """Return the exit status, None while it runs; leave the process to be waited for."""
+        if self.returncode is not None or not hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+            return self.poll()
+        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def __del__(self) -> None:
+        if hasattr(self, "pid"):
+            self.poll()  # one that has ended is no leak
+        super().__del__()
+
+
 class Process:
     """
     A child process in its own process group, so that Ctrl-C in the terminal does not reach it.
@@ -53,7 +72,7 @@ class Process:
         stale_path: a file of an earlier child, removed under the lock: it no longer says that a server runs.
     """
 
-    spawn: ClassVar[Callable[..., subprocess.Popen[bytes]]] = subprocess.Popen
+    spawn: ClassVar[Callable[..., Child]] = Child
 
     def __init__(
         self,
@@ -77,7 +96,7 @@ class Process:
         self._env, self._cwd, self._ready, self._user = env, cwd, ready, user
         self._stop_signal, self._death_signal, self._grace = stop_signal, death_signal, grace_seconds
         self._lock_path, self._stale_path = lock_path, stale_path
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._log_start = 0
 
     @property
@@ -87,7 +106,7 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        return self._child is not None and self._child.poll() is None
+        return self._child is not None and self._child.peek() is None
 
     def start(self) -> None:
         """Start it and wait until it is ready. Raises ConfigError with the end of its log if it ends before that."""
@@ -102,6 +121,8 @@ class Process:
         """Start it without waiting; do nothing if it is running."""
         if self.is_running:
             return
+        if self._child is not None:
+            self._child.wait()  # of an earlier start; what it left behind may run on
         with lock_file(self._lock_path, self.name) as lock, _open_log(self.log_path) as output:
             self._log_start = output.tell()
             if self._stale_path is not None:
@@ -137,26 +158,26 @@ class Process:
         """Return the exit status (negative: a signal's number), None if it is still running at the timeout."""
         if self._child is None:
             return None
-        try:
-            return self._child.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            return None
+        until = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while (status := self._child.peek()) is None and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+        return status
 
     def stop(self) -> None:
         """Send `stop_signal`; kill the process group after the grace period. Do nothing if it has ended."""
         if self._child is None:
             return
         if self.is_running:
-            self._child.send_signal(self._stop_signal)
+            os.kill(self._child.pid, self._stop_signal)
             if self.wait(self._grace) is None:
                 log.warning("process.killed", name=self.name, pid=self._child.pid, grace_s=self._grace)
         self.kill()
 
     def kill(self) -> None:
-        """Kill the process group with SIGKILL and wait for the process."""
-        if self._child is None:
+        """Kill the process group with SIGKILL and wait for the process; do nothing if that was done before."""
+        if self._child is None or self._child.returncode is not None:
             return
-        # The group exists while any member lives, and its id is not reused before.
+        # Until the child is waited for, its id is not used for another process, whose group this would kill.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()

@@ -11,6 +11,7 @@ import pytest
 
 from embedded.process import Process
 from moorage.errors import ConfigError
+from tests.support import fork_server
 
 DEADLINE_SECONDS = 60
 
@@ -92,6 +93,27 @@ time.sleep(60)
 
     assert process.wait() == -signal.SIGKILL
     until(lambda: not is_alive(int(pids.read_text())))
+
+
+@pytest.mark.parametrize("spawn", [Process.spawn, fork_server.spawn], ids=["executed", "forked"])
+def test_a_process_that_has_ended_keeps_its_id_until_it_is_stopped(tmp_path, monkeypatch, spawn):
+    """Its id is its group's: another process that got it meanwhile would be killed in its place."""
+    monkeypatch.setattr(Process, "spawn", staticmethod(spawn))
+    ended = Process(
+        [sys.executable, "-m", "this"], env=dict(os.environ), cwd=tmp_path, log_path=tmp_path / "log", name="this"
+    )
+    ended.start()
+
+    assert ended.wait(DEADLINE_SECONDS) == 0
+    assert not ended.is_running
+    os.kill(ended.pid, 0)  # raises ProcessLookupError if the id is free
+    ended.stop()
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(ended.pid, 0)
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("a group that may be another's was killed"))
+    ended.stop()
+    assert ended.wait() == 0
 
 
 def test_a_second_start_waits_for_the_previous_process(tmp_path):

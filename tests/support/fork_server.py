@@ -23,7 +23,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    from embedded.process import Child
 
 PRELOADED: Final = (
     "asyncio", "boto3.session", "botocore.config", "celery.app.task", "celery.apps.worker", "celery.bin.celery",
@@ -60,6 +63,10 @@ class Forked:
         if self.returncode is None:
             self.returncode = self._server.ask({"reap": self.pid})
         return self.returncode
+
+    def peek(self) -> int | None:
+        """Return the exit status, None while it runs, as `Child` does."""
+        return self._server.ask({"peek": self.pid}) if self.returncode is None else self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit status. Raises subprocess.TimeoutExpired, as Popen does."""
@@ -153,13 +160,15 @@ def close() -> None:
 def popen(
     args: Sequence[str], *, env: Mapping[str, str], cwd: str | os.PathLike[str], stdout: IO[Any], stderr: IO[Any],
     stdin: IO[Any] | None = None, own_session: bool = False,
-) -> Forked | subprocess.Popen[bytes]:  # fmt: skip
+) -> "Forked | Child":  # fmt: skip
     """Start `python ARGS`, which begin with `-m MODULE` or `-c CODE`; a stream of None is the null device."""
     with contextlib.ExitStack() as null:
         source = null.enter_context(Path(os.devnull).open("rb")) if stdin is None else stdin
         if sys.platform != "linux":
+            from embedded.process import Child  # not in the server, which has no path to it
+
             argv = [sys.executable, *args]
-            return subprocess.Popen(argv, env=dict(env), cwd=cwd, stdin=source, stdout=stdout, stderr=stderr)
+            return Child(argv, env=dict(env), cwd=cwd, stdin=source, stdout=stdout, stderr=stderr)
         if not _running:
             _running.append(_Server())
         request = {"args": list(args), "env": dict(env), "cwd": os.fspath(cwd), "own_session": own_session}
@@ -169,10 +178,12 @@ def popen(
 
 def spawn(
     argv: Sequence[str], *, env: Mapping[str, str] | None, cwd: Path | None, stdout: IO[Any], **options: Any
-) -> Forked | subprocess.Popen[bytes]:
+) -> "Forked | Child":
     """Replace `Process.spawn`: fork `python -m MODULE` of this interpreter; start anything else as it does."""
     if sys.platform != "linux" or tuple(argv[:2]) != (sys.executable, "-m") or env is None or cwd is None:
-        return subprocess.Popen(argv, env=env, cwd=cwd, stdout=stdout, **options)
+        from embedded.process import Child
+
+        return Child(argv, env=env, cwd=cwd, stdout=stdout, **options)
     return popen(argv[1:], env=env, cwd=cwd, stdout=stdout, stderr=stdout, own_session=True)
 
 
@@ -213,6 +224,9 @@ def _serve(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
             ended, status = os.waitpid(pid, os.WNOHANG)
             pids.discard(ended)
             answer = os.waitstatus_to_exitcode(status) if ended else None
+        elif pid := request.get("peek"):
+            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            answer = found and (found.si_status if found.si_code == os.CLD_EXITED else -found.si_status)
         elif answer := os.fork():
             pids.add(answer)
             for fd in fds:
