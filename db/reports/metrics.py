@@ -74,8 +74,8 @@ LEASES: Final = " UNION ALL ".join(
     for table in SUBJECT
 )
 
-# Paused rows are not overdue: see `moorage_paused_seconds`. Nor is what waits for a circuit breaker. Leased rows are due
-# when their lease has ended.
+# Not overdue: paused rows, see `moorage_paused_seconds`, and what waits for a circuit breaker. Leased rows are due when
+# their lease has ended.
 _DUE: Final = {
     "deliveries": ("state IN ('new', 'unmatched') AND lease_token IS NULL",),
     "jobs": ("state IN ('open', 'keeping')",),
