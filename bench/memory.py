@@ -23,7 +23,7 @@ _COLUMNS: Final = ("file", "pixels", "MB", "worker MB", "decoder MB", "seconds",
 
 
 def main(megapixels: float) -> None:
-    run, rows = results.Run("memory"), []
+    run, rows = results.Run("memory" if megapixels == MEGAPIXELS else "memory-custom"), []
     for name, width, height, save in _list_cases(megapixels):
         with tempfile.TemporaryFile() as file:
             if not (pid := os.fork()):  # creating the image needs memory of its own

@@ -73,6 +73,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, Stack(Path(folder)) as stack:
             os.environ.update(stack.environment())
             seconds, done = _measure(stack.postgres.create_database("retention"), days)
+        if done["jobs"] != JOBS:
+            raise SystemExit(f"{done['jobs']} of {JOBS} jobs were deleted")
         deleted = 4 * done["jobs"] + done["deliveries"]
         run.figures[str(days)] = {"seconds": seconds, **done}
         rows.append([f"{days * JOBS:,}", f"{done['jobs']:,}", f"{seconds:.1f} s", f"{deleted / seconds:,.0f}"])

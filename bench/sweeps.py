@@ -63,8 +63,7 @@ def add_due(conn: Connection, count: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--due", type=int, default=100_000)
-    args = parser.parse_args()
-    run = results.Run("sweeps")
+    run, args = results.start("sweeps", parser)
     figures: dict[str, dict[str, Any]] = {}
     with deployment.start_servers(["jpeg"]) as servers:
         deps = statements.build_deps(servers)
