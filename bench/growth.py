@@ -278,7 +278,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs=2, default=(10_000, 1_000_000))
     run, args = results.start("growth", parser)
-    sizes: Sequence[int] = args.sizes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user
@@ -287,12 +286,12 @@ def main() -> int:
             stops.callback(postgres.stop)
             postgres.start()
             conns = []
-            for size in sizes:
+            for size in args.sizes:
                 conn = stops.enter_context(connect(postgres.create_database(f"history_{size}")))
                 migrate.migrate(conn)
                 history.fill(conn, size)
                 conns.append(conn)
-            measure(run, conns, sizes)
+            measure(run, conns, args.sizes)
     run.save()
     return 0
 

@@ -64,6 +64,8 @@ def _measure_chains(
     processes.await_idle([pid])
     before = processes.cpu_seconds(pid)
     sent = load.send_bodies(port, bodies, deployment.SIGNING_SECRET, connections=16, folder=servers.folder)
+    if sent.statuses != {"202": count}:
+        raise SystemExit(f"not all webhooks of the peer were accepted: {sent.statuses}")
     processes.await_true(
         lambda: int(broker.get("celery_chain.stored") or 0) >= count,  # type: ignore[arg-type]
         "storing the peer's files",
