@@ -18,6 +18,7 @@ from bench import deployment, pictures, processes, results
 from bench.deployment import Bench, Servers
 from db.connection import Connection, fetch_all
 from embedded import ports
+from simulation.stack import KEEP_CHILDREN
 from tests.support import pgbouncer
 from worker.launch import granian_flags
 
@@ -148,6 +149,7 @@ def main() -> int:
     first = next(iter(figures.values()))
     run.tables = [build_rates(figures), build_cost(first), build_growth(first)]
     run.notes = [f"{args.outputs} JPEGs at once in each form, all read back. CPU includes the sweeps meanwhile."]
+    run.notes.append(f"A worker for files has {KEEP_CHILDREN} children.")
     run.figures = figures
     run.save()
     return 0
