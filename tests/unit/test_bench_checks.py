@@ -1,11 +1,12 @@
 """A bench ends with an error where it would publish the figures of something else."""
 
 import argparse
+import socket
 import sys
 
 import pytest
 
-from bench import receiver, results
+from bench import receiver, results, streams
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,19 @@ def test_a_run_with_other_arguments_has_a_name_of_its_own(
 
     assert run.part == part
     assert args.rounds == int(["2", *given][-1])
+
+
+@pytest.mark.parametrize("last", [b"", b"9\r\n: comment\r\n", b"0\r\n\r\n", None])
+def test_a_stream_that_ended_is_not_an_idle_one(last: bytes | None) -> None:
+    """Streams that the receiver has closed need no memory and no comments."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(last or b"")
+        if last is None:
+            theirs.close()
+
+        if last is None or last.startswith(b"0"):
+            with pytest.raises(SystemExit, match="1 of 1 streams ended"):
+                streams.require_open([ours])
+        else:
+            streams.require_open([ours])
