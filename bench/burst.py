@@ -9,7 +9,7 @@ is read back.
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -27,8 +27,7 @@ SELECT count(*) AS rows, count(*) FILTER (WHERE state = 'applied') AS applied,
 """
 
 TICKS: Final = """
-SELECT extract(epoch FROM started_at)::float AS at FROM ticks
- WHERE sweep = %(sweep)s AND started_at >= to_timestamp(%(since)s) ORDER BY started_at
+SELECT extract(epoch FROM started_at)::float AS at FROM ticks WHERE sweep = %(sweep)s
 """
 
 
@@ -38,11 +37,10 @@ def measure(bench: Bench, count: int) -> dict[str, Any]:
     bench.copy_registration(external_ids)
     bench.await_idle()
     ticks: dict[str, set[float]] = {sweep: set() for sweep in SWEEPS}
-    since = time.time() - max(SWEEPS.values())
     before = bench.measure_cpu()
     sent = bench.send(bench.build_bodies(external_ids), connections=64)
     accepted = [answer["id"] for _, answer in sent.accepted]
-    facts = _await_ingested(bench, accepted, ticks, since)
+    facts = _await_ingested(bench, accepted, ticks)
     used = deployment.subtract(bench.measure_cpu(), before)
     now = time.time()
     seconds = facts["ended"] - sent.started_at
@@ -53,16 +51,16 @@ def measure(bench: Bench, count: int) -> dict[str, Any]:
         "per_second": count / seconds,
         "cpu_us": sum(used[name] for name in bench.workers) / count * 1e6,
         "cpu_by_process": used,
-        "gaps": {sweep: find_longest_gap(sorted(at), now) for sweep, at in ticks.items()},
+        "gaps": {sweep: find_longest_gap(at, sent.started_at, now) for sweep, at in ticks.items()},
     }
 
 
-def _await_ingested(bench: Bench, accepted: Sequence[str], ticks: dict[str, set[float]], since: float) -> Any:
-    """Collect the ticks meanwhile: only the last hundred of each sweep are kept."""
+def _await_ingested(bench: Bench, accepted: Sequence[str], ticks: dict[str, set[float]]) -> Any:
+    """Collect the ticks meanwhile, and those before: only the last hundred of each sweep are kept."""
     end = time.monotonic() + DEADLINE_SECONDS
     while True:
         for sweep, found in ticks.items():
-            found |= {row["at"] for row in fetch_all(bench.conn, TICKS, {"sweep": sweep, "since": since})}
+            found |= {row["at"] for row in fetch_all(bench.conn, TICKS, {"sweep": sweep})}
         facts = fetch_all(bench.conn, INGESTED, {"ids": accepted})[0]
         if facts["rows"] != len(accepted):
             raise SystemExit(f"{len(accepted) - facts['rows']} accepted webhooks are not in the database")
@@ -73,16 +71,19 @@ def _await_ingested(bench: Bench, accepted: Sequence[str], ticks: dict[str, set[
         time.sleep(0.5)
 
 
-def find_longest_gap(ticks: Sequence[float], until: float) -> float:
-    """Return the longest time without the start of a sweep, up to now."""
-    return max(after - before for before, after in pairwise([*ticks, until])) if ticks else float("inf")
+def find_longest_gap(ticks: Collection[float], sent_at: float, until: float) -> float:
+    """Return the longest time without a start of a sweep, up to now; one that began before the first webhook whole."""
+    if not ticks:
+        return float("inf")
+    last = max((at for at in ticks if at < sent_at), default=sent_at)
+    starts = [last, *sorted(at for at in ticks if at >= sent_at), until]
+    return max(after - before for before, after in pairwise(starts))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--webhooks", type=int, nargs="+", default=[1000, 10_000])
-    args = parser.parse_args()
-    run = results.Run("burst")
+    run, args = results.start("burst", parser)
     rows, figures = [], []
     for count, workers in [(count, 1) for count in args.webhooks] + [(args.webhooks[0], 0)]:
         with deployment.start_servers(["jpeg"]) as servers, deployment.start(servers, keep_workers=workers) as bench:

@@ -13,7 +13,6 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,15 +20,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import requests
+from celery import Celery
+from celery.utils.nodenames import gethostname
 
 from bench import processes, results
 from bench.load import LoadResult, send_bodies
 from db.connection import Connection, connect, fetch_all
+from embedded.server import Server
 from embedded.stack import Stack
 from moorage.ids import uuid7
-from moorage.settings import Constants, Settings
+from moorage.settings import Settings
 from simulation.stack import LocalDeployment
 from storage import buckets, s3
+from worker import queues
 
 SIGNING_SECRET: Final = "whsec_" + base64.b64encode(b"moorage-bench-signs-with-this-key").decode()
 OWNER: Final = "bench"
@@ -46,6 +49,7 @@ class Bench:
     conn: Connection
     folder: Path
     secret: str = SIGNING_SECRET
+    others: Sequence[Server] = ()  # servers beside those of the stack
 
     @property
     def workers(self) -> dict[str, int]:
@@ -59,11 +63,22 @@ class Bench:
 
     @property
     def servers(self) -> dict[str, int]:
-        return {server.name: server.pid for server in self.local.stack.servers if server.pid}
+        return {server.name: server.pid for server in (*self.local.stack.servers, *self.others) if server.pid}
 
     def measure_cpu(self) -> dict[str, float]:
-        """Return the CPU time of each process of moorage and of each server, with its descendants."""
-        return {name: processes.cpu_seconds(pid) for name, pid in (self.processes | self.servers).items()}
+        """Return the CPU time of each process of moorage and of each server, with its descendants, without our own."""
+        used = {name: processes.cpu_seconds(pid) for name, pid in (self.processes | self.servers).items()}
+        used["postgres"] -= processes.cpu_seconds(self.conn.info.backend_pid)
+        return used
+
+    def count_keep_runs(self) -> int:
+        """Return how often workers have run the task `keep`, without result after a repeated wake: Celery's count."""
+        nodes = [f"{name}@{gethostname()}" for name in self.workers if name.startswith("keep")]
+        with Celery(broker=self.local.environment()["CELERY_BROKER_URL"], set_as_current=False) as app:
+            stats = app.control.inspect(nodes, timeout=10, limit=len(nodes)).stats() or {}
+        if set(stats) != set(nodes):
+            raise SystemExit(f"of the workers {', '.join(nodes)} only {', '.join(stats) or 'none'} answered")
+        return sum(stat["total"].get(queues.TASK_BY_STEP["keep"], 0) for stat in stats.values())
 
     def create_ids(self, count: int) -> list[str]:
         """Return ids of predictions that do not exist yet."""
@@ -125,7 +140,7 @@ class Bench:
     ) -> dict[str, Any]:
         """Send the webhooks to one or two receivers; return what it took until all renders were published."""
         bodies = self.build_bodies(external_ids, format_=format_)
-        before, since = self.measure_cpu(), time.time()
+        runs, before = self.count_keep_runs(), self.measure_cpu()
         ports = (self.local.port, other_port or self.local.port)
         with ThreadPoolExecutor(len(ports)) as pool:
             sent = list(pool.map(lambda n: self.send(bodies[n::2], connections=8, port=ports[n]), range(2)))
@@ -134,14 +149,13 @@ class Bench:
         facts = fetch_all(self.conn, RECORDED, {"ids": list(external_ids)})[0]
         if facts["kept"] != len(external_ids):
             raise SystemExit(f"{len(external_ids) - facts['kept']} outputs are missing")
-        # Outputs beyond the depth of the queue have their first wake from dispatch.
-        repeated = fetch_all(self.conn, WAKES, {"since": since})[0]["wakes"] - max(0, facts["kept"] - QUEUE_DEPTH)
+        self.await_idle()  # also repeated wakes have been served
         return {
             "outputs": len(external_ids),
             "seconds": facts["ended"] - min(result.started_at for result in sent),
             "cpu_seconds": sum(used[name] for name in self.workers),
             "cpu_by_process": used,
-            "claims": (facts["attempts"] + max(0, repeated)) / facts["kept"],
+            "keep_runs": (self.count_keep_runs() - runs) / facts["kept"],
         }
 
     def await_published(self, external_ids: Sequence[str]) -> None:
@@ -187,17 +201,10 @@ SELECT count(*) AS published
 """
 
 RECORDED: Final = """
-SELECT count(*) AS kept, sum(o.attempt) AS attempts,
+SELECT count(*) AS kept,
        extract(epoch FROM max(greatest(r.published_at, o.ended_at)))::float AS ended
   FROM predictions p JOIN outputs o ON o.prediction_id = p.id JOIN renders r ON r.id = p.job_id
  WHERE p.external_id = ANY(%(ids)s) AND o.state = 'kept'
-"""
-
-QUEUE_DEPTH: Final[int] = Constants.model_fields["queue_depth"].default
-# Wakes that dispatch published for outputs, first and repeated ones.
-WAKES: Final = """
-SELECT coalesce(sum((result ->> 'keep')::integer), 0)::integer AS wakes
-  FROM ticks WHERE sweep = 'dispatch' AND started_at >= to_timestamp(%(since)s)
 """
 
 

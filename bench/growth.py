@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from bench import history, results
+from bench import backlog, history, results
 from db import (
     clock_skew,
     dead_letters,
@@ -34,7 +34,6 @@ from db import (
     retention,
     storage_use,
     submission_turns,
-    ticks,
 )
 from db.audit import checks
 from db.connection import Connection, connect, fetch_all
@@ -113,9 +112,10 @@ def _reconcile(conn: Connection) -> None:
     discarding.list_spooled_inputs(conn)
 
 
-def _claim_ticks(conn: Connection) -> None:
-    for sweep, sql in ticks.CLAIM_SLOT.items():
-        conn.execute(sql, {"sweep": sweep, "period_seconds": 1.0})
+def _read_gauges(conn: Connection) -> None:
+    *_, failures = metrics.collect_gauges(conn)
+    if failed := [sample.labels["gauge"] for sample in failures.samples if sample.value]:
+        raise SystemExit(f"gauges that could not be read: {', '.join(failed)}")
 
 
 def _expire(conn: Connection) -> None:
@@ -139,9 +139,9 @@ def _audit(conn: Connection) -> None:
 
 
 READS: Final[Mapping[str, Read]] = {
-    "/metrics": metrics.collect_gauges,
+    "/metrics": _read_gauges,
     "moorage status": _undone(lambda conn: status.read_overview(conn, ["replicate", "fal", "openai"])),
-    "ticks, with what is due": _undone(_claim_ticks),
+    "ticks, with what is due": _undone(backlog.SEARCHES["ticks"]),
     "dispatch": _undone(_dispatch),
     "use of an owner": _undone(_read_use),
     "jobs": _list_jobs(),
@@ -277,8 +277,7 @@ def measure(run: results.Run, conns: Sequence[Connection], sizes: Sequence[int])
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs=2, default=(10_000, 1_000_000))
-    sizes = parser.parse_args().sizes
-    run = results.Run("growth")
+    run, args = results.start("growth", parser)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user
@@ -287,12 +286,12 @@ def main() -> int:
             stops.callback(postgres.stop)
             postgres.start()
             conns = []
-            for size in sizes:
+            for size in args.sizes:
                 conn = stops.enter_context(connect(postgres.create_database(f"history_{size}")))
                 migrate.migrate(conn)
                 history.fill(conn, size)
                 conns.append(conn)
-            measure(run, conns, sizes)
+            measure(run, conns, args.sizes)
     run.save()
     return 0
 

@@ -77,6 +77,8 @@ def measure(seconds: float) -> dict[str, Any]:
             counts, used, started = relay.counts.copy(), bench.measure_cpu(), time.monotonic()
             time.sleep(seconds)
             used, passed = deployment.subtract(bench.measure_cpu(), used), time.monotonic() - started
+            if not relay.counts["round trips"] - counts["round trips"]:
+                raise SystemExit("no round trip was counted: sweeps claim a slot each second")
             pids = bench.processes | bench.servers
             return {
                 "per_second": {name: count / passed for name, count in (relay.counts - counts).items()},
@@ -88,8 +90,8 @@ def measure(seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=45.0)
-    run = results.Run("idle")
-    found = run.figures = measure(parser.parse_args().seconds)
+    run, args = results.start("idle", parser)
+    found = run.figures = measure(args.seconds)
     cpu, pss = found["cpu_seconds_per_minute"], found["pss_bytes"]
     rows = [(name, f"{cpu[name]:.2f}", f"{pss[name] / MEGABYTE:.0f}") for name in cpu]
     total = ("**all**", f"{sum(cpu.values()):.2f}", f"{sum(pss.values()) / MEGABYTE:.0f}")

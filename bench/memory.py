@@ -19,30 +19,36 @@ from PIL import Image
 from bench import results
 
 MEGAPIXELS: Final = 20.0
+Writer = Callable[[BinaryIO, int, int], None]
 _COLUMNS: Final = ("file", "pixels", "MB", "worker MB", "decoder MB", "seconds", "result")
 
 
 def main(megapixels: float) -> None:
-    run, rows = results.Run("memory"), []
-    for name, width, height, save in _list_cases(megapixels):
-        with tempfile.TemporaryFile() as file:
-            if not (pid := os.fork()):  # creating the image needs memory of its own
-                save(file, width, height)
-                file.flush()
-                os._exit(0)
-            os.waitpid(pid, 0)
-            command = [sys.executable, "-m", "bench.memory", "--validate"]
-            done = subprocess.run(command, stdin=file, stdout=subprocess.PIPE, check=True)
-            facts: dict[str, Any] = json.loads(done.stdout)
-            size = os.fstat(file.fileno()).st_size / 1e6
-        memory = f"{facts['worker']:.0f}", f"{facts['decoder']:.0f}"
-        shown = f"{width * height:,}", f"{size:.1f}", *memory, f"{facts['seconds']:.1f}", str(facts["result"])
-        rows.append([name.strip(), *shown])
+    run = results.Run("memory" if megapixels == MEGAPIXELS else "memory-custom")
+    rows = [measure(*case) for case in _list_cases(megapixels)]
     run.tables, run.figures = [results.Table(_COLUMNS, rows)], {"megapixels": megapixels}
     run.save()
 
 
-def _list_cases(megapixels: float) -> Iterator[tuple[str, int, int, Callable[[BinaryIO, int, int], None]]]:
+def measure(name: str, width: int, height: int, save: Writer) -> list[str]:
+    """Validate an image in a process of its own; return its row of the table."""
+    with tempfile.TemporaryFile() as file:
+        if not (pid := os.fork()):  # creating the image needs memory of its own
+            save(file, width, height)
+            file.flush()
+            os._exit(0)
+        if os.waitpid(pid, 0)[1]:
+            raise SystemExit(f"{name} was not written")
+        command = [sys.executable, "-m", "bench.memory", "--validate"]
+        done = subprocess.run(command, stdin=file, stdout=subprocess.PIPE, check=True, cwd=results.ROOT)
+        facts: dict[str, Any] = json.loads(done.stdout)
+        size = os.fstat(file.fileno()).st_size / 1e6
+    memory = f"{facts['worker']:.0f}", f"{facts['decoder']:.0f}"
+    shown = f"{width * height:,}", f"{size:.1f}", *memory, f"{facts['seconds']:.1f}", str(facts["result"])
+    return [name.strip(), *shown]
+
+
+def _list_cases(megapixels: float) -> Iterator[tuple[str, int, int, Writer]]:
     """Yield name, size and writer. WebP has at most 16,383 pixels a side, and its lossy form not every content."""
     width = min(16_383, int((megapixels * 1e6) ** 0.5) + 4)
     height = min(width, int(megapixels * 1e6 / width))
@@ -57,7 +63,7 @@ def _list_cases(megapixels: float) -> Iterator[tuple[str, int, int, Callable[[Bi
         yield f"AVIF {mode}", width, height, _writer(mode, "AVIF", speed=10, subsampling="4:4:4")
 
 
-def _writer(mode: str, format_name: str, **options: Any) -> Callable[[BinaryIO, int, int], None]:
+def _writer(mode: str, format_name: str, **options: Any) -> Writer:
     def write(file: BinaryIO, width: int, height: int) -> None:
         samples = bytes(4096) if format_name == "WEBP" else random.Random(1).randbytes(4096)
         tile = Image.frombytes("L", (64, 64), samples).resize((512, 512)).convert("RGB")

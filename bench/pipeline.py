@@ -23,12 +23,12 @@ from bench import deployment, floor, load, processes, results
 from bench.deployment import Servers
 from embedded import ports
 from embedded.process import Process
+from simulation.stack import KEEP_CHILDREN
 
 FLOOR: Final = "one process"
 PEER: Final = "Celery chain of four tasks"
 FORMATS: Final = ("jpeg", "png", "webp")
 PEERS: Final = results.ROOT / "bench" / "peers"
-CHILDREN: Final = 2  # of the peer's worker: Celery's default on two cores
 
 Figures = dict[str, dict[str, Any]]  # by format: outputs, seconds, cpu_seconds
 
@@ -43,7 +43,7 @@ def measure_moorage(servers: Servers, count: int, formats: Sequence[str], *, chi
     return figures
 
 
-def measure_peer(servers: Servers, count: int, formats: Sequence[str], *, children: int = CHILDREN) -> Figures:
+def measure_peer(servers: Servers, count: int, formats: Sequence[str], *, children: int = KEEP_CHILDREN) -> Figures:
     figures: Figures = {}
     with (
         running_peer(servers, children) as (port, pid),
@@ -64,9 +64,12 @@ def _measure_chains(
     processes.await_idle([pid])
     before = processes.cpu_seconds(pid)
     sent = load.send_bodies(port, bodies, deployment.SIGNING_SECRET, connections=16, folder=servers.folder)
+    if sent.statuses != {"202": count}:
+        raise SystemExit(f"not all webhooks of the peer were accepted: {sent.statuses}")
     processes.await_true(
         lambda: int(broker.get("celery_chain.stored") or 0) >= count,  # type: ignore[arg-type]
         "storing the peer's files",
+        pause=0.001,  # the end is the moment at which it is seen
     )
     return {
         "outputs": count,
@@ -77,7 +80,7 @@ def _measure_chains(
 
 
 @contextlib.contextmanager
-def running_peer(servers: Servers, children: int = CHILDREN) -> Iterator[tuple[int, int]]:
+def running_peer(servers: Servers, children: int = KEEP_CHILDREN) -> Iterator[tuple[int, int]]:
     """Start the peer's web server and worker; yield the port of the one and the process id of the other."""
     (port,) = ports.reserve(1)
     files = servers.folder / "peer"
@@ -148,8 +151,7 @@ def main() -> int:
     parser.add_argument("--outputs", type=int, default=100)
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
     parser.add_argument("--children", type=int, help="pool children of moorage's workers and of the peer's")
-    args = parser.parse_args()
-    run = results.Run("pipeline")
+    run, args = results.start("pipeline", parser)
     given = {"children": args.children} if args.children else {}
     measures = {
         FLOOR: floor.run,
@@ -161,9 +163,12 @@ def main() -> int:
         rounds = results.alternate(
             names, lambda name: measures[name](servers, args.outputs, args.formats), rounds=args.rounds
         )
-    claims = results.median(r["moorage"][format_]["claims"] for r in rounds for format_ in args.formats)
+    runs = results.median(r["moorage"][format_]["keep_runs"] for r in rounds for format_ in args.formats)
     run.tables = [build_table(rounds, args.formats)]
-    run.notes = [f"{args.outputs} outputs at once, {args.rounds} rounds; claims per output {claims:.2f}."]
+    run.notes = [
+        f"{args.outputs} outputs at once, {args.rounds} rounds; the task keep ran {runs:.2f} times for each.",
+        f"moorage's worker for files and the worker of the chain have {args.children or KEEP_CHILDREN} children each.",
+    ]
     run.figures = {"rounds": rounds}
     run.save()
     return 0

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ START_SECONDS: Final = 180.0
 MAX_PER_SECOND: Final = 60_000  # of requests prepared for the floor; the others have a quarter
 CONNECTIONS: Final = 64
 FLOOR: Final = "null ASGI on granian"
+FAILURES: Final = {"503", "lost", "unanswered"}  # of single requests: a provider repeats them
+MAX_FAILED: Final = 0.005  # of the requests: half of what p99, which is of the accepted ones, leaves out
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,8 @@ def measure(candidate: Candidate, folder: Path, *, seconds: float) -> dict[str, 
         peak = send_load(port, folder, run=f"{run}p", count=count, seconds=seconds)
         used = processes.cpu_seconds(pid) - before
         half = send_load(port, folder, run=f"{run}h", count=count, seconds=seconds, rate=peak["per_second"] / 2)
+    for phase, sent in {"peak": peak, "half": half}.items():
+        require_accepted(f"{candidate.name}, {phase}", sent["statuses"])
     result = {
         "name": candidate.name,
         "per_second": peak["per_second"],
@@ -149,6 +154,14 @@ def measure(candidate: Candidate, folder: Path, *, seconds: float) -> dict[str, 
     if candidate.name == "moorage":
         result |= check_recorded(candidate.environment["DATABASE_URL"], [*peak["rows"], *half["rows"]], f"msg_{run}p")
     return result
+
+
+def require_accepted(what: str, statuses: Mapping[str, int]) -> None:
+    """Raise SystemExit unless nearly all requests were accepted: else the figures are not those of receiving."""
+    accepted = statuses.get("200", 0) + statuses.get("202", 0)
+    share = 1 - accepted / max(1, sum(statuses.values()))
+    if share > MAX_FAILED or set(statuses) - FAILURES - {"200", "202"}:
+        raise SystemExit(f"{what}: too few webhooks were accepted: {dict(statuses)}")
 
 
 RECORDED = """
@@ -201,17 +214,26 @@ def describe_recorded(rounds: list[list[dict[str, Any]]]) -> str:
     own = [result for round_ in rounds for result in round_ if result["name"] == "moorage"]
     rows, missing = sum(r["read_back"] for r in own), sum(r["missing"] for r in own)
     per_commit = statistics.median(r["rows_per_commit"] for r in own)
+    failed = sum((count_failed(result) for round_ in rounds for result in round_), Counter[str]())
     return (
         f"{rows:,} accepted ids read back, {missing} missing; {per_commit:.0f} webhooks a commit; {len(rounds)} rounds."
+        + (f" Not accepted: {', '.join(f'{count} {what}' for what, count in failed.items())}." if failed else "")
     )
+
+
+def count_failed(result: Mapping[str, Any]) -> Counter[str]:
+    """Count the requests that a receiver did not accept, by its name and their status."""
+    statuses = Counter[str]()
+    for phase in result["statuses"].values():
+        statuses.update({f"{result['name']} {status}": phase[status] for status in FAILURES & set(phase)})
+    return statuses
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.5)
-    args = parser.parse_args()
-    run = results.Run("receiver")
+    run, args = results.start("receiver", parser)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user

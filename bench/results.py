@@ -4,6 +4,7 @@ What every bench prints and writes: tables of text, figures, and the machine, lo
 `save` writes `.moorage/bench/PART.json`; `python -m bench.report` copies the tables from there into the documentation.
 """
 
+import argparse
 import datetime
 import json
 import os
@@ -70,6 +71,12 @@ class Run:
         (FOLDER / f"{self.part}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
+def start(part: str, parser: argparse.ArgumentParser) -> tuple[Run, argparse.Namespace]:
+    """Parse the arguments and start a run. One with other than the defaults leaves the JSON for the documentation."""
+    args = parser.parse_args()
+    return Run(part if args == parser.parse_args([]) else f"{part}-custom"), args
+
+
 def wrap(text: str) -> str:
     """Return a paragraph in lines of the documentation's width."""
     return textwrap.fill(text, 125, break_long_words=False, break_on_hyphens=False)
@@ -101,7 +108,3 @@ def median_of(rounds: Sequence[Mapping[str, Mapping[str, Any]]], name: str, figu
 def median_ratio(rounds: Sequence[Mapping[str, Mapping[str, Any]]], name: str, other: str, figure: str) -> float:
     """Return the median of the ratio of a figure of `name` to that of `other` within a round."""
     return median(float(result[name][figure]) / float(result[other][figure]) for result in rounds)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0.0

@@ -2,7 +2,7 @@
 `make bench PART=retention`: rows that retention deletes a second, beside a history of one day and of five.
 
 A day has 10,000 failed jobs, each with a prediction, a delivery, an output, a closed dead letter and eleven events.
-2,000 older jobs stay: they have open dead letters.
+2,000 older jobs stay: they have open dead letters, with files in quarantine.
 """
 
 import os
@@ -45,9 +45,11 @@ INSERT INTO deliveries (id, provider, webhook_id, received_at, body_sha256, pred
 SELECT delivery_id, 'replicate', delivery_id, at, '', prediction_id, 'applied', NULL, at FROM made
 """,
     """
-INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, state, category, created_at, ended_at)
-SELECT output_id, job_id, prediction_id, 0, 'output', 'url', 'https://x.example/', 'dead', 'DOWNLOAD_FAILED', at, at
-  FROM made
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, state, category, created_at, ended_at,
+                     quarantine_key, quarantine_bytes, quarantine_sha256, quarantined_at)
+SELECT output_id, job_id, prediction_id, 0, 'output', 'url', 'https://x.example/', 'dead', 'DOWNLOAD_FAILED', at, at,
+       CASE WHEN is_open THEN output_id::text END, CASE WHEN is_open THEN 1 END,
+       CASE WHEN is_open THEN repeat('0', 64) END, CASE WHEN is_open THEN moment() END FROM made
 """,
     """
 INSERT INTO dead_letters (id, subject, subject_id, job_id, step, category, error, reason, retryable, state, created_at,
@@ -73,6 +75,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, Stack(Path(folder)) as stack:
             os.environ.update(stack.environment())
             seconds, done = _measure(stack.postgres.create_database("retention"), days)
+        if done["jobs"] != JOBS:
+            raise SystemExit(f"{done['jobs']} of {JOBS} jobs were deleted")
         deleted = 4 * done["jobs"] + done["deliveries"]
         run.figures[str(days)] = {"seconds": seconds, **done}
         rows.append([f"{days * JOBS:,}", f"{done['jobs']:,}", f"{seconds:.1f} s", f"{deleted / seconds:,.0f}"])

@@ -9,13 +9,16 @@ import argparse
 import contextlib
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from bench import deployment, pictures, processes, results
 from bench.deployment import Bench, Servers
-from db.connection import fetch_all
+from db.connection import Connection, fetch_all
 from embedded import ports
+from simulation.stack import KEEP_CHILDREN
 from tests.support import pgbouncer
 from worker.launch import granian_flags
 
@@ -44,7 +47,7 @@ def measure(bench: Bench, other_port: int, count: int, *, warm_up: int = 8) -> d
     bench.copy_registration(external_ids)
     bench.await_idle()
     sizes, before = fetch_all(bench.conn, TABLES)[0]["bytes"], fetch_all(bench.conn, STATE)[0]
-    with sampled_sessions(bench) as sessions:
+    with counted_queries(bench.conn) as queries, sampled_sessions(bench.conn) as sessions:
         result = bench.publish_registered(external_ids, other_port=other_port)
     after = fetch_all(bench.conn, STATE)[0]
     growth = fetch_all(bench.conn, TABLES)[0]["bytes"] - sizes
@@ -53,23 +56,38 @@ def measure(bench: Bench, other_port: int, count: int, *, warm_up: int = 8) -> d
         "per_second": count / result["seconds"],
         "cpu_ms": {name: seconds / count * 1e3 for name, seconds in result["cpu_by_process"].items()},
         "wal_bytes": (after["wal"] - before["wal"]) / count,
-        "commits": (after["commits"] - before["commits"]) / count,
+        "commits": (after["commits"] - before["commits"] - queries.total()) / count,
         "table_bytes": growth / count,
         **{name: max(values, default=0) for name, values in sessions.items()},
     }
 
 
 @contextlib.contextmanager
-def sampled_sessions(bench: Bench) -> Iterator[dict[str, list[int]]]:
+def counted_queries(conn: Connection) -> Iterator[Counter[str]]:
+    """Count the statements of the bench itself, each of which is a transaction, while the block runs."""
+    counts, execute = Counter[str](), conn.execute
+
+    def count(*args: Any, **options: Any) -> Any:
+        counts["statements"] += 1
+        return execute(*args, **options)
+
+    conn.execute = count  # type: ignore[method-assign]
+    try:
+        yield counts
+    finally:
+        conn.execute = execute  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def sampled_sessions(conn: Connection) -> Iterator[dict[str, list[int]]]:
     """Sample the sessions of PostgreSQL while the block runs."""
     samples: dict[str, list[int]] = {"sessions": [], "active": []}
     stopping = threading.Event()
 
     def sample() -> None:
-        with contextlib.closing(deployment.connect_directly(bench.local.stack)) as conn:
-            while not stopping.wait(0.2):
-                for name, value in fetch_all(conn, SESSIONS)[0].items():
-                    samples[name].append(value)
+        while not stopping.wait(0.2):
+            for name, value in fetch_all(conn, SESSIONS)[0].items():
+                samples[name].append(value)
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -94,21 +112,22 @@ def second_receiver(bench: Bench) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def behind_pgbouncer(servers: Servers) -> Iterator[dict[str, str]]:
-    """Run PgBouncer; yield the setting that names it."""
+def running_pgbouncer(servers: Servers) -> Iterator[pgbouncer.Pgbouncer]:
     server = pgbouncer.Pgbouncer(servers.folder / "pgbouncer", servers.stack.postgres)
     server.start()
     try:
-        yield {"DATABASE_URL": server.url("moorage")}
+        yield server
     finally:
         server.stop()
 
 
 def run_form(servers: Servers, count: int, *, is_double: bool, has_pgbouncer: bool) -> dict[str, Any]:
     with contextlib.ExitStack() as stops:
-        overrides = stops.enter_context(behind_pgbouncer(servers)) if has_pgbouncer else {}
+        pooler = stops.enter_context(running_pgbouncer(servers)) if has_pgbouncer else None
+        overrides = {"DATABASE_URL": pooler.url("moorage")} if pooler else {}
         workers = 2 if is_double else 1
         bench = stops.enter_context(deployment.start(servers, keep_workers=workers, overrides=overrides))
+        bench = replace(bench, others=[pooler] if pooler else [])
         other_port = stops.enter_context(second_receiver(bench)) if is_double else bench.local.port
         memory = processes.pss_bytes(*bench.processes.values())
         return {**measure(bench, other_port, count), "pss_bytes": memory}
@@ -117,8 +136,7 @@ def run_form(servers: Servers, count: int, *, is_double: bool, has_pgbouncer: bo
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outputs", type=int, default=150)
-    args = parser.parse_args()
-    run = results.Run("scale")
+    run, args = results.start("scale", parser)
     forms = {
         "as `moorage up`": {"is_double": False, "has_pgbouncer": False},
         "two receivers, two `keep` workers": {"is_double": True, "has_pgbouncer": False},
@@ -131,6 +149,7 @@ def main() -> int:
     first = next(iter(figures.values()))
     run.tables = [build_rates(figures), build_cost(first), build_growth(first)]
     run.notes = [f"{args.outputs} JPEGs at once in each form, all read back. CPU includes the sweeps meanwhile."]
+    run.notes.append(f"A worker for files has {KEEP_CHILDREN} children.")
     run.figures = figures
     run.save()
     return 0

@@ -25,6 +25,10 @@ FILES: Final = (1, 4)
 JOBS: Final = 40  # of which WAL and rows are counted
 
 WAL: Final = "SELECT pg_current_wal_insert_lsn() - '0/0' AS bytes"
+PUBLISHED: Final = """
+SELECT count(*) AS variants FROM jobs j JOIN render_variants v ON v.render_id = j.id
+ WHERE j.id = ANY(%(ids)s) AND j.state = 'succeeded'
+"""
 SIZE: Final = """
 SELECT sum(pg_column_size(e.*)) AS bytes, count(*) AS events FROM events e WHERE at >= %(since)s
 """
@@ -63,10 +67,9 @@ def measure(deps: Deps, conn: Connection, urls: Sequence[str], *, jobs: int) -> 
     before = fetch_all(conn, WAL)[0]["bytes"]
     since = fetch_all(conn, "SELECT moment() AS now")[0]["now"]
     with counted_requests() as requests:
-        for _ in range(jobs):
-            round_trips.count_webhook_path(deps, counter, urls)
+        ids = [round_trips.count_webhook_path(deps, counter, urls).job_id for _ in range(jobs)]
     events = fetch_all(conn, SIZE, {"since": since})[0]["events"]
-    return {
+    result = {
         "files": files,
         "round_trips": {step: count / jobs for step, count in counter.round_trips.items()},
         "per_output": counter.total() / jobs / files,
@@ -75,6 +78,10 @@ def measure(deps: Deps, conn: Connection, urls: Sequence[str], *, jobs: int) -> 
         "wal_bytes": float(fetch_all(conn, WAL)[0]["bytes"] - before) / jobs / files,
         "events": events / jobs / files,
     }
+    published = fetch_all(conn, PUBLISHED, {"ids": ids})[0]["variants"]
+    if published != jobs * files:
+        raise SystemExit(f"{published} of {jobs * files} files were published")
+    return result
 
 
 def main() -> int:

@@ -35,6 +35,28 @@ def open_streams(port: int, token: str, count: int, owners: str) -> list[socket.
     return opened
 
 
+def require_open(opened: list[socket.socket]) -> None:
+    """Close event streams. Raises SystemExit if some had ended: they cost the receiver nothing."""
+    ended = sum(map(_has_ended, opened))
+    for conn in opened:
+        conn.close()
+    if ended:
+        raise SystemExit(f"{ended} of {len(opened)} streams ended while they were measured")
+
+
+def _has_ended(conn: socket.socket) -> bool:
+    conn.setblocking(False)
+    try:
+        while part := conn.recv(65536):  # comments
+            if part.endswith(b"0\r\n\r\n"):  # the last chunk
+                return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def measure(counts: list[int], seconds: float) -> dict[str, Any]:
     """Return memory and CPU time of the receiver with no stream, and with each number of them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -58,8 +80,7 @@ def measure(counts: list[int], seconds: float) -> dict[str, Any]:
                 "cpu": cpu,
                 "answer_s": time.monotonic() - began,
             }
-        for conn in opened:
-            conn.close()
+        require_open(opened)
     return figures
 
 
@@ -67,8 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, nargs="+", default=[1000, 4000])
     parser.add_argument("--seconds", type=float, default=60.0)
-    args = parser.parse_args()
-    run = results.Run("streams")
+    run, args = results.start("streams", parser)
     found = run.figures = measure(args.streams, args.seconds)
     base = found["0"]["pss_bytes"]
     rows = []

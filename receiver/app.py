@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from multiprocessing.connection import wait
 from typing import Final
 
@@ -50,7 +50,8 @@ class Receiver:
             metrics.WEBHOOKS_RECORDED.labels(provider.name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with logs.bind_fields(**logs.read_traceparent(scope["headers"])):
+        trace = logs.read_traceparent(scope["headers"])
+        with logs.bind_fields(**trace) if trace else nullcontext():
             response = await self._handle_request(scope, receive)
         await send_response(send, response, method=scope["method"])
 

@@ -25,6 +25,7 @@ from worker.launch import granian_flags, worker_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED_PORTS = {"receiver": 8000, "s3": 8333, "flower": 5555, "metrics": 9464}
+KEEP_CHILDREN = 3  # of a worker for files: they wait for hosts
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "MOORAGE_FAILPOINT")
 
 
@@ -149,7 +150,7 @@ class LocalDeployment:
         self.add_worker("quick", "-Q", "quick", "-c", str(concurrency or 2))
         self.add_worker("sweeps", "-Q", "sweeps", "-c", "1")
         for number in range(1, keep_workers + 1):
-            self.add_worker(f"keep{number}", "-Q", "keep", "-c", str(concurrency or 3))
+            self.add_worker(f"keep{number}", "-Q", "keep", "-c", str(concurrency or KEEP_CHILDREN))
         for number in range(1, beats + 1):
             self.add_process(f"beat{number}", ["worker", "beat"])
         if flower:

@@ -173,7 +173,8 @@ class WakeRelay:
                 self._wakes.append(wake)
             else:
                 metrics.WAKES_DROPPED.labels("full").inc()
-        self._waiting.set()
+        if not self._waiting.is_set():  # it is during a burst, and setting it takes a lock
+            self._waiting.set()
 
     def stop(self, *, timeout_seconds: float = 2.0) -> None:
         self._stopping.set()

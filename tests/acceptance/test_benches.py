@@ -29,7 +29,7 @@ def test_outputs_are_stored_counted_and_read_back(bench: Bench, monkeypatch: pyt
     result = scale.measure(bench, bench.local.port, OUTPUTS, warm_up=0)
 
     assert result["outputs"] == OUTPUTS
-    assert result["claims"] >= 1
+    assert result["keep_runs"] >= 1
     assert {"keep1", "quick"} <= set(bench.workers)
     assert 0 < result["cpu_seconds"] <= sum(result["cpu_by_process"].values())
     table = pipeline.build_table([{pipeline.FLOOR: {"jpeg": result}, "moorage": {"jpeg": result}}], ["jpeg"])

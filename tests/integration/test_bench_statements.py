@@ -1,5 +1,7 @@
 """The bench of statements and the arithmetic of the others."""
 
+import pytest
+
 from bench import burst, statements
 from embedded.stack import Stack
 from tests.integration.core import world
@@ -18,6 +20,13 @@ def test_statements_are_counted_with_requests_and_events(stack: Stack, database_
 
 def test_the_longest_gap_includes_the_time_since_the_last_tick() -> None:
     """A sweep that stopped in mid-run has no next tick."""
-    assert burst.find_longest_gap([1.0, 2.0, 5.0], 6.0) == 3
-    assert burst.find_longest_gap([1.0, 2.0], 6.0) == 4
-    assert burst.find_longest_gap([], 6.0) == float("inf")
+    assert burst.find_longest_gap([5.0, 1.0, 2.0], 1.5, 6.0) == 3
+    assert burst.find_longest_gap([1.0, 2.0], 1.5, 6.0) == 4
+    assert burst.find_longest_gap([], 1.5, 6.0) == float("inf")
+
+
+def test_the_longest_gap_includes_the_time_before_the_first_tick_of_a_burst() -> None:
+    """A sweep that the first webhooks delay has its next tick only after the gap."""
+    assert burst.find_longest_gap([-9.0, 0.0, 4.9], 2.1, 5.8) == 4.9
+    assert burst.find_longest_gap([0.0], 2.1, 5.8) == 5.8
+    assert burst.find_longest_gap([4.9], 2.1, 5.8) == pytest.approx(2.8)
