@@ -31,9 +31,10 @@ RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 # the first transaction asks for its process at its end: PgBouncer tells its clients another one.
 BEGIN: Final = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = {lock_ms};"
-    " SET LOCAL idle_in_transaction_session_timeout = '20s'"
+    " SET LOCAL idle_in_transaction_session_timeout = '20s'; SET LOCAL plan_cache_mode = force_generic_plan"
 )
-# Ends a statement whose plan a connection keeps: planning it takes longer than executing it.
+# Ends a statement whose plan a connection keeps: planning it takes longer than executing it. By itself PostgreSQL would
+# plan one with an unknown LIMIT for each call, as its general plan seems to cost more.
 _PLANNED: Final = "/* planned */\n"
 _PLACEHOLDER: Final = re.compile(r"%(?:\((\w+)\)[sb]|%)")
 LOCK_MS: Final = 2000  # how long a statement waits for a lock; must be below the statement's own limit
