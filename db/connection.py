@@ -110,7 +110,8 @@ class Connection(psycopg.Connection[Row]):
         cursor = psycopg.ClientCursor(self)
         cursor.execute(";\n".join(query.text for query in queries))
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
-            queries[n].rows = cursor.set_result(n).fetchall() if cursor.set_result(n).description else []
+            result = cursor.set_result(n)
+            queries[n].rows = result.fetchall() if result.pgresult and result.pgresult.nfields else []  # not INSERT's
         self._calls = {**self._calls, **dict(query.call for query in queries if query.call)}
         return cursor.set_result(-1)
 
