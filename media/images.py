@@ -108,11 +108,7 @@ def _open(file: BinaryIO, kind: FileFormat, pieces: list[Piece]) -> Image.Image:
 def _open_complete(
     file: BinaryIO, kind: FileFormat, scan: ImageScan, limits: Limits, notes: list[str]
 ) -> tuple[Image.Image, int]:
-    """
-    Decode the first frame, and refuse an image whose pixel data ends early; the caller closes it.
-
-    Also return by which factor it is smaller than the file says: all data of a JPEG is read for fewer pixels.
-    """
+    """Decode the first frame, and refuse pixel data that ends early; also return by what both sides were divided."""
     if isinstance(scan, jpeg.JpegScan) and (pieces := jpeg.build_unended(scan)) is not None:
         image = _open(file, kind, pieces)
         factor = _find_reduction(image, limits.thumbnail_px)
