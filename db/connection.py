@@ -33,8 +33,7 @@ BEGIN: Final = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = {lock_ms};"
     " SET LOCAL idle_in_transaction_session_timeout = '20s'; SET LOCAL plan_cache_mode = force_generic_plan"
 )
-# Ends a statement whose plan a connection keeps: planning it takes longer than executing it. By itself PostgreSQL would
-# plan one with an unknown LIMIT for each call, as its general plan seems to cost more.
+# Ends a statement whose plan a connection keeps: planning it takes longer than executing it.
 _PLANNED: Final = "/* planned */\n"
 _PLACEHOLDER: Final = re.compile(r"%(?:\((\w+)\)[sb]|%)")
 LOCK_MS: Final = 2000  # how long a statement waits for a lock; must be below the statement's own limit
@@ -110,8 +109,7 @@ class Connection(psycopg.Connection[Row]):
         cursor = psycopg.ClientCursor(self)
         cursor.execute(";\n".join(query.text for query in queries))
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
-            result = cursor.set_result(n)
-            queries[n].rows = result.fetchall() if result.pgresult and result.pgresult.nfields else []  # not INSERT's
+            queries[n].rows = result.fetchall() if (result := cursor.set_result(n)).rownumber is not None else []
         self._calls = {**self._calls, **dict(query.call for query in queries if query.call)}
         return cursor.set_result(-1)
 
