@@ -31,7 +31,7 @@ RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 # the first transaction asks for its process at its end: PgBouncer tells its clients another one.
 BEGIN: Final = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = {lock_ms};"
-    " SET LOCAL idle_in_transaction_session_timeout = '20s'"
+    " SET LOCAL idle_in_transaction_session_timeout = '20s'; SET LOCAL plan_cache_mode = force_generic_plan"
 )
 # Ends a statement whose plan a connection keeps: planning it takes longer than executing it.
 _PLANNED: Final = "/* planned */\n"
@@ -109,7 +109,7 @@ class Connection(psycopg.Connection[Row]):
         cursor = psycopg.ClientCursor(self)
         cursor.execute(";\n".join(query.text for query in queries))
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
-            queries[n].rows = cursor.set_result(n).fetchall() if cursor.set_result(n).description else []
+            queries[n].rows = result.fetchall() if (result := cursor.set_result(n)).rownumber is not None else []
         self._calls = {**self._calls, **dict(query.call for query in queries if query.call)}
         return cursor.set_result(-1)
 

@@ -171,7 +171,9 @@ class _Download:
     def _get(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> requests.Response:
         self.check_limits()
         self._url, self._status = url, None
-        prepared = self._session.prepare_request(requests.Request("GET", url))
+        prepared = requests.PreparedRequest()  # the session would add what is replaced below: headers and cookies
+        prepared.method = "GET"
+        prepared.prepare_url(url, None)
         self._url = url = prepared.url = restore_target(prepared.url or "", url)
         _require_unambiguous(url)
         if reason := check_url(url):

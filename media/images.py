@@ -74,15 +74,16 @@ def _decode(
     file: BinaryIO, kind: FileFormat, scan: ImageScan, limits: Limits, facts: dict[str, Any]
 ) -> tuple[Media, Thumbnail]:
     notes = list(scan.notes)
-    with _open_complete(file, kind, scan, notes) as image:
+    image, factor = _open_complete(file, kind, scan, limits, notes)
+    with image:
         frames = int(getattr(image, "n_frames", 1))
-        _check_size(image.width, image.height, frames, limits, facts)
+        _check_size(image.width * factor, image.height * factor, frames, limits, facts)
         first = 1 if frames > 1 and getattr(image, "default_image", False) else 0  # APNG: frame 0 may not be shown
         if first:
             image.seek(first)
             image.load()
         thumbnail = thumbnails.render_thumbnail(image, limits, notes.append, scan.cicp)
-        width, height = thumbnails.read_upright_size(image)
+        width, height = (side * factor for side in thumbnails.read_upright_size(image))
         for index in range(first + 1, frames):
             facts["frame"] = index
             image.seek(index)
@@ -104,13 +105,17 @@ def _open(file: BinaryIO, kind: FileFormat, pieces: list[Piece]) -> Image.Image:
     return Image.open(open_pieces(file, pieces), formats=[kind.name.upper()])
 
 
-def _open_complete(file: BinaryIO, kind: FileFormat, scan: ImageScan, notes: list[str]) -> Image.Image:
-    """Decode the first frame, and refuse an image whose pixel data ends early; the caller closes it."""
+def _open_complete(
+    file: BinaryIO, kind: FileFormat, scan: ImageScan, limits: Limits, notes: list[str]
+) -> tuple[Image.Image, int]:
+    """Decode the first frame, and refuse pixel data that ends early; also return by what both sides were divided."""
     if isinstance(scan, jpeg.JpegScan) and (pieces := jpeg.build_unended(scan)) is not None:
         image = _open(file, kind, pieces)
+        factor = _find_reduction(image, limits.thumbnail_px)
+        image.draft(None, (image.width // factor, image.height // factor))
         with contextlib.suppress(OSError):  # more data was requested: the longer way finds out why
             image.load()
-            return image
+            return image, factor
     image = open_image(file, kind, scan)
     try:
         image.load()
@@ -120,7 +125,13 @@ def _open_complete(file: BinaryIO, kind: FileFormat, scan: ImageScan, notes: lis
                 png.check_pixels(file, data, is_animated=scan.frames > 1)
     if isinstance(scan, jpeg.JpegScan):
         _refuse_truncated_jpeg(file, kind, scan, image, notes)
-    return image
+    return image, 1
+
+
+def _find_reduction(image: Image.Image, thumbnail_px: int) -> int:
+    """Return by which factor libjpeg may reduce both sides, without a remainder, for a thumbnail of this size."""
+    largest = max(image.size) / (thumbnail_px * thumbnails.REDUCING_GAP)
+    return next((n for n in (8, 4, 2) if n <= largest and image.width % n == image.height % n == 0), 1)
 
 
 def _has_last_row(image: Image.Image, scan: ImageScan) -> bool:

@@ -1,5 +1,6 @@
 """JPEG without a decoder: its segments, and a variant that shows whether the entropy-coded data ends early."""
 
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -64,11 +65,14 @@ def scan_jpeg(data: Data) -> JpegScan:
         if marker == EOI:
             scan.pieces.append(b"\xff\xd9")
             _check_scans(scan)
+            if scan.has_restarts:
+                restarts = (_RESTART.finditer(data, *run) for run in scan.entropy)
+                scan.added_pieces += 2 * sum(1 for matches in restarts for _ in matches)
             return scan
         if marker == ENTROPY:
             scan.pieces.append((start, end))
             scan.entropy.append((start, end))
-            scan.added_pieces += 8 + 2 * sum(1 for _ in _RESTART.finditer(data, start, end))
+            scan.added_pieces += 10
         elif marker in (SOI, TEM):
             scan.pieces.append((start - 2, end))
         else:
@@ -82,7 +86,7 @@ def _add_segment(data: Data, scan: JpegScan, marker: int, start: int, end: int) 
     if marker in (_DHT, _DQT) and _LOST in data[start + 2 : end]:
         raise ContainerError("damaged: a table of its pixel data has been lost")
     if marker == _DRI:
-        scan.has_restarts = any(content)
+        scan.has_restarts |= any(content)
     if marker in _FRAMES and not scan.frame_marker and len(content) >= 6:
         scan.frame_marker = marker
         scan.height_px, scan.width_px = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
@@ -161,7 +165,7 @@ def _fill(data: Data, scan: JpegScan, filler: bytes) -> list[Piece]:
             pieces.append(piece)
             continue
         start, following = piece[0], 0
-        for match in _RESTART.finditer(data, *piece):
+        for match in itertools.islice(_RESTART.finditer(data, *piece), None if scan.has_restarts else 1):
             end = _skip_fill_bytes(data, start, match.start())
             pieces += [(start, end), filler]
             start, following = end, (data[match.end() - 1] + 1) % 8

@@ -10,7 +10,7 @@ from moorage.errors import DatabaseUnavailable
 ADD = "INSERT INTO pauses (target, reason, paused_by) VALUES (%(target)s, 'test 100%%', 'test') RETURNING target"
 
 PLANNED_ADD = f"{ADD} /* planned */\n"
-PREPARED = "SELECT sum(generic_plans + custom_plans) AS uses, count(*) FROM pg_prepared_statements"
+PREPARED = "SELECT sum(generic_plans) AS uses, count(*) FROM pg_prepared_statements"
 
 
 def targets(conn: Connection) -> list[str]:
@@ -104,7 +104,7 @@ def test_a_connection_that_ends_with_commit_is_uncertain(database: Database, con
 
 
 def test_a_planned_statement_is_prepared_once_by_a_connection(database: Database, conn: Connection) -> None:
-    """From its second transaction on: the first one finds whether the session is its own."""
+    """And planned once, from its second transaction on: the first one finds whether the session is its own."""
     counter = RoundTripCounter()
 
     def add(own: Connection) -> str:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from egress import download
-from media import validate
+from media import jpeg, validate
 from media.limits import Limits
 from moorage.errors import InvalidMedia
 
@@ -82,3 +82,19 @@ def test_a_table_of_any_size_costs_little_memory():
     data = FTYP + box(b"moov", track) + box(b"mdat")
 
     assert "more samples than" in str(refusal(data))
+
+
+@pytest.mark.parametrize("interval", [b"\xff\xdd\x00\x04\x00\x01", b""])
+def test_restart_markers_count_only_in_a_jpeg_that_announces_them(interval):
+    """Elsewhere a decoder ends at the first one, so that a file of nothing else needs no memory for its variants."""
+    out = io.BytesIO()
+    Image.new("L", (80, 80)).save(out, "JPEG", restart_marker_blocks=1)
+    announced = b"\xff\xdd\x00\x04\x00\x01"
+    data = out.getvalue().replace(announced, interval)
+
+    scan = jpeg.scan_jpeg(data)
+    (pieces,) = jpeg.build_filled_variants(data, scan)
+
+    assert announced in out.getvalue()
+    assert scan.added_pieces == 10 + 2 * 99 * (interval != b"")
+    assert len(pieces) - len(scan.pieces) <= scan.added_pieces

@@ -190,7 +190,7 @@ def test_an_image_that_needs_more_memory_is_refused_with_the_name_of_the_setting
     ("format_name", "limit"), [("JPEG", 130_000_000), ("WEBP", 200_000_000), ("AVIF", 200_000_000)]
 )
 def test_no_decoder_reports_a_lack_of_memory_as_a_damaged_file(format_name, limit):
-    data = encoded(Image.new("RGB", (5000, 4000)), format_name)
+    data = encoded(Image.new("RGB", (5001, 4001)), format_name)  # odd, so that a JPEG is decoded at full size
 
     assert "MOORAGE_DECODER_MEMORY_BYTES" in str(refusal(data, replace(LIMITS, decoder_memory_bytes=limit)))
 

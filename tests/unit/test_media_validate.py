@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from egress import download
-from media import validate
+from media import thumbnails, validate
 from media.limits import Limits
 from moorage.errors import DiskFull, InvalidMedia
 from moorage.model import FetchedFile
@@ -237,3 +237,45 @@ def test_the_file_is_at_its_start_afterwards():
 
         assert fetched.file.tell() == 0
         assert fetched.file.read(4) == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((1024, 1024), (512, 512)),
+        ((768, 1344), (384, 672)),
+        ((2048, 1024), (512, 256)),
+        ((4096, 296), (512, 37)),
+        ((4096, 300), (1024, 75)),
+        ((1026, 1025), (1026, 1025)),  # a half would have a remainder
+        ((958, 958), (958, 958)),  # a half would be smaller than the gap times the thumbnail
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_large_jpeg_is_decoded_at_the_smallest_size_that_its_thumbnail_needs(size, decoded, mode, monkeypatch):
+    """Its properties and the thumbnail's size are those of the file."""
+    sizes = []
+    render = thumbnails.render_thumbnail
+    monkeypatch.setattr(
+        thumbnails, "render_thumbnail", lambda image, *more: sizes.append(image.size) or render(image, *more)
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+
+    result = examine(encoded(Image.new("L", size, 90).convert(mode), "JPEG", exif=exif))
+    whole = render(Image.new("RGB", size[::-1]), LIMITS)
+
+    assert sizes == [decoded]
+    assert (result.media.width_px, result.media.height_px) == size[::-1]
+    assert (result.thumb.width_px, result.thumb.height_px) == (whole.width_px, whole.height_px)
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"quality": 95}])
+def test_a_large_jpeg_cut_and_closed_is_refused(options):
+    """Also where it would be decoded at a half."""
+    data = encoded(picture((1024, 960)), "JPEG", **options)
+
+    assert examine(data).media.notes is None
+    for missing in (60, 400, len(data) // 2):
+        end = len(data) - missing
+        assert "truncated" in str(refusal(data[: end - (data[end - 1] == 0xFF)] + b"\xff\xd9")), missing
