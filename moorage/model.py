@@ -92,7 +92,7 @@ class Prediction:
     submitted_at: datetime | None = None
     cancel_reason: str | None = None
     was_without_files: bool = False  # its last report: a success that named no files
-    is_announced: bool = False  # a webhook asked for the poll
+    is_announced: bool = False  # a webhook requested the poll
     # Read with a lock or an external id only.
     has_render: bool = False  # its job has a render, perhaps a deleted one
     has_others: bool = False  # its job has other predictions

@@ -62,7 +62,7 @@ class ReceivedReport:
 
     @property
     def ended_by(self) -> str:
-        """The channel; for a poll that a webhook asked for, the webhook: it was not lost."""
+        """The channel; for a poll that a webhook requested, the webhook: it was not lost."""
         return "webhook" if self.prediction.is_announced else self.source.channel
 
     def end_prediction(self, state: str, *, reason: str | None, category: str | None = None) -> None:
