@@ -181,7 +181,8 @@ def test_a_poll_without_files_is_repeated_once(at: World) -> None:
 def test_no_word_of_a_provider_decides(at: World, word: str) -> None:
     """What was reported before, and whether a webhook asked for the poll, are columns: not the text of the status."""
     made = at.registered("p1")
-    for status, output in ((word, None), ("succeeded", None), ("succeeded", [at.source.picture()])):
+    answers = (word, None), ("succeeded", None), (word, None), ("succeeded", [at.source.picture()])
+    for status, output in answers:
         at.source.predictions["p1"] = prediction("p1", status, output)
         at.conn.execute("UPDATE predictions SET run_at = moment()")
         at.step("poll", made.prediction_id)
