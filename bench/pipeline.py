@@ -69,7 +69,7 @@ def _measure_chains(
     processes.await_true(
         lambda: int(broker.get("celery_chain.stored") or 0) >= count,  # type: ignore[arg-type]
         "storing the peer's files",
-        pause=0.001,  # the end is the moment at which it is seen
+        pause=0.01,  # the end is the moment at which it is seen; each look takes time from the peer
     )
     return {
         "outputs": count,

@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import re
-import secrets
 import select
 import signal
 import threading
@@ -15,7 +13,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.rows import dict_row
 
-from db import lock_holders, sqlstates
+from db import lock_holders, prepared, sqlstates
 from moorage import time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable
 from moorage.failpoints import failpoint
@@ -31,11 +29,10 @@ RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 # the first transaction asks for its process at its end: PgBouncer tells its clients another one.
 BEGIN: Final = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = {lock_ms};"
-    " SET LOCAL idle_in_transaction_session_timeout = '20s'; SET LOCAL plan_cache_mode = force_generic_plan"
+    " SET LOCAL idle_in_transaction_session_timeout = '20s'"
 )
 # Ends a statement whose plan a connection keeps: planning it takes longer than executing it.
 _PLANNED: Final = "/* planned */\n"
-_PLACEHOLDER: Final = re.compile(r"%(?:\((\w+)\)[sb]|%)")
 LOCK_MS: Final = 2000  # how long a statement waits for a lock; must be below the statement's own limit
 OBSERVED_LOCK_MS: Final = 300  # in the second attempt, which only finds out who holds the lock
 
@@ -76,12 +73,12 @@ class Connection(psycopg.Connection[Row]):
 
     def queue(self, sql: str, args: Mapping[str, Any] | None = None) -> QueuedQuery:
         """Execute a statement together with the next one; outside a transaction at once."""
-        sql = self._prepare(sql) if self._keeps_plan(sql) else sql
-        query = QueuedQuery(psycopg.ClientCursor(self).mogrify(sql, args))
+        is_planned = self._keeps_plan(sql)
+        query = QueuedQuery(psycopg.ClientCursor(self).mogrify(self._prepare(sql) if is_planned else sql, args))
         if self._queue is None:
             self._send([query])
         else:
-            self._queue.append(query)
+            self._queue += [QueuedQuery(prepared.BEFORE), query, QueuedQuery(prepared.AFTER)] if is_planned else [query]
         return query
 
     def _keeps_plan(self, sql: Any) -> bool:
@@ -93,11 +90,8 @@ class Connection(psycopg.Connection[Row]):
         queued = self._queue if self._queue is not None else []
         if call := self._calls.get(sql) or dict(query.call for query in queued if query.call).get(sql):
             return call
-        names = list(dict.fromkeys(filter(None, _PLACEHOLDER.findall(sql))))
-        text = _PLACEHOLDER.sub(lambda match: f"${names.index(match[1]) + 1}" if match[1] else "%", sql)
-        name = f"planned_{secrets.token_hex(8)}"  # never one of another client, should a pooler mix sessions
-        call = f"EXECUTE {name}({', '.join(f'%({argument})s' for argument in names)})".replace("()", "")
-        queued.append(QueuedQuery(f"PREPARE {name} AS {text}", (sql, call)))
+        text, call = prepared.build_prepare(sql)
+        queued.append(QueuedQuery(text, (sql, call)))
         return call
 
     def send_queue(self) -> psycopg.Cursor[Row]:
@@ -111,7 +105,7 @@ class Connection(psycopg.Connection[Row]):
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
             queries[n].rows = result.fetchall() if (result := cursor.set_result(n)).rownumber is not None else []
         self._calls = {**self._calls, **dict(query.call for query in queries if query.call)}
-        return cursor.set_result(-1)
+        return cursor.set_result(-2 if queries[-1].text == prepared.AFTER else -1)
 
     def begin(self, lock_ms: int) -> None:
         self._queue, self.after_commit = [], ()

@@ -40,13 +40,16 @@ class Child(subprocess.Popen[bytes]):
         """Return the exit status, None while it runs; leave the process to be waited for."""
         if self.returncode is not None or not hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
             return self.poll()
-        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # the kernel waited for it: whoever started us ignores SIGCHLD
+            return self.poll()
         if ended is None:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def __del__(self) -> None:
-        if hasattr(self, "pid"):
+        if getattr(self, "pid", None):
             self.poll()  # one that has ended is no leak
         super().__del__()
 
@@ -97,6 +100,7 @@ class Process:
         self._stop_signal, self._death_signal, self._grace = stop_signal, death_signal, grace_seconds
         self._lock_path, self._stale_path = lock_path, stale_path
         self._child: Child | None = None
+        self._is_group_killed = False
         self._log_start = 0
 
     @property
@@ -127,6 +131,7 @@ class Process:
             self._log_start = output.tell()
             if self._stale_path is not None:
                 self._stale_path.unlink(missing_ok=True)
+            self._is_group_killed = False
             self._child = self.spawn(
                 self.argv,
                 env=self._env,
@@ -168,18 +173,20 @@ class Process:
         if self._child is None:
             return
         if self.is_running:
-            os.kill(self._child.pid, self._stop_signal)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child.pid, self._stop_signal)
             if self.wait(self._grace) is None:
                 log.warning("process.killed", name=self.name, pid=self._child.pid, grace_s=self._grace)
         self.kill()
 
     def kill(self) -> None:
         """Kill the process group with SIGKILL and wait for the process; do nothing if that was done before."""
-        if self._child is None or self._child.returncode is not None:
+        if self._child is None or self._is_group_killed:
             return
         # Until the child is waited for, its id is not used for another process, whose group this would kill.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGKILL)
+        self._is_group_killed = True
         self._child.wait()
 
     def log_tail(self) -> str:

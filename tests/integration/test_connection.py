@@ -126,6 +126,22 @@ def test_a_planned_statement_is_prepared_once_by_a_connection(database: Database
     assert (row["count"], row["uses"]) == (1, 5)
 
 
+def test_only_calls_of_planned_statements_use_general_plans(database: Database) -> None:
+    """A list with absent filters read whole tables, as the second statement of a transaction."""
+
+    def call(own: Connection) -> list[str]:
+        own.execute(PLANNED_ADD, {"target": "a"})
+        first = own.execute("SHOW plan_cache_mode").fetchone()
+        own.queue(PLANNED_ADD, {"target": "b"})
+        return [str(row and row["plan_cache_mode"]) for row in (first, own.execute("SHOW plan_cache_mode").fetchone())]
+
+    database.close()
+    database.fetch_all("SELECT 1", {})
+
+    assert database.run(call) == ["auto", "auto"]
+    assert database.fetch_all(PREPARED, {})[0]["uses"] == 2
+
+
 @pytest.mark.parametrize("is_sent", [True, False])
 def test_a_planned_statement_outlives_the_transaction_that_prepared_it(
     database: Database, conn: Connection, is_sent: bool

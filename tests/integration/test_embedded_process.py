@@ -116,6 +116,38 @@ def test_a_process_that_has_ended_keeps_its_id_until_it_is_stopped(tmp_path, mon
     assert ended.wait() == 0
 
 
+def test_a_process_stops_where_the_kernel_waits_for_children(tmp_path):
+    """Some supervisors ignore SIGCHLD, which what they start inherits: stop and restart raised ChildProcessError."""
+    code = f"""
+import pathlib, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+from embedded.process import Process
+child = Process([sys.executable, "-c", "import time; time.sleep(60)"], log_path=pathlib.Path({str(tmp_path / "log")!r}))
+for _ in range(2):
+    child.start()
+    assert child.is_running
+    child.stop()
+    assert not child.is_running
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_process_that_cannot_be_made_raises_its_error_alone(tmp_path):
+    """What remained of it was reported, too, as an ignored TypeError."""
+    code = """
+from embedded.process import Child
+try:
+    Child(["x"], user="no such user")
+except (KeyError, ValueError) as error:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+
+
 def test_a_second_start_waits_for_the_previous_process(tmp_path):
     """Two servers on one data folder destroy it; a child of the previous server counts, too."""
     gone = tmp_path / "gone"
