@@ -42,7 +42,7 @@ class Child(subprocess.Popen[bytes]):
             return self.poll()
         try:
             ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # the kernel waited for it: whoever started us ignores SIGCHLD
+        except ChildProcessError:  # the kernel waited for it: SIGCHLD is ignored, which a start inherits
             return self.poll()
         if ended is None:
             return None
