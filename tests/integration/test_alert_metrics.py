@@ -98,6 +98,11 @@ NOTIFIED = """
 INSERT INTO notifications (id, job_id, type, event_id, run_at, attempt, created_at)
 VALUES (gen_random_uuid(), md5('job1')::uuid, 'job.failed', 1, moment() + interval '1 h', {}, moment() - interval '1 h')
 """
+FAILING = """
+UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = '{0}';
+INSERT INTO ticks (sweep, slot, started_at)
+VALUES ('{0}', 2, moment() - interval '72 s'), ('{0}', 3, moment() - interval '70 s'), ('{0}', 4, moment())
+"""
 TROUBLE = {
     "MoorageRetriesRising": ATTEMPTS.format(done=15, retry=10),
     "MoorageStorageUsed": STORED.format(300_000_000_000) + "; " + STORED.format(300_000_000_000).replace("ann", "bob"),
@@ -135,12 +140,7 @@ ALSO_TROUBLE = [
     ("MoorageOldestDue", BREAKERS.format(host="50 s", api="70 s")),
     ("MoorageQueueWithoutWorker", "UPDATE ticks SET started_at = moment() - interval '3 min' WHERE sweep = 'drain'"),
     ("MoorageBeatSilent", "DELETE FROM ticks WHERE sweep = 'reconcile'"),
-    (
-        "MoorageSweepFails",
-        "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch';"
-        " INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 2, moment() - interval '70 s'),"
-        " ('dispatch', 3, moment())",
-    ),
+    *(("MoorageSweepFails", FAILING.format(sweep)) for sweep in ("dispatch", "reconcile")),
     (
         "MoorageOldestDue",
         "UPDATE outputs SET lease_token = gen_random_uuid(), leased_by = 'a/1',"
