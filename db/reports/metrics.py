@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.errors import QueryCanceled
 
 from db import ticks
-from db.breakers import HOST_ALLOWS
+from db.breakers import PROVIDER_ALLOWS, build_oldest_due
 from db.connection import Connection
 from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED, WAITING
@@ -80,19 +80,20 @@ _DUE: Final = {
     "deliveries": ("state IN ('new', 'unmatched') AND lease_token IS NULL",),
     "jobs": ("state IN ('open', 'keeping')",),
     "predictions": (
-        f"state IN ('submitting', 'running', 'abandoned') AND lease_token IS NULL AND {UNPAUSED['predictions']}",
+        f"""state IN ('submitting', 'running', 'abandoned') AND lease_token IS NULL AND {UNPAUSED["predictions"]}
+            AND ({PROVIDER_ALLOWS} OR coalesce(output_until, deadline_at) <= moment())""",
     ),
-    "outputs": (
-        f"state = 'waiting' AND lease_token IS NULL AND {UNPAUSED['outputs']} AND {HOST_ALLOWS}",
-        "state = 'discarding' AND lease_token IS NULL",
-    ),
+    "outputs": ("state = 'discarding' AND lease_token IS NULL",),
     "notifications": ("state = 'waiting' AND lease_token IS NULL",),
 }
-# One that waits for a place is not due. A place is free at the earliest since the last one was taken.
-_PLANNED: Final = f"""SELECT 'predictions', greatest(min(run_at), max(moved_at))
+# A planned prediction that waits for a place is not due. A place is free at the earliest since the last one was taken.
+_BY_PLACE: Final = {
+    "outputs": f"SELECT 'outputs', run_at FROM {build_oldest_due(UNPAUSED['outputs'])} AS waiting",
+    "predictions": f"""SELECT 'predictions', greatest(min(run_at), max(moved_at))
   FROM predictions LEFT JOIN cursors ON sweep = 'submit ' || provider
  WHERE state = 'planned' AND lease_token IS NULL AND {UNPAUSED["predictions"]} AND {WAITS_FOR_NOTHING}
- GROUP BY provider"""
+ GROUP BY provider""",
+}
 
 
 def _build_oldest_due(tables: Iterable[str]) -> str:
@@ -100,7 +101,7 @@ def _build_oldest_due(tables: Iterable[str]) -> str:
         f"""SELECT '{table}' AS "table", min(run_at) AS run_at FROM {table} WHERE {condition}"""
         for table in tables
         for condition in _DUE[table]
-    ] + [_PLANNED for table in tables if table == "predictions"]
+    ] + [_BY_PLACE[table] for table in tables if table in _BY_PLACE]
     parts += [f"SELECT '{t}', min(leased_until) FROM {t} WHERE lease_token IS NOT NULL" for t in tables if t in SUBJECT]
     return f"""
 SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0), 0) AS value

@@ -84,11 +84,12 @@ VALUES ('moorage_phase_seconds_bucket', '{"phase": "claim", "le": "1.0"}', 1),
 STORED = "INSERT INTO storage_use (bucket, owner, objects, bytes, rank) VALUES ('public', 'ann', 1, {}, 1)"
 REFUSED = "INSERT INTO webhook_refusals (provider, value, reason) VALUES ('replicate', {}, 'wrong signature')"
 REFUSED += " ON CONFLICT (provider) DO UPDATE SET value = excluded.value, last_at = excluded.last_at"
-# A file and a submission that have been due for six minutes, and when their breakers had a probe last.
+# A file, a submission and a poll that have been due for six minutes, and when their breakers had a probe last.
 BREAKERS = """
 INSERT INTO breakers (target, opened_at, probe_at, reason)
 VALUES ('host b.example', moment() - interval '7 min', moment() - interval '{host}', '503'),
        ('api replicate', moment() - interval '7 min', moment() - interval '{api}', '503');
+UPDATE predictions SET run_at = moment() - interval '6 min' WHERE state = 'running';
 UPDATE outputs SET run_at = moment() - interval '6 min', source = 'https://b.example/a.png' WHERE state = 'waiting';
 INSERT INTO predictions (id, job_id, seq, entry, provider, state, deadline_at, run_at)
 VALUES (md5('planned')::uuid, md5('live')::uuid, 1, 0, 'replicate', 'planned', moment() + interval '1 h',
