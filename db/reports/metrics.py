@@ -204,7 +204,10 @@ PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS valu
 # Only the last hundred slots of a sweep are kept. One in the future was claimed before the clock was set back.
 _TICKS: Final = f"FROM ({ticks.LATEST}) t"
 LAST_TICK: Final = f"SELECT sweep, extract(epoch FROM moment() - started_at) AS value {_TICKS}"
-UNFINISHED: Final = f"SELECT sweep, coalesce(extract(epoch FROM moment() - unfinished_since), 0) AS value {_TICKS}"
+# From the second start, as a daily sweep that failed once starts again a day later; of none that is scheduled no more.
+UNFINISHED: Final = f"""SELECT sweep, coalesce(extract(epoch FROM moment() - (
+        SELECT min(started_at) FROM ticks u WHERE u.sweep = t.sweep AND u.started_at > unfinished_since
+           AND u.started_at <= moment() AND t.started_at > moment() - interval '8 days')), 0) AS value {_TICKS}"""
 
 # Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
 _OWNER: Final = "CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner"
@@ -218,7 +221,7 @@ SELECT bucket, extract(epoch FROM moment() - max(computed_at)) AS value FROM sto
 # name, help, statement: its columns are the labels of the gauge, and `value`
 GAUGE_QUERIES: Final = (
     ("moorage_sweep_last_tick_seconds", "Seconds since each sweep last started.", LAST_TICK),
-    ("moorage_sweep_unfinished_seconds", "Seconds since each sweep started and has not finished.", UNFINISHED),
+    ("moorage_sweep_unfinished_seconds", "Seconds since a second start that did not finish.", UNFINISHED),
     ("moorage_deliveries", "Live deliveries.", DELIVERIES),
     ("moorage_jobs", "Live jobs, by the provider of their latest prediction.", JOBS),
     ("moorage_predictions", "Live predictions.", PREDICTIONS),

@@ -141,6 +141,11 @@ ALSO_TROUBLE = [
     ("MoorageOldestDue", BREAKERS.format(host="50 s", api="70 s")),
     ("MoorageQueueWithoutWorker", "UPDATE ticks SET started_at = moment() - interval '3 min' WHERE sweep = 'drain'"),
     ("MoorageBeatSilent", "DELETE FROM ticks WHERE sweep = 'reconcile'"),
+    (
+        "MoorageSweepFails",
+        "INSERT INTO ticks (sweep, slot, started_at) VALUES ('orphans', 1, moment() - interval '1 day'),"
+        " ('orphans', 1441, moment() - interval '11 min')",
+    ),
     *(("MoorageSweepFails", FAILING.format(sweep)) for sweep in ("dispatch", "reconcile")),
     (
         "MoorageOldestDue",
@@ -164,6 +169,10 @@ CALM = {
     "all of a few attempts are repeated": ATTEMPTS.format(done=0, retry=9),
     "a sweep failed, and finished afterwards": "INSERT INTO ticks (sweep, slot, started_at)"
     " VALUES ('usage', 0, moment() - interval '1 h')",
+    "a daily sweep failed once, and runs": "INSERT INTO ticks (sweep, slot, started_at)"
+    " VALUES ('orphans', 1, moment() - interval '1 day'), ('orphans', 1441, moment() - interval '4 min')",
+    "sweeps that failed are off": "INSERT INTO ticks (sweep, slot, started_at)"
+    " VALUES ('orphans', 1, moment() - interval '10 days'), ('orphans', 1441, moment() - interval '9 days')",
     "less than half a terabyte is stored": STORED.format(400_000_000_000),
     "one file waits long while another is kept": "UPDATE outputs SET created_at = moment() - interval '6 min'"
     f" WHERE state = 'waiting'; {KEPT}",
