@@ -63,7 +63,7 @@ class Tick(NamedTuple):
 
 
 def claim_slot(database: Database, sweep: str, period_seconds: float) -> Tick | None:
-    """Claim the current slot of a sweep; None if another process has it. Deletes all but its last 100 slots, or two ticks."""
+    """Claim the current slot of a sweep; None if another process has it. Keeps its last 100 slots, or two ticks."""
     args = {"sweep": sweep, "period_seconds": period_seconds}
     rows = database.fetch_all(CLAIM_SLOT.get(sweep) or CLAIM_SLOT[""], args)
     return Tick(**rows[0]) if rows else None
