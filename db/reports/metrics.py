@@ -121,8 +121,7 @@ HAVING min(expires_at) IS NOT NULL
 """
 
 # An event: the row of a kept file changes when its render is deleted.
-_LAST_KEPT: Final = """(SELECT at FROM events WHERE subject = 'output' AND to_state = 'kept'
-          AND at > moment() - interval '1 hour' ORDER BY at DESC LIMIT 1)"""
+_LAST_KEPT: Final = "(SELECT max(at) FROM events WHERE subject = 'output' AND to_state = 'kept')"
 
 # How long files have waited with none kept. The oldest due row does not show it: each attempt moves run_at.
 KEEP_STALLED: Final = f"""

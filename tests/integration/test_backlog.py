@@ -76,6 +76,18 @@ def test_the_oldest_due_row_is_found_beside_a_backlog_of_a_failing_host(
     assert cost.rows <= 30
 
 
+@pytest.mark.parametrize("sql", [metrics.KEEP_STALLED, metrics.STORAGE_FAILING], ids=["stalled", "storage"])
+def test_the_last_kept_file_is_found_among_many_events(conn: Connection, sql: str) -> None:
+    """While none is kept, its gauges read the events of an hour, and were missing when their alerts should fire."""
+    conn.execute(
+        "INSERT INTO events (subject, subject_id, to_state, actor)"
+        " SELECT 'output', gen_random_uuid(), 'waiting', 'a/1' FROM generate_series(1, 20000)"
+    )
+    conn.execute("DELETE FROM outputs")
+
+    assert growth.explain(conn, lambda conn: conn.execute(sql)).rows <= 10
+
+
 def test_everything_is_due(conn: Connection) -> None:
     """The searches above would find nothing in an empty database."""
     found = [len(fetch_all(conn, f"SELECT 1 FROM {table} WHERE run_at <= moment()")) for table in backlog.TABLES]
