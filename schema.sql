@@ -159,6 +159,8 @@ CREATE TABLE predictions (
     category      text,
     reason        text,
     raw_status    text,                         -- as last reported by the provider
+    was_without_files boolean NOT NULL DEFAULT false, -- the last report was a success that named no files
+    is_announced boolean NOT NULL DEFAULT false, -- a webhook requested a poll; false again when a poll returns another status
     created_at    timestamptz NOT NULL DEFAULT moment(),
     deadline_at   timestamptz NOT NULL,         -- polled once after it, then abandoned
     output_until  timestamptz,                  -- abandoned: a late result counts until then

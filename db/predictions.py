@@ -19,7 +19,7 @@ LIVE_STATES = ("planned", "submitting", "running", "abandoned")
 
 _COLUMNS = (
     "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model, entry,"
-    " key_sha256, submitted_at, cancel_reason, raw_status"
+    " key_sha256, submitted_at, cancel_reason, was_without_files, is_announced"
 )
 # What decides about a report, under the lock of the job.
 _WITH_FACTS: Final = f"""
@@ -54,8 +54,13 @@ def lock(conn: Connection, prediction_id: UUID) -> Prediction:
     """Lock a prediction; lock its job first."""
 
 
-@statement("UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(prediction_id)s AND ended_at IS NULL")
-def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) -> None: ...
+@statement("""
+UPDATE predictions SET raw_status = %(raw_status)s, was_without_files = %(without_files)s, is_announced = %(announced)s
+ WHERE id = %(prediction_id)s AND ended_at IS NULL
+""")
+def record_status(
+    conn: Connection, prediction_id: UUID, raw_status: str, without_files: bool = False, announced: bool = False
+) -> None: ...
 
 
 # This also clears the lease of a concurrent poll, whose own commit then raises LeaseLost.
@@ -64,6 +69,7 @@ WITH moved AS (
     UPDATE predictions p
        SET state = %(to_state)s, category = %(category)s, reason = %(reason)s, ended_by = %(ended_by)s,
            raw_status = coalesce(e.raw_status, p.raw_status), run_at = NULL, ended_at = moment(),
+           was_without_files = coalesce(%(without_files)s, was_without_files),
            lease_token = NULL, leased_by = NULL, leased_until = NULL,
            crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END
       FROM unnest(%(ids)s::uuid[], %(from_states)s::text[], %(raw_statuses)s::text[]) AS e (id, from_state, raw_status)
@@ -83,9 +89,10 @@ def end(
     category: str | None = None,
     reason: str | None = None,
     raw_status: str | None = None,
+    without_files: bool | None = None,
 ) -> None:
     args = build_end([(prediction, raw_status)], to_state, ended_by=ended_by, category=category, reason=reason)
-    if fetch_one(conn, END, {**args, "actor": actor}) is None:
+    if fetch_one(conn, END, {**args, "without_files": without_files, "actor": actor}) is None:
         raise LookupError(f"prediction {prediction.id} is not {prediction.state}: it was not locked")
 
 

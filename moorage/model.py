@@ -91,7 +91,8 @@ class Prediction:
     key_sha256: str | None = None
     submitted_at: datetime | None = None
     cancel_reason: str | None = None
-    raw_status: str | None = None
+    was_without_files: bool = False  # its last report: a success that named no files
+    is_announced: bool = False  # a webhook requested the poll
     # Read with a lock or an external id only.
     has_render: bool = False  # its job has a render, perhaps a deleted one
     has_others: bool = False  # its job has other predictions

@@ -18,9 +18,7 @@ from moorage.transitions import TERMINAL_PREDICTION_STATES
 from providers import output_files
 from tasks.jobs import cancel, fallback, settle
 
-WITHOUT_FILES = " without files"  # in the recorded status of a success that named none
-TO_POLL = ", to be polled"  # ends the recorded status after a webhook, until a poll returns another one
-ASK_AGAIN_SECONDS = 10.0  # after a poll that returned such a success
+ASK_AGAIN_SECONDS = 10.0  # after a poll that returned a success without files
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +54,7 @@ class ReceivedReport:
 
     @property
     def raw_status(self) -> str:
-        report, raw_status = self.report, to_storable(self.report.raw_status, 100)
-        is_without_files = report.status == "succeeded" and not report.outputs and not report.needs_fetch
-        return raw_status + WITHOUT_FILES if is_without_files else raw_status
+        return to_storable(self.report.raw_status, 100)
 
     @property
     def expires_at(self) -> datetime | None:
@@ -66,13 +62,14 @@ class ReceivedReport:
 
     @property
     def ended_by(self) -> str:
-        """The channel; for a poll that a webhook asked for, the webhook: it was not lost."""
-        is_announced = (self.prediction.raw_status or "").endswith(TO_POLL)
-        return "webhook" if is_announced else self.source.channel
+        """The channel; for a poll that a webhook requested, the webhook: it was not lost."""
+        return "webhook" if self.prediction.is_announced else self.source.channel
 
     def end_prediction(self, state: str, *, reason: str | None, category: str | None = None) -> None:
-        conn, row, raw, by, actor = self.conn, self.prediction, self.raw_status, self.ended_by, self.source.actor
-        predictions.end(conn, row, state, ended_by=by, actor=actor, category=category, reason=reason, raw_status=raw)
+        conn, row, raw, by, report = self.conn, self.prediction, self.raw_status, self.ended_by, self.report
+        without_files = report.status == "succeeded" and not report.outputs and not report.needs_fetch
+        more = {"category": category, "reason": reason, "raw_status": raw}
+        predictions.end(conn, row, state, ended_by=by, actor=self.source.actor, without_files=without_files, **more)
 
     def close_dead_letter(self, reason: str) -> None:
         if self.prediction.has_dead_letter:
@@ -95,7 +92,6 @@ def receive(
 def decide(received: ReceivedReport) -> ReportDecision:
     conn, job, prediction = received.conn, received.job, received.prediction
     has_placeholder = job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
-    was_without_files = WITHOUT_FILES in (prediction.raw_status or "")
     ctx = PredictionContext(
         prediction.state,
         job.chosen_id == prediction.id,
@@ -103,7 +99,7 @@ def decide(received: ReceivedReport) -> ReportDecision:
         prediction.has_render,
         received.source.can_poll,
         has_placeholder,
-        was_without_files,
+        prediction.was_without_files,
     )
     return lifecycle.on_report(received.report, ctx)
 
@@ -140,12 +136,12 @@ def apply_report(
 
 
 def apply_decision(received: ReceivedReport, decision: ReportDecision) -> ReportOutcome:
-    conn, prediction = received.conn, received.prediction
+    prediction = received.prediction
     match decision:
         case lifecycle.IgnoreReport(reason):
             return ReportOutcome(False, prediction.state in TERMINAL_PREDICTION_STATES, reason)
         case "record status":
-            predictions.record_raw_status(conn, prediction.id, received.raw_status)
+            predictions.record_status(received.conn, prediction.id, received.raw_status)
             return ReportOutcome(True, False, f"still {received.raw_status}")
         case "poll now":
             return _poll_now(received)
@@ -180,10 +176,10 @@ def compute_expiry(report: PredictionReport, received_at: datetime, life_seconds
     return min(report.completed_at, received_at) + timedelta(seconds=life_seconds) if report.completed_at else latest
 
 
-def _poll_now(received: ReceivedReport) -> ReportOutcome:
+def _poll_now(received: ReceivedReport, without_files: bool = False) -> ReportOutcome:
     """Make the prediction of a webhook due; a poll that is running is repeated after the provider's interval."""
     conn, prediction_id = received.conn, received.prediction.id
-    predictions.record_raw_status(conn, prediction_id, received.raw_status + TO_POLL)
+    predictions.record_status(conn, prediction_id, received.raw_status, without_files, announced=True)
     wakes = [Wake("poll", row_id) for row_id in predictions.make_due_by_id(conn, [prediction_id])]
     return ReportOutcome(True, False, f"{received.raw_status}: polling for the complete response", wakes)
 
@@ -191,8 +187,8 @@ def _poll_now(received: ReceivedReport) -> ReportOutcome:
 def _ask_again(received: ReceivedReport) -> ReportOutcome:
     """Poll at once after a webhook, a little later after a poll."""
     if received.source.channel == "webhook":
-        return _poll_now(received)
-    predictions.record_raw_status(received.conn, received.prediction.id, received.raw_status)
+        return _poll_now(received, without_files=True)
+    predictions.record_status(received.conn, received.prediction.id, received.raw_status, without_files=True)
     return ReportOutcome(True, False, f"{received.raw_status}: asking again", poll_seconds=ASK_AGAIN_SECONDS)
 
 
@@ -203,7 +199,7 @@ def choose(chosen: Sequence[ReceivedReport]) -> list[ReportOutcome]:
     reasons = [f"{count} file{'' if count == 1 else 's'}" for count in counts]
     ended = [(received.prediction, received.raw_status) for received in chosen]
     args = predictions.build_end(ended, "succeeded", ended_by=chosen[0].ended_by)
-    conn.queue(predictions.END, {**args, "actor": source.actor})
+    conn.queue(predictions.END, {**args, "without_files": False, "actor": source.actor})
     changes = [(one.job, reason, one.prediction.id) for one, reason in zip(chosen, reasons, strict=True)]
     new = [_build_outputs(received) for received in chosen]
     add = outputs.build_add([output for files in new for output in files], source.actor)

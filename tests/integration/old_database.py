@@ -35,6 +35,14 @@ def create(conn: Connection) -> None:
         conn.execute("SELECT setval('events_id_seq', (SELECT max(id) FROM events))")
 
 
+def migrate_to(conn: Connection, version: int) -> None:
+    """Apply the migrations up to a version, as the code of that version did."""
+    for number, path in migrate.list_migrations():
+        if migrate.get_schema_version(conn) < number <= version:
+            with conn.transaction():
+                migrate._apply(conn, number, path.stem, path.read_text(encoding="utf-8"))
+
+
 def _insert(conn: Connection, table: str, columns: list[str], rows: list[list[Any]], now: datetime) -> None:
     times = {row["attname"] for row in conn.execute(COLUMNS, (table,)).fetchall() if row["is_time"]}
 

@@ -167,7 +167,7 @@ def test_a_poll_without_files_is_repeated_once(at: World) -> None:
 
     at.step("poll", made.prediction_id)
     row = at.row("predictions", made.prediction_id)
-    assert (row["state"], row["raw_status"]) == ("running", "succeeded without files")
+    assert (row["state"], row["raw_status"], row["was_without_files"]) == ("running", "succeeded", True)
     assert at.one("SELECT run_at <= moment() + interval '10 s' FROM predictions")
     at.conn.execute("UPDATE predictions SET run_at = moment()")
     at.step("poll", made.prediction_id)
@@ -175,6 +175,20 @@ def test_a_poll_without_files_is_repeated_once(at: World) -> None:
     assert len(at.source.asked) == 2
     assert at.state("predictions", made.prediction_id) == "failed"
     assert "NO_OUTPUT" in at.row("jobs", made.job_id)["reason"]
+
+
+@pytest.mark.parametrize("word", ["dreaming without files", "dreaming, to be polled"])
+def test_no_word_of_a_provider_decides(at: World, word: str) -> None:
+    """What was reported before, and whether a webhook asked for the poll, are columns: not the text of the status."""
+    made = at.registered("p1")
+    answers = (word, None), ("succeeded", None), (word, None), ("succeeded", [at.source.picture()])
+    for status, output in answers:
+        at.source.predictions["p1"] = prediction("p1", status, output)
+        at.conn.execute("UPDATE predictions SET run_at = moment()")
+        at.step("poll", made.prediction_id)
+
+    row = at.row("predictions", made.prediction_id)
+    assert (row["state"], row["ended_by"], row["was_without_files"]) == ("succeeded", "poll", False)
 
 
 def test_a_success_without_files_past_the_deadline_is_not_awaited(at: World) -> None:

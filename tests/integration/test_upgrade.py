@@ -1,10 +1,8 @@
 """Upgrade of a database of the first schema, with rows in every state: it equals a fresh one, and work continues."""
 
 import base64
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,14 +253,9 @@ UPDATE {table} SET lease_token = gen_random_uuid(), leased_by = 'keep1@host/task
 
 
 @pytest.fixture
-def at_11(old: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Connection:
+def at_11(old: Connection) -> Connection:
     """Return a connection to a database of schema 11, before projects had owners."""
-    for version, path in migrate.list_migrations():
-        if version <= 11:
-            shutil.copy(path, tmp_path)
-    with monkeypatch.context() as older:
-        older.setattr(migrate, "MIGRATIONS", tmp_path)
-        migrate.migrate(old)
+    old_database.migrate_to(old, 11)
     return old
 
 
