@@ -131,9 +131,9 @@ TROUBLE = {
     "MoorageBillingRefused": "UPDATE predictions SET state = 'failed', category = 'BILLING_FAILED'"
     " WHERE external_id = 'p4'",
     "MoorageBeatSilent": "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch'",
-    "MoorageSweepFails": "UPDATE ticks SET started_at = moment() - interval '12 min' WHERE sweep = 'usage';"
-    " INSERT INTO ticks (sweep, slot, started_at) VALUES ('usage', 2, moment() - interval '11 min'),"
-    " ('usage', 3, moment())",
+    "MoorageSweepFails": "UPDATE ticks SET started_at = moment() - interval '2 h' WHERE sweep = 'usage';"
+    " INSERT INTO ticks (sweep, slot, started_at) VALUES ('usage', 2, moment() - interval '71 min'),"
+    " ('usage', 3, moment() - interval '11 min')",
 }
 # Other faults that an alert stands for.
 ALSO_TROUBLE = [
