@@ -83,7 +83,7 @@ def test_the_last_kept_file_is_found_among_many_events(conn: Connection, sql: st
         "INSERT INTO events (subject, subject_id, to_state, actor)"
         " SELECT 'output', gen_random_uuid(), 'waiting', 'a/1' FROM generate_series(1, 20000)"
     )
-    conn.execute("DELETE FROM outputs")
+    conn.execute("DELETE FROM outputs WHERE id <> (SELECT id FROM outputs LIMIT 1)")
 
     assert growth.explain(conn, lambda conn: conn.execute(sql)).rows <= 10
 
