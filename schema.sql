@@ -481,6 +481,7 @@ CREATE INDEX events_of ON events (subject, subject_id, id);
 CREATE INDEX events_of_job ON events (job_id, id) WHERE job_id IS NOT NULL;
 CREATE INDEX events_at ON events (at);
 CREATE INDEX events_storage_failed ON events (at) WHERE kind = 'storage_failed';
+CREATE INDEX events_kept ON events (at) WHERE subject = 'output' AND to_state = 'kept';
 
 -- One row for each slot of a sweep: the worker that inserts it runs the sweep, so any number of beats may run.
 CREATE TABLE ticks (

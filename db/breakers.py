@@ -26,9 +26,10 @@ _WAITING: Final = "state = 'waiting' AND lease_token IS NULL"
 _IS_PAST: Final = "expires_at < moment() - interval '10 min'"
 # An open breaker whose rows are due has a probe each five seconds, while somebody claims them.
 HAS_PROBES: Final = "probe_at > moment() - interval '1 min'"
-# For the audit and `/metrics`: the output waits for no host whose breaker somebody probes.
+# For the audit: the output waits for no host whose breaker somebody probes.
 HOST_ALLOWS: Final = f"""(state <> 'waiting' OR {_IS_PAST} OR {HOST} <> ALL (
     ARRAY(SELECT host FROM {OPEN_HOSTS} WHERE {HAS_PROBES})))"""
+PROVIDER_ALLOWS: Final = f"'api ' || provider <> ALL (ARRAY(SELECT target FROM breakers WHERE {HAS_PROBES}))"
 # Places in which to look: 0 the probe of an open breaker, 1 hosts without one, 2 (of a claim) a host that has its share
 # of the worker. 3 waits for its breaker; but long past its expiry an output is tried as the last ones until it is given
 # up: its wait must not be as long as the outage.
@@ -55,6 +56,27 @@ SUBMIT_ALLOWS: Final = """(
 DELAY_PROBE: Final = f"UPDATE breakers SET probe_at = moment() + {PROBE} WHERE probe_at <= moment()"
 
 
+# The hosts of waiting outputs, by a loose scan of the index; none while the CTE `avoided` is empty.
+_HOSTS: Final = f"""hosts (host) AS (
+    (SELECT {HOST} FROM outputs WHERE {_WAITING} AND EXISTS (SELECT FROM avoided) ORDER BY 1 LIMIT 1)
+    UNION ALL
+    SELECT (SELECT {HOST} FROM outputs WHERE {_WAITING} AND {HOST} > hosts.host ORDER BY 1 LIMIT 1)
+      FROM hosts WHERE host IS NOT NULL
+)"""
+
+
+def build_oldest_due(condition: str) -> str:
+    """Return a query for the oldest `run_at` by HOST_ALLOWS; of each host if one fails: its files may all be older."""
+    # A FILTER, as the planner takes a min() of a condition from outputs_due, through all files of the other hosts.
+    of_host = f"(SELECT min(run_at) FILTER (WHERE {condition}) AS run_at FROM outputs WHERE {_WAITING} AND {HOST} ="
+    return f"""(
+WITH RECURSIVE avoided AS MATERIALIZED (SELECT host FROM {OPEN_HOSTS} WHERE {HAS_PROBES}), {_HOSTS}
+SELECT min(run_at) AS run_at FROM outputs WHERE {_WAITING} AND {condition} AND ARRAY(SELECT host FROM avoided) = '{{}}'
+UNION ALL SELECT c.run_at FROM hosts h CROSS JOIN LATERAL {of_host} h.host) c
+           WHERE h.host <> ALL (ARRAY(SELECT host FROM avoided))
+UNION ALL SELECT c.run_at FROM avoided a CROSS JOIN LATERAL {of_host} a.host AND {_IS_PAST}) c)"""
+
+
 def build_candidates(condition: str, limit: str) -> str:
     """
     Return CTEs that end with `candidates`: the most urgent outputs of each host, at most `limit`.
@@ -65,12 +87,7 @@ def build_candidates(condition: str, limit: str) -> str:
     """
     columns, order = "SELECT id, woken_at, expires_at, run_at", "ORDER BY expires_at, run_at"
     return f"""
-hosts (host) AS (
-    (SELECT {HOST} FROM outputs WHERE {_WAITING} AND EXISTS (SELECT FROM avoided) ORDER BY 1 LIMIT 1)
-    UNION ALL
-    SELECT (SELECT {HOST} FROM outputs WHERE {_WAITING} AND {HOST} > hosts.host ORDER BY 1 LIMIT 1)
-      FROM hosts WHERE host IS NOT NULL
-), candidates AS MATERIALIZED (
+{_HOSTS}, candidates AS MATERIALIZED (
     SELECT c.*, coalesce(a.place, 1) AS place FROM hosts h LEFT JOIN avoided a ON a.host = h.host
       CROSS JOIN LATERAL ({columns} FROM outputs WHERE {condition} AND {HOST} = h.host {order} LIMIT {limit}) c
      WHERE a.place IS NULL OR a.place = 2

@@ -26,7 +26,7 @@ log = logs.get_logger(__name__)
 
 SCHEMA: Final = Path(__file__).with_name("schema.sql")  # a link to the one in the root of the repository
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
-SCHEMA_VERSION: Final = 24
+SCHEMA_VERSION: Final = 25
 
 # An arbitrary constant. Transaction-scoped, because of PgBouncer in transaction mode.
 LOCK = "SELECT pg_advisory_xact_lock(7239467113)"

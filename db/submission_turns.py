@@ -24,7 +24,7 @@ IN_FLIGHT: Final = """entry IS NOT NULL
 # no breaker that somebody probes.
 WAITS_FOR_NOTHING: Final = f"""provider <> ALL (ARRAY(SELECT provider FROM predictions WHERE {IN_FLIGHT}))
    AND owner <> ALL (ARRAY(SELECT owner FROM predictions WHERE {IN_FLIGHT}))
-   AND 'api ' || provider <> ALL (ARRAY(SELECT target FROM breakers WHERE {breakers.HAS_PROBES}))"""
+   AND {breakers.PROVIDER_ALLOWS}"""
 _WAITING: Final = "p.state = 'planned' AND p.lease_token IS NULL AND p.provider = c.provider"
 
 # Free places by provider, and by text that models contain; an empty one is in the model of every prediction.

@@ -29,7 +29,9 @@ def add(conn: Connection, totals: Sequence[Total]) -> None:
     conn.execute(ADD, args)
 
 
-@statement("DELETE FROM work_totals WHERE changed_at < moment() - interval '30 days'")
+# Downloads sooner: the first 30 hosts are named, and those of one day must not keep the names of the next ones.
+@statement("""DELETE FROM work_totals WHERE changed_at < moment() - interval '30 days'
+    OR starts_with(name, 'moorage_download') AND changed_at < moment() - interval '1 day'""")
 def forget_unused(conn: Connection) -> None: ...
 
 

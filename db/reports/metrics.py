@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.errors import QueryCanceled
 
 from db import ticks
-from db.breakers import HOST_ALLOWS
+from db.breakers import PROVIDER_ALLOWS, build_oldest_due
 from db.connection import Connection
 from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED, WAITING
@@ -80,19 +80,20 @@ _DUE: Final = {
     "deliveries": ("state IN ('new', 'unmatched') AND lease_token IS NULL",),
     "jobs": ("state IN ('open', 'keeping')",),
     "predictions": (
-        f"state IN ('submitting', 'running', 'abandoned') AND lease_token IS NULL AND {UNPAUSED['predictions']}",
+        f"""state IN ('submitting', 'running', 'abandoned') AND lease_token IS NULL AND {UNPAUSED["predictions"]}
+            AND ({PROVIDER_ALLOWS} OR coalesce(output_until, deadline_at) <= moment())""",
     ),
-    "outputs": (
-        f"state = 'waiting' AND lease_token IS NULL AND {UNPAUSED['outputs']} AND {HOST_ALLOWS}",
-        "state = 'discarding' AND lease_token IS NULL",
-    ),
+    "outputs": ("state = 'discarding' AND lease_token IS NULL",),
     "notifications": ("state = 'waiting' AND lease_token IS NULL",),
 }
-# One that waits for a place is not due. A place is free at the earliest since the last one was taken.
-_PLANNED: Final = f"""SELECT 'predictions', greatest(min(run_at), max(moved_at))
+# A planned prediction that waits for a place is not due. A place is free at the earliest since the last one was taken.
+_BY_PLACE: Final = {
+    "outputs": f"SELECT 'outputs', run_at FROM {build_oldest_due(UNPAUSED['outputs'])} AS waiting",
+    "predictions": f"""SELECT 'predictions', greatest(min(run_at), max(moved_at))
   FROM predictions LEFT JOIN cursors ON sweep = 'submit ' || provider
  WHERE state = 'planned' AND lease_token IS NULL AND {UNPAUSED["predictions"]} AND {WAITS_FOR_NOTHING}
- GROUP BY provider"""
+ GROUP BY provider""",
+}
 
 
 def _build_oldest_due(tables: Iterable[str]) -> str:
@@ -100,7 +101,7 @@ def _build_oldest_due(tables: Iterable[str]) -> str:
         f"""SELECT '{table}' AS "table", min(run_at) AS run_at FROM {table} WHERE {condition}"""
         for table in tables
         for condition in _DUE[table]
-    ] + [_PLANNED for table in tables if table == "predictions"]
+    ] + [_BY_PLACE[table] for table in tables if table in _BY_PLACE]
     parts += [f"SELECT '{t}', min(leased_until) FROM {t} WHERE lease_token IS NOT NULL" for t in tables if t in SUBJECT]
     return f"""
 SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0), 0) AS value
@@ -120,8 +121,7 @@ HAVING min(expires_at) IS NOT NULL
 """
 
 # An event: the row of a kept file changes when its render is deleted.
-_LAST_KEPT: Final = """(SELECT at FROM events WHERE subject = 'output' AND to_state = 'kept'
-          AND at > moment() - interval '1 hour' ORDER BY at DESC LIMIT 1)"""
+_LAST_KEPT: Final = "(SELECT max(at) FROM events WHERE subject = 'output' AND to_state = 'kept')"
 
 # How long files have waited with none kept. The oldest due row does not show it: each attempt moves run_at.
 KEEP_STALLED: Final = f"""
@@ -203,7 +203,10 @@ PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS valu
 # Only the last hundred slots of a sweep are kept. One in the future was claimed before the clock was set back.
 _TICKS: Final = f"FROM ({ticks.LATEST}) t"
 LAST_TICK: Final = f"SELECT sweep, extract(epoch FROM moment() - started_at) AS value {_TICKS}"
-UNFINISHED: Final = f"SELECT sweep, coalesce(extract(epoch FROM moment() - unfinished_since), 0) AS value {_TICKS}"
+# From the second start, as a daily sweep that failed once starts again a day later; of none that is scheduled no more.
+UNFINISHED: Final = f"""SELECT sweep, coalesce(extract(epoch FROM moment() - (
+        SELECT min(started_at) FROM ticks u WHERE u.sweep = t.sweep AND u.started_at > unfinished_since
+           AND u.started_at <= moment() AND t.started_at > moment() - interval '8 days')), 0) AS value {_TICKS}"""
 
 # Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
 _OWNER: Final = "CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner"
@@ -217,7 +220,7 @@ SELECT bucket, extract(epoch FROM moment() - max(computed_at)) AS value FROM sto
 # name, help, statement: its columns are the labels of the gauge, and `value`
 GAUGE_QUERIES: Final = (
     ("moorage_sweep_last_tick_seconds", "Seconds since each sweep last started.", LAST_TICK),
-    ("moorage_sweep_unfinished_seconds", "Seconds since each sweep started and has not finished.", UNFINISHED),
+    ("moorage_sweep_unfinished_seconds", "Seconds since a second start that did not finish.", UNFINISHED),
     ("moorage_deliveries", "Live deliveries.", DELIVERIES),
     ("moorage_jobs", "Live jobs, by the provider of their latest prediction.", JOBS),
     ("moorage_predictions", "Live predictions.", PREDICTIONS),

@@ -119,7 +119,6 @@ def _delete_render(conn: Connection, asset_base: str, limit: float, actor: str, 
 
 def count_storage_use(deps: Deps) -> dict[str, Any]:
     """Count the storage in use, page by page; after SECONDS the next run goes on."""
-    deps.database.run(work_totals.forget_unused)  # any host may have been downloaded from
     until = time.monotonic() + SECONDS
     while deps.database.run(storage_use.count_next_page) and time.monotonic() < until:
         failpoint("usage.after_page")
@@ -130,6 +129,7 @@ def count_storage_use(deps: Deps) -> dict[str, Any]:
 
 def count_ended_rows(deps: Deps) -> dict[str, Any]:
     """Count what ended for /metrics, up to the last complete slot, an hour in each transaction."""
+    deps.database.run(work_totals.forget_unused)  # any host may have been downloaded from
     while deps.database.run(ended_counts.count_next_hour):
         failpoint("counts.after_hour")
     return {}

@@ -84,11 +84,12 @@ VALUES ('moorage_phase_seconds_bucket', '{"phase": "claim", "le": "1.0"}', 1),
 STORED = "INSERT INTO storage_use (bucket, owner, objects, bytes, rank) VALUES ('public', 'ann', 1, {}, 1)"
 REFUSED = "INSERT INTO webhook_refusals (provider, value, reason) VALUES ('replicate', {}, 'wrong signature')"
 REFUSED += " ON CONFLICT (provider) DO UPDATE SET value = excluded.value, last_at = excluded.last_at"
-# A file and a submission that have been due for six minutes, and when their breakers had a probe last.
+# A file, a submission and a poll that have been due for six minutes, and when their breakers had a probe last.
 BREAKERS = """
 INSERT INTO breakers (target, opened_at, probe_at, reason)
 VALUES ('host b.example', moment() - interval '7 min', moment() - interval '{host}', '503'),
        ('api replicate', moment() - interval '7 min', moment() - interval '{api}', '503');
+UPDATE predictions SET run_at = moment() - interval '6 min' WHERE state = 'running';
 UPDATE outputs SET run_at = moment() - interval '6 min', source = 'https://b.example/a.png' WHERE state = 'waiting';
 INSERT INTO predictions (id, job_id, seq, entry, provider, state, deadline_at, run_at)
 VALUES (md5('planned')::uuid, md5('live')::uuid, 1, 0, 'replicate', 'planned', moment() + interval '1 h',
@@ -97,6 +98,11 @@ VALUES (md5('planned')::uuid, md5('live')::uuid, 1, 0, 'replicate', 'planned', m
 NOTIFIED = """
 INSERT INTO notifications (id, job_id, type, event_id, run_at, attempt, created_at)
 VALUES (gen_random_uuid(), md5('job1')::uuid, 'job.failed', 1, moment() + interval '1 h', {}, moment() - interval '1 h')
+"""
+FAILING = """
+UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = '{0}';
+INSERT INTO ticks (sweep, slot, started_at)
+VALUES ('{0}', 2, moment() - interval '72 s'), ('{0}', 3, moment() - interval '70 s'), ('{0}', 4, moment())
 """
 TROUBLE = {
     "MoorageRetriesRising": ATTEMPTS.format(done=15, retry=10),
@@ -125,9 +131,9 @@ TROUBLE = {
     "MoorageBillingRefused": "UPDATE predictions SET state = 'failed', category = 'BILLING_FAILED'"
     " WHERE external_id = 'p4'",
     "MoorageBeatSilent": "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch'",
-    "MoorageSweepFails": "UPDATE ticks SET started_at = moment() - interval '12 min' WHERE sweep = 'usage';"
-    " INSERT INTO ticks (sweep, slot, started_at) VALUES ('usage', 2, moment() - interval '11 min'),"
-    " ('usage', 3, moment())",
+    "MoorageSweepFails": "UPDATE ticks SET started_at = moment() - interval '2 h' WHERE sweep = 'usage';"
+    " INSERT INTO ticks (sweep, slot, started_at) VALUES ('usage', 2, moment() - interval '71 min'),"
+    " ('usage', 3, moment() - interval '11 min')",
 }
 # Other faults that an alert stands for.
 ALSO_TROUBLE = [
@@ -137,10 +143,10 @@ ALSO_TROUBLE = [
     ("MoorageBeatSilent", "DELETE FROM ticks WHERE sweep = 'reconcile'"),
     (
         "MoorageSweepFails",
-        "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch';"
-        " INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 2, moment() - interval '70 s'),"
-        " ('dispatch', 3, moment())",
+        "INSERT INTO ticks (sweep, slot, started_at) VALUES ('orphans', 1, moment() - interval '1 day'),"
+        " ('orphans', 1441, moment() - interval '11 min')",
     ),
+    *(("MoorageSweepFails", FAILING.format(sweep)) for sweep in ("dispatch", "reconcile")),
     (
         "MoorageOldestDue",
         "UPDATE outputs SET lease_token = gen_random_uuid(), leased_by = 'a/1',"
@@ -163,6 +169,10 @@ CALM = {
     "all of a few attempts are repeated": ATTEMPTS.format(done=0, retry=9),
     "a sweep failed, and finished afterwards": "INSERT INTO ticks (sweep, slot, started_at)"
     " VALUES ('usage', 0, moment() - interval '1 h')",
+    "a daily sweep failed once, and runs": "INSERT INTO ticks (sweep, slot, started_at)"
+    " VALUES ('orphans', 1, moment() - interval '1 day'), ('orphans', 1441, moment() - interval '4 min')",
+    "sweeps that failed are off": "INSERT INTO ticks (sweep, slot, started_at)"
+    " VALUES ('orphans', 1, moment() - interval '10 days'), ('orphans', 1441, moment() - interval '9 days')",
     "less than half a terabyte is stored": STORED.format(400_000_000_000),
     "one file waits long while another is kept": "UPDATE outputs SET created_at = moment() - interval '6 min'"
     f" WHERE state = 'waiting'; {KEPT}",

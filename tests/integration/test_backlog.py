@@ -6,6 +6,7 @@ import pytest
 
 from bench import backlog, growth
 from db.connection import Connection, connect, fetch_all
+from db.reports import metrics
 from embedded.stack import Stack
 from moorage.model import Step
 
@@ -17,6 +18,17 @@ def claims(step: Step) -> growth.Read:
     return lambda conn: backlog.CLAIMS[step](conn, backlog.find_last(conn, step))
 
 
+# All files of the backlog have been due for ten minutes; two others for less: one is at another host, one has expired.
+FAILING_HOST = """
+SET LOCAL moorage.clock_shift = '10 min';
+INSERT INTO breakers (target, probe_at, reason)
+VALUES ('host replicate.delivery', moment() - interval '{} s', '503');
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, state, run_at, expires_at)
+SELECT gen_random_uuid(), job_id, prediction_id, 1000 + n, 'extra ' || n, 'url', 'https://' || host || '/a.png',
+       'waiting', moment() - minutes * interval '1 min', expires_at - hours * interval '1 h'
+  FROM (SELECT * FROM outputs LIMIT 1) o,
+       (VALUES (1, 'b.example', 4, 0), (2, 'replicate.delivery', {}, 3)) v (n, host, minutes, hours)
+"""
 READS = {**{f"claim of {step}": claims(step) for step in backlog.CLAIMS}, **backlog.SEARCHES}
 
 
@@ -44,6 +56,36 @@ def test_no_output_is_read_while_keep_is_paused(conn: Connection) -> None:
     conn.execute("INSERT INTO pauses (target, paused_by) VALUES ('keep', 'ann')")
 
     assert growth.explain(conn, backlog.SEARCHES["due outputs"]).rows <= 10
+
+
+@pytest.mark.parametrize(
+    ("probe_seconds", "expired_minutes", "minutes"),
+    [(1, 2, 4), (1, 6, 6), (120, 2, 10)],
+    ids=["host", "expired", "all"],
+)
+def test_the_oldest_due_row_is_found_beside_a_backlog_of_a_failing_host(
+    conn: Connection, probe_seconds: int, expired_minutes: int, minutes: int
+) -> None:
+    """Its gauge read each file of the host: with 100,000 longer than a statement may take, and its alert was silent."""
+    conn.execute(FAILING_HOST.format(probe_seconds, expired_minutes).encode())
+
+    cost = growth.explain(conn, lambda conn: conn.execute(metrics.OLDEST_DUE_BY_TABLE["outputs"]))
+    (found,) = fetch_all(conn, metrics.OLDEST_DUE_BY_TABLE["outputs"])
+
+    assert float(found["value"]) == pytest.approx(60 * minutes, abs=50)
+    assert cost.rows <= 30
+
+
+@pytest.mark.parametrize("sql", [metrics.KEEP_STALLED, metrics.STORAGE_FAILING], ids=["stalled", "storage"])
+def test_the_last_kept_file_is_found_among_many_events(conn: Connection, sql: str) -> None:
+    """While none is kept, its gauges read the events of an hour, and were missing when their alerts should fire."""
+    conn.execute(
+        "INSERT INTO events (subject, subject_id, to_state, actor)"
+        " SELECT 'output', gen_random_uuid(), 'waiting', 'a/1' FROM generate_series(1, 20000)"
+    )
+    conn.execute("DELETE FROM outputs WHERE id <> (SELECT id FROM outputs LIMIT 1)")
+
+    assert growth.explain(conn, lambda conn: conn.execute(sql)).rows <= 10
 
 
 def test_everything_is_due(conn: Connection) -> None:

@@ -203,15 +203,19 @@ def test_totals_that_cannot_be_read_cost_no_gauge_and_no_time(at: World, url: st
 
 
 def test_the_totals_of_an_unused_host_are_forgotten(at: World) -> None:
-    """`moorage keep` downloads from any host: /metrics would grow with each that was ever used."""
+    """`moorage keep` downloads from any host: the first 30 kept their names for a month, or for ever."""
     name, old, new = "moorage_downloads_total", {"host": "old.example"}, {"host": "new.example"}
-    work_totals.add(at.conn, [(name, old, 1.0), (name, new, 1.0)])
-    at.conn.execute("UPDATE work_totals SET changed_at = moment() - interval '31 days'")
+    other = ("moorage_attempts_total", {"step": "poll"}, 1.0)
+    work_totals.add(at.conn, [(name, old, 1.0), (name, new, 1.0), other])
+    at.conn.execute("UPDATE work_totals SET changed_at = moment() - interval '25 hours'")
     work_totals.add(at.conn, [(name, new, 1.0)])
 
-    retention.count_storage_use(at.deps)
+    retention.count_ended_rows(at.deps)
 
-    assert work_totals.read_totals(at.conn) == [(name, new, 2.0)]
+    assert work_totals.read_totals(at.conn) == [other, (name, new, 2.0)]
+    at.conn.execute("UPDATE work_totals SET changed_at = moment() - interval '31 days'")
+    retention.count_ended_rows(at.deps)
+    assert work_totals.read_totals(at.conn) == []
 
 
 def test_counts_whose_commit_is_uncertain_are_not_added_again(at: World, monkeypatch: pytest.MonkeyPatch) -> None:

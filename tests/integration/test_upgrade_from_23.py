@@ -43,7 +43,7 @@ def test_a_success_without_files_in_flight_is_asked_for_once_more_only(at: World
     at.conn.execute(RECORD, (EMPTY, empty.prediction_id))
     at.conn.execute(RECORD, ("processing", waiting.prediction_id))
 
-    assert migrate.migrate(at.conn) == ["0024_predictions_reported"]
+    assert migrate.migrate(at.conn) == ["0024_predictions_reported", "0025_events_kept"]
 
     rows = at.conn.execute("SELECT raw_status, was_without_files, is_announced FROM predictions ORDER BY 1").fetchall()
     assert [tuple(row.values()) for row in rows] == [("processing", False, False), ("succeeded", True, False)]

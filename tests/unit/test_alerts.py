@@ -15,6 +15,7 @@ from receiver.responses import KINDS
 from tests.support import promql
 from tests.support.exposition import render_metrics
 from tests.support.promql import Sample
+from worker import schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES: list[dict[str, Any]] = [
@@ -25,6 +26,7 @@ RULES: list[dict[str, Any]] = [
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/moorage.json").read_text(encoding="utf-8"))
 RUNBOOK = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
 NOW = 1_700_000_000.0
+SETTINGS = Settings(_env_file=None, database_url="postgresql://unused", broker_url="redis://unused")
 
 alerts = pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
 
@@ -65,6 +67,24 @@ def test_an_alert_shows_only_labels_that_its_expression_leaves(rule):
     kept = set(re.findall(r"\w+", " ".join(re.findall(r"\bby \(([^)]*)\)", rule["expr"]))))
 
     assert shown <= kept
+
+
+@pytest.mark.parametrize("sweep", schedule.sweep_periods(SETTINGS))
+def test_a_sweep_that_fails_is_noticed_within_the_slots_that_are_kept(sweep):
+    """Its alert never fired for reconcile: 600 s, and ticks of 200 s."""
+    (rule,) = [rule for rule in RULES if rule["alert"] == "MoorageSweepFails"]
+    oldest = 99 * schedule.slot_seconds(SETTINGS, sweep)
+
+    sample = Sample("moorage_sweep_unfinished_seconds", {"sweep": sweep}, min(oldest, 700))
+
+    assert promql.evaluate(promql.parse(rule["expr"]), [sample], NOW)
+
+
+def test_the_panel_of_sweeps_shows_what_the_alert_fires_for():
+    """Orphans, retention and usage may run for minutes."""
+    (rule,) = [rule for rule in RULES if rule["alert"] == "MoorageSweepFails"]
+
+    assert " ".join(rule["expr"].split()) in [t["expr"] for panel in DASHBOARD["panels"] for t in panel["targets"]]
 
 
 def test_every_command_that_the_runbook_names_exists():
