@@ -105,7 +105,7 @@ class Connection(psycopg.Connection[Row]):
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
             queries[n].rows = result.fetchall() if (result := cursor.set_result(n)).rownumber is not None else []
         self._calls = {**self._calls, **dict(query.call for query in queries if query.call)}
-        return cursor.set_result(-2 if queries[-1].text == prepared.AFTER else -1)
+        return cursor.set_result(-2 if queries and queries[-1].text == prepared.AFTER else -1)
 
     def begin(self, lock_ms: int) -> None:
         self._queue, self.after_commit = [], ()

@@ -46,7 +46,8 @@ WITH present AS MATERIALIZED (
     ON CONFLICT DO NOTHING RETURNING slot
 ), old AS (
     DELETE FROM ticks WHERE sweep = %(sweep)s AND slot < (SELECT slot FROM present) - 100
-       AND slot < (SELECT max(slot) FROM ticks WHERE sweep = %(sweep)s)  -- the one before, of a daily sweep
+       AND slot < (SELECT slot FROM ticks WHERE sweep = %(sweep)s AND slot < (SELECT slot FROM present)
+                    ORDER BY slot DESC OFFSET 1 LIMIT 1)  -- the two before, of a daily sweep
 )
 SELECT slot, due FROM claimed JOIN present USING (slot) /* planned */
 """
@@ -63,7 +64,7 @@ class Tick(NamedTuple):
 
 
 def claim_slot(database: Database, sweep: str, period_seconds: float) -> Tick | None:
-    """Claim the current slot of a sweep; None if another process has it. Keeps its last 100 slots, or two ticks."""
+    """Claim the current slot of a sweep; None if another process has it. Keeps its last 100 slots, or three ticks."""
     args = {"sweep": sweep, "period_seconds": period_seconds}
     rows = database.fetch_all(CLAIM_SLOT.get(sweep) or CLAIM_SLOT[""], args)
     return Tick(**rows[0]) if rows else None

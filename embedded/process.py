@@ -131,7 +131,6 @@ class Process:
             self._log_start = output.tell()
             if self._stale_path is not None:
                 self._stale_path.unlink(missing_ok=True)
-            self._is_group_killed = False
             self._child = self.spawn(
                 self.argv,
                 env=self._env,
@@ -146,6 +145,7 @@ class Process:
                 group=self._user and self._user.gid,
                 extra_groups=self._user and (),
             )
+            self._is_group_killed = False
 
     def relaunch(self, **changes: str) -> None:
         """Stop it and start it with a changed environment."""

@@ -140,7 +140,7 @@ class LocalDeployment:
         environment = self.environment()
         given: Any = {"_env_file": None} | {name: environment[name] for name in self.stack.environment()}
         settings = Settings(**given)
-        buckets.ensure_buckets(s3.ObjectStore(settings), settings)
+        buckets.ensure_buckets(s3.ObjectStore(settings), settings, wait_seconds=120.0)  # on a busy machine
 
     def _add_processes(self) -> None:
         keep_workers, concurrency, beats, flower = self._counts

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from botocore.exceptions import ClientError
 
-from moorage.errors import ConfigError, StorageRefused
+from moorage.errors import ConfigError, StorageRefused, StorageUnavailable
 from moorage.settings import Settings
 from storage.errors import WRONG_KEYS, get_error_code, get_http_status, translate_errors
 from storage.s3 import ObjectStore
@@ -17,7 +17,7 @@ _PROBE_KEY: Final = "moorage-readable.txt"
 _PROBE: Final = b"moorage reads this object anonymously to check public access.\n"
 _SID: Final = "MoorageAnyoneReads"
 _CREATED_CONCURRENTLY: Final = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists", "OperationAborted"}
-_TIMEOUT_SECONDS: Final = 10.0
+_WAIT_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.1
 _MANUALLY: Final = "or create the buckets manually and set MOORAGE_MANAGE_BUCKETS=false"
 # What a 403 of a request means, and what else it may mean.
@@ -39,7 +39,7 @@ _ELSEWHERE: Final = (
 NOT_PUBLIC: Final = {400, 401, 403, 404, 405, 501}
 
 
-def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
+def ensure_buckets(store: ObjectStore, settings: Settings, *, wait_seconds: float = _WAIT_SECONDS) -> list[str]:
     """
     Create missing buckets, allow public read access to the public one, and check that the private one has none.
 
@@ -47,14 +47,17 @@ def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     Does nothing if `settings.manage_buckets` is off, and opens no bucket if files are served without a public one.
     Returns one line for each change.
 
+    Args:
+        wait_seconds: how long a store may take until a new bucket, and then its policy, has effect.
+
     Raises:
         ConfigError: a missing permission (named in the message), access that cannot be corrected, or a refusal.
-        StorageUnavailable: the store does not respond.
+        StorageUnavailable: the store does not respond, or does not find a bucket that it has created.
     """
     if not settings.manage_buckets:
         return []
     try:
-        return _ensure_buckets(store, settings)
+        return _ensure_buckets(store, settings, wait_seconds)
     except StorageRefused as error:  # it will refuse again: waiting does not help
         permission, hint = _PERMISSIONS.get(error.facts.get("operation", ""), ("", ""))
         if permission and error.facts["status"] == 403 and error.facts["code"] not in WRONG_KEYS:
@@ -63,22 +66,23 @@ def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
         raise ConfigError(f"{error} ({hint}, {_MANUALLY})") from error
 
 
-def _ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
+def _ensure_buckets(store: ObjectStore, settings: Settings, wait_seconds: float) -> list[str]:
     names = (store.public_bucket, store.private_bucket)
-    changes = [f"created bucket {name}" for name in names if _create_if_missing(store, name, settings.aws_region)]
+    region = settings.aws_region
+    changes = [f"created bucket {name}" for name in names if _create_if_missing(store, name, region, wait_seconds)]
     store.probe()
     _require_private(store, store.private_bucket)
-    if settings.assets == "redirect" and _allow_public_read(store, store.public_bucket):
+    if settings.assets == "redirect" and _allow_public_read(store, store.public_bucket, wait_seconds):
         changes.append(f"allowed public read access to {store.public_bucket}")
     return changes
 
 
-def _create_if_missing(store: ObjectStore, bucket: str, region: str) -> bool:
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
+def _create_if_missing(store: ObjectStore, bucket: str, region: str, wait_seconds: float) -> bool:
+    deadline = time.monotonic() + wait_seconds
     was_created = False
     while not _exists(store, bucket):
         if time.monotonic() > deadline:
-            raise ConfigError(f"bucket {bucket} was created but is not listed: does another account own the name?")
+            raise StorageUnavailable(f"bucket {bucket} exists, but is not found yet: does another account own it?")
         was_created = _create_bucket(store, bucket, region) or was_created
         time.sleep(_POLL_SECONDS)
     return was_created
@@ -113,7 +117,7 @@ def _create_bucket(store: ObjectStore, bucket: str, region: str) -> bool:
     return True
 
 
-def _allow_public_read(store: ObjectStore, bucket: str) -> bool:
+def _allow_public_read(store: ObjectStore, bucket: str, wait_seconds: float) -> bool:
     """Allow public read access unless it is allowed; return True if changed."""
     if _is_public(store, bucket):
         return False
@@ -121,7 +125,7 @@ def _allow_public_read(store: ObjectStore, bucket: str) -> bool:
     if _is_public(store, bucket):
         return False
     _add_policy(store, bucket)
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    deadline = time.monotonic() + wait_seconds
     while not _is_public(store, bucket):
         if time.monotonic() > deadline:
             raise ConfigError(

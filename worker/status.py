@@ -18,7 +18,7 @@ from worker import inspect_cluster, queues, schedule
 ANSWER_SECONDS: Final = 3.0  # for the servers and the workers, all at once
 LATE_AFTER_PERIODS: Final = 3.0
 LATE_AFTER_SECONDS: Final = 10.0  # while a worker starts, no sweep is late
-FAILED_AFTER_PERIODS: Final = 60.0  # only the last hundred ticks are kept
+FAILED_AFTER_PERIODS: Final = 60.0  # only the last hundred slots are kept
 LATE_AFTER_MISSED: Final = timedelta(minutes=10)  # for a sweep with a cron expression
 TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications")
 COPIED: Final = (

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from db.audit.check import SUBJECTS, Check, build_checks
-from db.breakers import HOST_ALLOWS
+from db.breakers import HOST_ALLOWS, PROVIDER_ALLOWS
 from db.leases import LIVE, SUBJECT, UNPAUSED
 from db.progress import STATUS
 from db.projects import build_key_columns
@@ -147,8 +147,13 @@ SELECT 'project' AS subject, p.owner || '/' || p.id AS id,
 
 # Rules 2 and 6: every live row is due at some time, and every lease ends.
 _LIVE: Final = {table: f"t.state IN ({states})" for table, states in {**LIVE, "jobs": "'open', 'keeping'"}.items()}
-# Paused rows wait for an operator, planned ones perhaps for a place, files for a host; leased ones have own checks.
-_HAS_PLACE: Final = {"predictions": f"(state <> 'planned' OR {WAITS_FOR_NOTHING})", "outputs": HOST_ALLOWS}
+# Paused rows wait for an operator, planned ones perhaps for a place, polls for a provider, files for a host; leased
+# ones have own checks.
+_MAY_BE_POLLED: Final = f"({PROVIDER_ALLOWS} OR coalesce(output_until, deadline_at) <= moment())"
+_HAS_PLACE: Final = {
+    "predictions": f"(CASE WHEN state = 'planned' THEN {WAITS_FOR_NOTHING} ELSE {_MAY_BE_POLLED} END)",
+    "outputs": HOST_ALLOWS,
+}
 _CLAIMABLE: Final = {"jobs": "true"} | {
     table: f"""t.id IN (SELECT id FROM {table} WHERE id = ANY(%(ids)s::uuid[]) AND lease_token IS NULL
                       AND {UNPAUSED[table]} AND {_HAS_PLACE.get(table, "true")})"""

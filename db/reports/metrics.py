@@ -200,7 +200,7 @@ WEBHOOKS_REFUSED: Final = f"SELECT provider, value FROM ({REFUSED_WEBHOOKS}) ref
 
 PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS value FROM pauses"
 
-# Only the last hundred slots of a sweep are kept. One in the future was claimed before the clock was set back.
+# The last hundred slots, or three ticks, are kept. One in the future was claimed before the clock was set back.
 _TICKS: Final = f"FROM ({ticks.LATEST}) t"
 LAST_TICK: Final = f"SELECT sweep, extract(epoch FROM moment() - started_at) AS value {_TICKS}"
 # From the second start, as a daily sweep that failed once starts again a day later; of none that is scheduled no more.

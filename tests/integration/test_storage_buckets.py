@@ -120,6 +120,23 @@ def test_many_processes_may_start_at_once(settings):
     assert anonymous_status(settings, settings.s3_public_bucket) == 200
 
 
+def test_a_bucket_that_the_store_does_not_find_yet_is_waited_for(settings, monkeypatch):
+    """On a busy machine that took SeaweedFS more than ten seconds, and the worker ended for a wrong setting."""
+    exists, looks = buckets._exists, []
+
+    def find(store, bucket):
+        looks.append(bucket)
+        return len(looks) > 2 and exists(store, bucket)
+
+    monkeypatch.setattr(buckets, "_exists", find)
+    monkeypatch.setattr(buckets, "_POLL_SECONDS", 0.01)
+    named = settings.model_copy(update={"s3_public_bucket": "slow-public", "s3_private_bucket": "slow-private"})
+
+    with pytest.raises(StorageUnavailable, match="slow-public exists, but is not found yet"):
+        buckets.ensure_buckets(s3.ObjectStore(named), named, wait_seconds=0.0)
+    assert "created bucket slow-private" in buckets.ensure_buckets(s3.ObjectStore(named), named)
+
+
 def test_nothing_is_touched_when_an_operator_manages_the_buckets(settings):
     """Their rules may differ from ours."""
     settings = settings.model_copy(update={"manage_buckets": False})

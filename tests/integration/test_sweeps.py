@@ -276,13 +276,14 @@ def test_two_beats_at_once_run_a_sweep_once(at: World) -> None:
     assert len([slot for slot in taken if slot is not None]) == 1
 
 
-def test_the_tick_before_of_a_daily_sweep_is_kept(at: World) -> None:
-    """It shows whether a sweep failed once or each time."""
+def test_the_two_ticks_before_of_a_daily_sweep_are_kept(at: World) -> None:
+    """They show whether a sweep failed once or each time, also where two processes of beat send each slot."""
     for _ in range(4):
         at.conn.execute("UPDATE ticks SET slot = slot - 1440, started_at = started_at - interval '1 day'")
-        ticks.claim_slot(at.deps.database, "orphans", 60.0)
+        for _ in range(2):
+            ticks.claim_slot(at.deps.database, "orphans", 60.0)
 
-    assert at.one("SELECT count(*) FROM ticks WHERE sweep = 'orphans'") == 2
+    assert at.one("SELECT count(*) FROM ticks WHERE sweep = 'orphans'") == 3
 
 
 def test_the_latest_tick_is_shown_after_the_period_was_made_longer(at: World) -> None:
