@@ -96,7 +96,7 @@ def decide_after_failure(
     if not error.is_internal and _is_exhausted(error, ctx, now, policy):
         reason = f"{reason} (given up after {ctx.errors + 1} errors)"
         return DeadLetterDecision(error.category, name, reason, retryable=True)
-    if error.event_kind in SOURCE_KINDS and _is_source_expired(ctx, now, policy):
+    if error.event_kind in SOURCE_KINDS and _has_failed_past_expiry(ctx, now, policy):
         attempts = len(ctx.expired_attempts) + 1
         reason = f"{reason}; the source expired at {ctx.expires_at}, and {attempts} attempts since then have failed"
         return DeadLetterDecision(error.category, name, reason, retryable=True, source_expired=True)
@@ -141,7 +141,7 @@ def _is_deferred_by(ctx: RetryContext, run_at: datetime, now: datetime, policy: 
     return ctx.errors + 1 >= policy.max_errors or run_at > longest
 
 
-def _is_source_expired(ctx: RetryContext, now: datetime, policy: RetryPolicy) -> bool:
+def _has_failed_past_expiry(ctx: RetryContext, now: datetime, policy: RetryPolicy) -> bool:
     """
     Return True if attempts at the source, this one included, have failed for long enough past its expiry.
 

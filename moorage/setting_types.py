@@ -93,7 +93,7 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def is_same_place(url: str, other: str) -> bool:
+def has_same_host_and_path(url: str, other: str) -> bool:
     """Return True if two URLs differ at most in scheme, default port and the case of the host."""
     places = [(re.sub(":(80|443)$", "", x.netloc.lower()), x.path) for x in (urlsplit(url), urlsplit(other))]
     return places[0] == places[1]

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from starlette.types import Receive
 
-from moorage import ids, metrics, webhook_keys
+from moorage import ids, metrics, webhook_url_keys
 from moorage.errors import KeysStale, Refused
 from moorage.model import Wake
 from moorage.provider_types import VerifiedDelivery
@@ -62,7 +62,7 @@ class WebhookReceiver:
         limit = min(self._max_bytes, provider.max_delivery_bytes or self._max_bytes)
         async with request_body.BodyReader(receive, headers, limit, self.in_flight) as body:
             verified = await self._verify(provider, signature, body)
-            key_sha256 = webhook_keys.hash_key_in_query(query.decode("latin-1")) if query else None
+            key_sha256 = webhook_url_keys.hash_key_in_query(query.decode("latin-1")) if query else None
             recorded = await self._recorder.record(_build_delivery(provider, verified, headers, body, key_sha256))
             metrics.WEBHOOK_BYTES.inc(len(body))
         if recorded.is_pending:
@@ -92,7 +92,7 @@ class WebhookReceiver:
 def _build_delivery(
     provider: Provider, verified: VerifiedDelivery, headers: Headers, body: bytes, key_sha256: str | None
 ) -> deliveries.NewDelivery:
-    redacted = webhook_keys.redact_keys(body)
+    redacted = webhook_url_keys.redact_keys(body)
     digest = hashlib.sha256(redacted).hexdigest()  # of the recorded bytes, which the audit can verify
     return deliveries.NewDelivery(
         # Not from the kernel: that call releases the GIL, and the event loop waits while the relay has it. No secret.

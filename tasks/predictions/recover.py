@@ -11,7 +11,7 @@ from uuid import UUID
 
 from db import predictions
 from db.connection import Connection, current_time
-from moorage import webhook_keys
+from moorage import webhook_url_keys
 from moorage.model import Prediction, Registration, Wake
 from moorage.provider_types import ListedPrediction
 from providers.base import Provider
@@ -135,7 +135,7 @@ def _register(
     )
 
     def add(conn: Connection) -> tuple[bool, list[UUID]]:
-        key_sha256 = webhook_keys.hash_key_in_url(listed.webhook)
+        key_sha256 = webhook_url_keys.hash_key_in_url(listed.webhook)
         submitted = submit_outcome.bind_external_id(conn, provider, key_sha256, listed.external_id, actor=actor)
         if submitted is not None:  # by moorage, without a recorded response: it has a job
             return False, predictions.make_due_by_id(conn, [submitted.id])

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from db import jobs, leases, predictions, submission_turns, submissions
 from db.connection import Connection, current_time
-from moorage import errors, retry_policy, webhook_keys
+from moorage import errors, retry_policy, webhook_url_keys
 from moorage.failpoints import failpoint
 from moorage.model import FallbackEntry, Job, Lease, Prediction, Step, Wake
 from moorage.provider_types import SubmitRequest, SubmitResult
@@ -39,7 +39,7 @@ class Submission:
 
     @property
     def key_sha256(self) -> str:
-        return webhook_keys.hash_key(self.key)
+        return webhook_url_keys.hash_key(self.key)
 
 
 def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
@@ -79,7 +79,7 @@ def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         model_input = references.resolve_references(deps, job.owner, dict(entry.input), provider.file_fields)
     except errors.Permanent as error:
         return _fail(deps, lease, guard, error)
-    submission = Submission(provider, replace(entry, input=model_input), webhook_keys.create_key())
+    submission = Submission(provider, replace(entry, input=model_input), webhook_url_keys.create_url_key())
     guard.check()
     begun = commit_step(deps, lease, guard, partial(_begin_if_allowed, lease=lease, submission=submission))
     has_begun, wakes = begun or (False, [])
@@ -134,7 +134,7 @@ def _send(
     """Send the request. Errors are returned, because the committed submission needs a recorded outcome."""
     public_url, webhook = deps.settings.public_url, None
     if submission.provider.can_call(public_url):
-        webhook = webhook_keys.build_webhook_url(public_url, prediction.provider, submission.key)
+        webhook = webhook_url_keys.build_webhook_url(public_url, prediction.provider, submission.key)
     entry = submission.entry
     request = SubmitRequest(prediction.id, entry.model, entry.input, webhook, entry.seconds)
     try:

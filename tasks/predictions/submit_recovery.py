@@ -9,7 +9,7 @@ from typing import Final
 
 from db import predictions, submissions
 from db.connection import Connection, current_time
-from moorage import webhook_keys
+from moorage import webhook_url_keys
 from moorage.errors import LeaseLost, MoorageError, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Prediction, Wake
@@ -65,7 +65,7 @@ def _search_list(
     try:
         for page in provider.list_predictions(since):
             for listed in page:
-                if webhook_keys.hash_key_in_url(listed.webhook) == prediction.key_sha256:
+                if webhook_url_keys.hash_key_in_url(listed.webhook) == prediction.key_sha256:
                     return listed.external_id
                 is_other = listed.model and model.count("/") == 1 and not model.startswith(listed.model.lower())
                 if listed.webhook is None and not is_other:

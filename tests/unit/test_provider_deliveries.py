@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import providers
-from moorage import webhook_keys
+from moorage import webhook_url_keys
 from moorage.errors import MalformedPayload, UnrelatedEvent
 from moorage.provider_types import PredictionReport
 from moorage.settings import Settings
@@ -62,7 +62,7 @@ def test_webhook_key_is_not_stored_with_a_body_that_repeats_it(provider):
     url = f"https://us.example/webhooks/{provider.name}?key={key}"
     body = f'{{"webhook": "{url}", "input": {{"q": "?key={key}"}}}}'.encode()
 
-    redacted = webhook_keys.redact_keys(body)
+    redacted = webhook_url_keys.redact_keys(body)
 
     assert redacted == body.replace(f"{provider.name}?key={key}".encode(), f"{provider.name}?key=".encode() + b"*" * 43)
     assert len(redacted) == len(body)
@@ -73,7 +73,7 @@ def test_a_redacted_delivery_parses_to_the_same_report(provider, delivery):
     """The recorded bytes are parsed later: redaction must not lose the prediction."""
     body = delivery["body"].encode()
 
-    assert provider.parse_report(webhook_keys.redact_keys(body)) == provider.parse_report(body)
+    assert provider.parse_report(webhook_url_keys.redact_keys(body)) == provider.parse_report(body)
 
 
 @each_delivery

@@ -22,8 +22,8 @@ from tasks.jobs import create
 from tasks.jobs.create import CreatedJob
 from tasks.predictions import references
 from web.api import job_inputs
-from web.api.job_responses import NewJob
 from web.api.job_schema import AUTO_MODEL, IdempotencyKey, JobCreate, ParsedEntry
+from web.api.job_views import NewJob
 from web.http import json_body, problems, validation
 from web.http.permissions import Caller, Level
 from web.http.router import Router

@@ -16,7 +16,7 @@ from moorage.errors import Refused
 from moorage.settings import Settings
 from tasks.jobs import cancel, replay
 from tasks.jobs.cancel import ActionOutcome
-from web.api.job_responses import EventPage, Job, JobStateView, ListedJob, RetryView
+from web.api.job_views import EventPage, Job, JobStateView, ListedJob, RetryView
 from web.api.responses import BulkResult, RefusedRequest, page_model
 from web.http import query, visibility
 from web.http.json_body import Json

@@ -14,8 +14,8 @@ from moorage import logs
 from moorage.model import JobDescription, Registration
 from moorage.provider_types import OutputFile
 from tasks.jobs import create
-from web.api.job_responses import AcceptedJob, RegisteredPrediction
 from web.api.job_schema import IdempotencyKey, ResultFields, Seconds
+from web.api.job_views import AcceptedJob, RegisteredPrediction
 from web.http import validation
 from web.http.json_body import Json
 from web.http.router import Router

@@ -11,7 +11,7 @@ _KEY_BYTES: Final = 32  # 43 characters of base64
 _KEY_IN_URL: Final = re.compile(rb"(/webhooks/[a-z0-9_-]+/?\?key=)([A-Za-z0-9_-]{43})(?![A-Za-z0-9_-])")
 
 
-def create_key() -> str:
+def create_url_key() -> str:
     return secrets.token_urlsafe(_KEY_BYTES)
 
 
