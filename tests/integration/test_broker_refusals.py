@@ -175,9 +175,9 @@ def test_what_is_no_message_becomes_a_dead_letter(worker: Worker, valkey: Refusi
         worker.check_consumes()
         dead = [queues.dead_letter_queue_name(queue) for queue in queues.QUEUES]
         count, wanted = (lambda: sum(broker.llen(name) for name in dead)), len(queues.QUEUES) * len(RUBBISH)
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: count() == wanted, 180)
-        assert count() == wanted, worker.read()[-3000:]
+        with contextlib.suppress(AssertionError):  # one whose acknowledgement was lost comes again: at least once each
+            wait_until(lambda: count() >= wanted, 180)
+        assert count() >= wanted, worker.read()[-3000:]
         wait_until(lambda: not broker.exists("unacked", "unacked_index"))
     sweeps = "SELECT FROM dead_letters WHERE facts ->> 'task' = 'moorage.sweep' AND reason LIKE '%name a sweep'"
     wait_until(lambda: len(worker.conn.execute(sweeps).fetchall()) >= len(NO_SWEEPS))
