@@ -30,6 +30,7 @@ HAS_PROBES: Final = "probe_at > moment() - interval '1 min'"
 HOST_ALLOWS: Final = f"""(state <> 'waiting' OR {_IS_PAST} OR {HOST} <> ALL (
     ARRAY(SELECT host FROM {OPEN_HOSTS} WHERE {HAS_PROBES})))"""
 PROVIDER_ALLOWS: Final = f"'api ' || provider <> ALL (ARRAY(SELECT target FROM breakers WHERE {HAS_PROBES}))"
+POLL_ALLOWS: Final = f"({PROVIDER_ALLOWS} OR coalesce(output_until, deadline_at) <= moment())"
 # Places in which to look: 0 the probe of an open breaker, 1 hosts without one, 2 (of a claim) a host that has its share
 # of the worker. 3 waits for its breaker; but long past its expiry an output is tried as the last ones until it is given
 # up: its wait must not be as long as the outage.

@@ -221,11 +221,8 @@ class Settings(BaseSettings):
             )
         if self.s3_public_bucket == self.s3_private_bucket:
             raise ValueError("S3_PUBLIC_BUCKET and S3_PRIVATE_BUCKET are the same bucket: write two names")
-        if (
-            self.assets == "redirect"
-            and self.asset_base_url
-            and types.has_same_host_and_path(self.asset_base_url, own_files)
-        ):
+        served_at = self.asset_base_url
+        if self.assets == "redirect" and served_at and types.has_same_host_and_path(served_at, own_files):
             remedy = "write the public bucket's address, or MOORAGE_ASSETS=signed or stream"
             raise ValueError(f"ASSET_BASE_URL is the API's own address, which redirects to it: {remedy}")
         if self.env == "production":

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
-from moorage import local_errors, logs
+from moorage import local_errors, logs, metrics
 from moorage import settings as settings_module
 from moorage.asgi import LazyApp
 from moorage.errors import OwnerLimitReached, Refused
@@ -156,8 +156,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_unexpected_error(request: Request | None, error: Exception) -> Response:
     """Return 503 for a failure of this machine, else 500; Starlette re-raises the error, `ApiApp` logs it."""
-    problem = unavailable("the server is short of disk space or memory, retry")  # counts a 500, too
-    if not local_errors.find_local_failure(error):
+    if local_errors.find_local_failure(error):
+        problem = unavailable("the server is short of disk space or memory, retry")
+    else:
+        metrics.API_UNAVAILABLE.inc()
         problem = Problem(500, "internal server error")
     return await _on_problem(request, problem) if request else problem.response()
 

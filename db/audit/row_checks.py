@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from db.audit.check import SUBJECTS, Check, build_checks
-from db.breakers import HOST_ALLOWS, PROVIDER_ALLOWS
+from db.breakers import HOST_ALLOWS, POLL_ALLOWS
 from db.leases import LIVE, SUBJECT, UNPAUSED
 from db.progress import STATUS
 from db.projects import build_key_columns
@@ -149,9 +149,8 @@ SELECT 'project' AS subject, p.owner || '/' || p.id AS id,
 _LIVE: Final = {table: f"t.state IN ({states})" for table, states in {**LIVE, "jobs": "'open', 'keeping'"}.items()}
 # Paused rows wait for an operator, planned ones perhaps for a place, polls for a provider, files for a host; leased
 # ones have own checks.
-_MAY_BE_POLLED: Final = f"({PROVIDER_ALLOWS} OR coalesce(output_until, deadline_at) <= moment())"
 _HAS_PLACE: Final = {
-    "predictions": f"(CASE WHEN state = 'planned' THEN {WAITS_FOR_NOTHING} ELSE {_MAY_BE_POLLED} END)",
+    "predictions": f"(CASE WHEN state = 'planned' THEN {WAITS_FOR_NOTHING} ELSE {POLL_ALLOWS} END)",
     "outputs": HOST_ALLOWS,
 }
 _CLAIMABLE: Final = {"jobs": "true"} | {

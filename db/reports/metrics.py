@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from psycopg.errors import QueryCanceled
 
 from db import ticks
-from db.breakers import PROVIDER_ALLOWS, build_oldest_due
+from db.breakers import POLL_ALLOWS, build_oldest_due
 from db.connection import Connection
 from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED, WAITING
@@ -81,7 +81,7 @@ _DUE: Final = {
     "jobs": ("state IN ('open', 'keeping')",),
     "predictions": (
         f"""state IN ('submitting', 'running', 'abandoned') AND lease_token IS NULL AND {UNPAUSED["predictions"]}
-            AND ({PROVIDER_ALLOWS} OR coalesce(output_until, deadline_at) <= moment())""",
+            AND {POLL_ALLOWS}""",
     ),
     "outputs": ("state = 'discarding' AND lease_token IS NULL",),
     "notifications": ("state = 'waiting' AND lease_token IS NULL",),

@@ -83,6 +83,18 @@ def chunk(data):
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
+def drip(server):
+    """Answer with the head of a large file, and then a byte now and then."""
+
+    def answer(stream):
+        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        for _ in range(200):
+            stream.sendall(b"x")
+            server.pause(0.05)
+
+    return answer
+
+
 def fetch(
     server, path, *, limits=FAST, allows=lambda url: None, pulse=lambda: None, headers_for=lambda url: {}, session=None
 ):

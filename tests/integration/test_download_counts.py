@@ -6,7 +6,7 @@ import pytest
 
 from moorage import metrics
 from moorage.errors import DownloadInterrupted, DownloadRefused, OutputGone
-from tests.integration.hostile_server import FAST, PNG, Server, failure, fetch, ok, says
+from tests.integration.hostile_server import FAST, PNG, Server, drip, failure, fetch, ok, says
 
 
 @pytest.fixture
@@ -44,14 +44,7 @@ def test_a_whole_file_behind_a_redirect_is_a_success(server):
 
 def test_a_slow_drip_is_interrupted(server):
     """A host that trickles every file is one that fails, and its bytes were received."""
-
-    def drip(stream):
-        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-        for _ in range(200):
-            stream.sendall(b"x")
-            server.pause(0.05)
-
-    server.answers["/"] = drip
+    server.answers["/"] = drip(server)
 
     failure(DownloadInterrupted, server, limits=replace(FAST, slow_after_seconds=0.5))
 

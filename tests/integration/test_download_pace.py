@@ -16,7 +16,7 @@ from egress import download, session
 from egress.session import EgressGuard
 from media.limits import Limits
 from moorage.errors import DiskFull, DownloadInterrupted, LeaseLost
-from tests.integration.hostile_server import FAST, PNG, Server, chunk, failure, fetch, ok, says
+from tests.integration.hostile_server import FAST, PNG, Server, chunk, drip, failure, fetch, ok, says
 
 
 @pytest.fixture
@@ -60,14 +60,7 @@ def test_a_pause_shorter_than_the_limit_is_survived(server, where):
 
 def test_a_slow_drip_is_given_up(server):
     """A byte now and then defeats an idle limit; the minimum speed does not sleep."""
-
-    def drip(stream):
-        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-        for _ in range(200):
-            stream.sendall(b"x")
-            server.pause(0.05)
-
-    server.answers["/"] = drip
+    server.answers["/"] = drip(server)
 
     error = failure(DownloadInterrupted, server, limits=Limits(slow_after_seconds=0.5))
 
