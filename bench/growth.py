@@ -27,7 +27,7 @@ from db import (
     migrate,
     objects,
     output_claims,
-    owner_use,
+    owner_limits,
     progress,
     projects,
     renders,
@@ -94,7 +94,7 @@ def _dispatch(conn: Connection) -> None:
 
 def _read_use(conn: Connection) -> None:
     conn.execute("INSERT INTO storage_use (bucket, owner, rank) VALUES ('public', 'largest', 1)")  # all were counted
-    owner_use.read(conn, history.OWNER)
+    owner_limits.read(conn, history.OWNER)
 
 
 def _count_slot(conn: Connection) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db import owner_token_revocations, owner_use, quarantine, retention
+from db import owner_limits, owner_token_revocations, quarantine, retention
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.objects import LONG_TIMEOUT
 from db.statements import statement
@@ -167,7 +167,7 @@ RETURNING {_COLUMNS}
 def finish(conn: Connection, erasure: Row, upload_prefix: str) -> Row | None:
     """Delete projects and derived rows; return the finished erasure, or None if something of the owner is left."""
     args = {"owner": erasure["owner"], "prefix": upload_prefix}
-    owner_use.lock(conn, erasure["owner"])
+    owner_limits.lock(conn, erasure["owner"])
     if fetch_one(conn, LOCK, {"id": erasure["id"]}) is None:
         return None
     counts = {name: conn.execute(sql, args).rowcount for name, sql in DROP_OTHERS.items()}

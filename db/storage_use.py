@@ -57,7 +57,7 @@ def count_next_page(conn: Connection) -> bool:
     Add a page, in one transaction with its place, to the count in progress; return False if it was published.
 
     `computed_at` is ten seconds before the count began, so that what was stored meanwhile, or in a transaction of that
-    time, is added to an owner's use (`owner_use`). If a later page has it, too, it counts twice until the next count:
+    time, is added to an owner's use (`owner_limits`). If a later page has it, too, it counts twice until the next one:
     a limit is reached too early, never passed.
     """
     conn.execute(LOCK_TABLE)

@@ -75,7 +75,7 @@ def _build_tls_options(scheme: str, parameters: Mapping[str, str]) -> Mapping[st
     """Have every certificate verified: without options kombu accepts any of Redis, and of RabbitMQ any host."""
     if scheme == "rediss":
         return {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **parameters}
-    if scheme == "amqps":  # py-amqp's names; worker/redis_transport.py adds the host
+    if scheme == "amqps":  # py-amqp's names; worker/broker_transports.py adds the host
         return {"cert_reqs": ssl.CERT_REQUIRED, **{key.removeprefix("ssl_"): x for key, x in parameters.items()}}
     return None
 

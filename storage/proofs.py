@@ -44,7 +44,7 @@ def recall(client: "S3Client", bucket: str) -> Proof | None:
     with translate_errors("checksum probe", bucket):
         if _reports_sha256(client, bucket):
             return "sha256"
-        stored = _head(client, bucket, _MD5_KEY)
+        stored = _head_probe(client, bucket, _MD5_KEY)
         return None if stored is None else _judge_etag(stored.get("ETag", ""))
 
 
@@ -109,18 +109,18 @@ def probe(client: "S3Client", bucket: str) -> Proof:
     with translate_errors("checksum probe", bucket):
         # A store that accepts a wrong digest ignores it, even if HEAD returns it.
         if (
-            _put(client, bucket, _SHA256_KEY, "sha256", other) is None
-            and _put(client, bucket, _SHA256_KEY, "sha256", digest) is not None
+            _put_probe(client, bucket, _SHA256_KEY, "sha256", other) is None
+            and _put_probe(client, bucket, _SHA256_KEY, "sha256", digest) is not None
             and _reports_sha256(client, bucket)
         ):
             return "sha256"
-        etag = _put(client, bucket, _MD5_KEY, "md5", digest)
+        etag = _put_probe(client, bucket, _MD5_KEY, "md5", digest)
         if etag is None:
             client.put_object(Bucket=bucket, Key=_MD5_KEY, Body=_PROBE)
         return _judge_etag(etag or "")
 
 
-def _put(client: "S3Client", bucket: str, key: str, proof: Proof, sha256: str) -> str | None:
+def _put_probe(client: "S3Client", bucket: str, key: str, proof: Proof, sha256: str) -> str | None:
     """Store the probe; return its ETag, None if the store refuses the checksum."""
     try:
         arguments = build_arguments(proof, _PROBE, sha256)
@@ -133,11 +133,11 @@ def _put(client: "S3Client", bucket: str, key: str, proof: Proof, sha256: str) -
 
 
 def _reports_sha256(client: "S3Client", bucket: str) -> bool:
-    stored = _head(client, bucket, _SHA256_KEY, ChecksumMode="ENABLED")
+    stored = _head_probe(client, bucket, _SHA256_KEY, ChecksumMode="ENABLED")
     return stored is not None and decode_sha256(stored.get("ChecksumSHA256")) == hashlib.sha256(_PROBE).hexdigest()
 
 
-def _head(client: "S3Client", bucket: str, key: str, **mode: Any) -> dict[str, Any] | None:
+def _head_probe(client: "S3Client", bucket: str, key: str, **mode: Any) -> dict[str, Any] | None:
     """Return what the store reports of a probe; None if it is missing, or the store does not know the mode."""
     try:
         return cast("dict[str, Any]", client.head_object(Bucket=bucket, Key=key, **mode))

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from db import erasures, owner_token_revocations, owner_use
+from db import erasures, owner_limits, owner_token_revocations
 from db.connection import Connection, Database, Row
 from moorage import ids, logs
 from moorage.owner_tokens import owner_subject
@@ -14,7 +14,7 @@ def request_erasure(database: Database, owner: str) -> Row:
     """Record that an owner is to be erased and revoke its tokens; return the erasure. Repeating is safe."""
 
     def record(conn: Connection) -> Row:
-        owner_use.lock(conn, owner)  # an upload is recorded before, and erased, or refused
+        owner_limits.lock(conn, owner)  # an upload is recorded before, and erased, or refused
         owner_token_revocations.add(conn, owner_subject(owner), datetime.now(UTC))
         return erasures.request(conn, ids.uuid7(), owner)
 

@@ -19,7 +19,7 @@ from urllib3.util import parse_url
 from db import jobs, notifications, renders
 from db.connection import Connection, Row
 from db.notifications import Notification
-from egress.session import EgressGuard
+from egress.guard import EgressGuard
 from egress.sockets import call_while_waiting
 from media.limits import Limits
 from moorage import logs

@@ -13,7 +13,7 @@ from typing import Final
 import providers
 from db import migrate
 from db.connection import Database
-from egress.session import EgressGuard, load_tls_context
+from egress.guard import EgressGuard, load_tls_context
 from media.limits import Limits
 from moorage import logs
 from moorage import settings as settings_module
@@ -25,7 +25,7 @@ from storage.errors import CertificateRefused
 from tasks import notifications
 from tasks.jobs import placeholder
 from tasks.step import Deps, build_retry_policy
-from worker import broker_errors, redis_transport
+from worker import broker_errors, broker_transports
 from worker.bootsteps import touch_liveness_file
 
 log = logs.get_logger(__name__)
@@ -85,7 +85,7 @@ def _check_broker_certificate(settings: Settings) -> None:
     if not url.startswith(("rediss://", "amqps://")):
         return
     try:
-        with redis_transport.open_connection(url, seconds=BROKER_SECONDS):
+        with broker_transports.open_connection(url, seconds=BROKER_SECONDS):
             pass
     except broker_errors.BROKER_ERRORS as error:
         if find_certificate_error(error):

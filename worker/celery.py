@@ -12,7 +12,7 @@ from celery.exceptions import SecurityWarning
 from moorage import broker_urls, logs
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
-from worker import bootsteps, broker_errors, queues, redis_transport, schedule
+from worker import bootsteps, broker_errors, broker_transports, queues, schedule
 
 log = logs.get_logger(__name__)
 
@@ -48,7 +48,7 @@ def create_app() -> Celery:
     settings = settings_module.get_settings()
     spec = broker_urls.parse_broker_url(settings.broker_url.get_secret_value())
     broker = spec.url
-    redis_transport.register_transports()
+    broker_transports.register_transports()
     bootsteps.liveness_file = settings.alive_file
     for signal in (signals.heartbeat_sent, signals.after_task_publish):  # every 10 s; of beat: wakes send no signal
         signal.connect(bootsteps.touch_liveness_file)
@@ -100,7 +100,7 @@ def _describe_broker(spec: broker_urls.BrokerSpec) -> dict[str, object]:
         "broker_pool_acquire_timeout": 2,
         "broker_read_url": spec.url,  # before broker_url, which Celery reads from the environment, parameters and all
         "broker_write_url": spec.url,
-        "broker_transport_options": redis_transport.build_options(spec) or {"confirm_publish": True},
+        "broker_transport_options": broker_transports.build_options(spec) or {"confirm_publish": True},
         "broker_use_ssl": spec.ssl or False,
     }
 

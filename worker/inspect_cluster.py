@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import amqp.exceptions
 
-from worker import queues, redis_transport
+from worker import broker_transports, queues
 from worker.broker_errors import BROKER_ERRORS, explain
 
 PING_SECONDS: Final = 1.0
@@ -97,9 +97,9 @@ def find_refusal(url: str) -> str | None:
         return None
     try:
         if url.startswith(("amqp://", "amqps://")):
-            with redis_transport.open_connection(url, seconds=CONNECT_SECONDS):
+            with broker_transports.open_connection(url, seconds=CONNECT_SECONDS):
                 return None
-        with redis_transport.open_client(url, seconds=CONNECT_SECONDS) as client:
+        with broker_transports.open_client(url, seconds=CONNECT_SECONDS) as client:
             write_probe(client)
     except BROKER_ERRORS as error:
         return explain(error).what

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg import errors as pg
 
-from db import deliveries, jobs, outputs, owner_use, projects, registrations, submissions
+from db import deliveries, jobs, outputs, owner_limits, projects, registrations, submissions
 from db.connection import Connection, Database, QueuedQuery
 from db.outputs import NewOutput
 from moorage import ids
@@ -82,10 +82,10 @@ def create_job(
 def find_or_require(conn: Connection, request: JobDescription, limits: Mapping[str, int]) -> CreatedJob | None:
     """Return the job of an equal request with the same key; without one require that its owner may have one more."""
     if limits:
-        owner_use.lock(conn, request.owner)  # an equal request may have the last place: then its job is found
+        owner_limits.lock(conn, request.owner)  # an equal request may have the last place: then its job is found
     existing = find_existing_job(conn, request)
     if existing is None:
-        owner_use.require(conn, request.owner, limits, **NEW_JOB)
+        owner_limits.require(conn, request.owner, limits, **NEW_JOB)
     return existing
 
 

@@ -12,7 +12,7 @@ from db import (
     jobs,
     notifications,
     outputs,
-    owner_use,
+    owner_limits,
     placeholders,
     predictions,
     renders,
@@ -135,7 +135,7 @@ def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str, limi
         return ActionOutcome(job.state, job.state, refused=refused)
     if renders.is_deleted(conn, job.id):
         return ActionOutcome(job.state, job.state, refused="its render was deleted: create a new job")
-    owner_use.require(conn, job.owner, limits, **create.NEW_JOB)
+    owner_limits.require(conn, job.owner, limits, **create.NEW_JOB)
     why_not = _explain_no_restart(conn, job)
     wakes = _replay_dead_letters(conn, job.id, actor, include_replayed=why_not is not None)
     if wakes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import providers
 from db.connection import Database
-from egress.session import EgressGuard
+from egress.guard import EgressGuard
 from embedded import ports
 from embedded.stack import Stack
 from media.limits import Limits

@@ -18,7 +18,7 @@ from PIL import Image
 import providers
 from db import leases
 from db.connection import Connection, Database, connect
-from egress.session import EgressGuard
+from egress.guard import EgressGuard
 from embedded.stack import Stack
 from media.limits import Limits
 from moorage import ids, transitions

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from egress import download
-from egress.session import EgressGuard
+from egress.guard import EgressGuard
 from media.limits import Limits
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40

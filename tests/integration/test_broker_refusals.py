@@ -19,7 +19,7 @@ from tests.integration.broker_worker import Worker, running
 from tests.integration.core import wait_until
 from tests.support import fork_server
 from tests.support.valkey import REFUSALS, RefusingValkey, envelope, wake
-from worker import inspect_cluster, queues, redis_transport
+from worker import broker_transports, inspect_cluster, queues
 
 RUBBISH = {
     "null": b"null",
@@ -105,7 +105,7 @@ def test_a_message_whose_end_was_refused_does_not_stop_its_consumer(
     A drill with a broker that became a replica while the worker was not waiting for messages found it.
     """
     monkeypatch.setattr("kombu.transport._transport_cache", {})  # acceptance tests connected with kombu's own
-    redis_transport.register_transports()
+    broker_transports.register_transports()
     bodies: list[str] = []
     with kombu.Connection(valkey.url()) as connection, connection.SimpleQueue(f"limited_{end}") as queue:
         queue.consumer.qos(prefetch_count=1)

@@ -10,7 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 from egress import download
-from egress.session import EgressGuard
+from egress.guard import EgressGuard
 from moorage.errors import DownloadInterrupted, DownloadRefused, OutputGone
 from tests.integration.hostile_server import FAST, PNG, Server, chunk, failure, fetch, ok, says
 

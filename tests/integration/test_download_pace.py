@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from egress import download, session
-from egress.session import EgressGuard
+from egress import download, guard
+from egress.guard import EgressGuard
 from media.limits import Limits
 from moorage.errors import DiskFull, DownloadInterrupted, LeaseLost
 from tests.integration.hostile_server import FAST, PNG, Server, chunk, drip, failure, fetch, ok, says
@@ -196,9 +196,9 @@ def tls_server(certificate):
 def trusted(certificate, monkeypatch):
     """Trust the server's certificate in the one TLS context of the process."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    session.load_tls_context.cache_clear()
+    guard.load_tls_context.cache_clear()
     yield
-    session.load_tls_context.cache_clear()
+    guard.load_tls_context.cache_clear()
 
 
 def test_tls_is_verified_by_name_and_waits_in_steps(tls_server, trusted):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from db import owner_use, uploads
+from db import owner_limits, uploads
 from db.connection import Database, connect
 from moorage import ids
 from moorage.errors import OwnerLimitReached
@@ -156,7 +156,7 @@ def test_uploads_at_once_store_no_more_than_is_allowed(url: str) -> None:
             database.close()
 
     def store(conn: Any) -> None:
-        owner_use.require(conn, "uploader", LIMITS, stored_bytes=90)
+        owner_limits.require(conn, "uploader", LIMITS, stored_bytes=90)
         upload_id, media = ids.uuid7(), Media("image", "png", "image/png", "png", 4, 4, 1)
         uploads.add(conn, uploads.Upload(upload_id, "uploader", f"uploads/{upload_id}.png", media, 90, "a" * 64))
 
@@ -182,7 +182,7 @@ def test_stored_bytes_are_those_of_the_last_count_and_later_ones(url: str) -> No
             ids.uuid7(), f"uploads/counted-{n}", size, age,
         )  # fmt: skip
     with connect(url) as conn:
-        assert owner_use.read(conn, "counted")["stored_bytes"] == 18
+        assert owner_limits.read(conn, "counted")["stored_bytes"] == 18
     execute(
         url,
         "INSERT INTO storage_use (bucket, owner, bytes, rank, computed_at)"
@@ -190,10 +190,10 @@ def test_stored_bytes_are_those_of_the_last_count_and_later_ones(url: str) -> No
         " ('public', 'counted', 100, 2, moment() - interval '1 h')",
     )
     with connect(url) as conn:
-        assert owner_use.read(conn, "counted")["stored_bytes"] == 116
-        assert owner_use.read(conn, "nobody")["stored_bytes"] == 0
+        assert owner_limits.read(conn, "counted")["stored_bytes"] == 116
+        assert owner_limits.read(conn, "nobody")["stored_bytes"] == 0
         conn.execute("UPDATE storage_use SET rank = rank + 1")  # the owner of the first rank was erased
-        assert owner_use.read(conn, "counted")["stored_bytes"] == 116
+        assert owner_limits.read(conn, "counted")["stored_bytes"] == 116
 
 
 def test_usage_shows_use_and_limits(front: wp.Front, url: str) -> None:

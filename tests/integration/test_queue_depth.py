@@ -21,12 +21,12 @@ from embedded.stack import Stack
 from moorage.model import Wake
 from tests.integration import rabbitmq_broker as rabbit
 from tests.support.rabbitmq import Rabbitmq
-from worker import publish, queues, redis_transport
+from worker import broker_transports, publish, queues
 
 
 def use_broker(url: str, monkeypatch: pytest.MonkeyPatch) -> Celery:
     """Give the sweeps an application with a broker of the tests."""
-    redis_transport.register_transports()
+    broker_transports.register_transports()
     app = Celery("depth", broker=url)
     app.conf.update(task_queues=queues.build_queues(url), task_create_missing_queues=False)
     monkeypatch.setitem(sys.modules, "worker.celery", types.SimpleNamespace(app=app))

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 import providers
 from db.connection import Connection
-from egress.session import EgressGuard
+from egress.guard import EgressGuard
 from embedded.stack import Stack
 from simulation.provider.client import Standin
 from tasks.predictions import recover

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from db import leases, owner_use, projects, renders, storage_use
+from db import leases, owner_limits, projects, renders, storage_use
 from db.connection import Connection, connect
 from db.reports import metrics
 from embedded.stack import Stack
@@ -380,14 +380,14 @@ def test_a_file_stored_during_the_count_is_in_its_owners_use(deps: Deps, conn: C
     conn.execute("UPDATE outputs SET ended_at = ended_at - interval '1 min'")
     retention.count_storage_use(deps)
     size = "SELECT sum(bytes + thumb_bytes)::bigint FROM outputs"
-    assert owner_use.read(conn, "tests")["stored_bytes"] == values(conn, size)[0]
+    assert owner_limits.read(conn, "tests")["stored_bytes"] == values(conn, size)[0]
 
     conn.execute("UPDATE outputs SET state = 'waiting', ended_at = NULL, run_at = moment()")
     assert deps.database.run(storage_use.count_next_page)  # the page of the waiting output
     conn.execute("UPDATE outputs SET state = 'kept', ended_at = moment(), run_at = NULL, bytes = 5000")
     retention.count_storage_use(deps)
 
-    assert owner_use.read(conn, "tests")["stored_bytes"] >= values(conn, size)[0]
+    assert owner_limits.read(conn, "tests")["stored_bytes"] >= values(conn, size)[0]
 
 
 def test_a_count_that_an_older_version_began_is_finished(deps: Deps, conn: Connection) -> None:

@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 from redis._parsers.base import BaseParser
 
 from moorage.broker_urls import parse_broker_url
-from worker import broker_errors, redis_transport
+from worker import broker_errors, broker_transports
 
 ROOT = Path(__file__).resolve().parents[2]
 SENTINELS = "sentinel://u:p@a:1/2;sentinel://b:2?master_name=m&sentinel_password=s"
@@ -21,7 +21,7 @@ def test_sentinels_share_the_account_and_the_database_of_the_primary():
     spec = parse_broker_url(SENTINELS)
 
     assert spec.url == "sentinel://u:p@a:1/2;sentinel://u:p@b:2/2"
-    options = redis_transport.build_options(spec)
+    options = broker_transports.build_options(spec)
     assert (options["master_name"], options["sentinel_kwargs"]["password"]) == ("m", "s")
 
 
@@ -66,8 +66,8 @@ def test_each_refusal_is_an_outage_with_its_advice(prefix):
     with pytest.raises(OperationalError) as wrapped:
         raise OperationalError(str(error)) from error
 
-    assert isinstance(error, redis_transport.RedisTransport.connection_errors)
-    assert isinstance(error, redis_transport.SentinelTransport.connection_errors)
+    assert isinstance(error, broker_transports.RedisTransport.connection_errors)
+    assert isinstance(error, broker_transports.SentinelTransport.connection_errors)
     assert broker_errors.find_reply(wrapped.value) == prefix
     assert broker_errors.explain(wrapped.value).what.startswith(f"the broker refuses ({prefix})")
 
@@ -112,7 +112,7 @@ def test_the_page_of_error_classes_lists_every_reply():
 
 def test_an_entry_that_is_no_message_is_wrapped_in_one():
     """The wrapping must be a message itself, or it would be wrapped for ever."""
-    wrapped = redis_transport.wrap_entry(b"\xff" * 10_000, "keep")
+    wrapped = broker_transports.wrap_entry(b"\xff" * 10_000, "keep")
 
-    assert redis_transport.is_message(wrapped)
+    assert broker_transports.is_message(wrapped)
     assert len(json.loads(wrapped)["body"]) < 6000

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from egress.session import EgressGuard
+from egress.guard import EgressGuard
 from media.limits import Limits
 from moorage.errors import DownloadRefused
 

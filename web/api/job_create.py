@@ -12,7 +12,7 @@ from uuid import UUID
 from fastapi import Response
 from starlette.requests import Request
 
-from db import owner_use
+from db import owner_limits
 from db.connection import Connection
 from moorage import ids, logs
 from moorage.model import FallbackEntry, JobRequest
@@ -118,7 +118,7 @@ async def _check_and_store(
     def check_stored(conn: Connection) -> None:
         """Check limits and references before models are requested and files stored; limits again when the job is."""
         owner, errors = job_request.owner, []
-        owner_use.require(conn, owner, limits, **create.NEW_JOB)
+        owner_limits.require(conn, owner, limits, **create.NEW_JOB)
         for parsed in entries:
             stored = [reference for reference in parsed.references if reference.file_id not in body.files]
             # Equal messages for files that do not exist and those of others: existence is not revealed.

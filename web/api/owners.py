@@ -3,7 +3,7 @@
 from typing import Final, Literal
 from uuid import UUID
 
-from db import erasures, owner_use
+from db import erasures, owner_limits
 from db.connection import Row
 from moorage.setting_types import OWNER_LIMITS
 from tasks import erasure_request
@@ -22,7 +22,7 @@ router: Final = Router(tags=["erasures"])
 async def get_usage(params: Filters[OwnerQuery], caller: AnyCaller, ctx: Context) -> UsageView:
     """Return what an owner uses of its limits; a limit is null if there is none for this caller."""
     owner, limits = caller.require_owner(params.owner), caller.get_limits(ctx.settings)
-    use = await ctx.database.transaction(lambda conn: owner_use.read(conn, owner))
+    use = await ctx.database.transaction(lambda conn: owner_limits.read(conn, owner))
     fields = {name: {"used": use[name], "limit": limits.get(name)} for name in OWNER_LIMITS}
     return UsageView.model_validate({"owner": owner, **fields})
 

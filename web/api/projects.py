@@ -8,7 +8,7 @@ import psycopg
 from fastapi import Header, Path, Response
 from pydantic import AfterValidator, create_model, field_validator
 
-from db import owner_use, placements, progress, projects
+from db import owner_limits, placements, progress, projects
 from db.connection import Connection, Row
 from moorage import scene_documents
 from moorage.model import ProjectKey
@@ -118,7 +118,7 @@ async def put_project(
     key, text = ProjectKey(caller.require_owner(body.owner), project_id), data.decode()
 
     def write(conn: Connection) -> tuple[int, Project]:
-        owner_use.lock(conn, key.owner)
+        owner_limits.lock(conn, key.owner)
         is_new = if_match is None and projects.add(conn, key, text)
         if is_new and caller.level is Level.OWNER and projects.count(conn, key.owner) > MAX_PROJECTS:
             raise Problem(409, f"the owner has {MAX_PROJECTS} projects already: delete some")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 from uuid import UUID
 
 import db.uploads
-from db import owner_token_revocations, owner_use
+from db import owner_limits, owner_token_revocations
 from db.connection import Connection
 from db.uploads import Upload
 from media.limits import Limits
@@ -117,7 +117,7 @@ class UploadSpool:
         return stored.upload, created_at
 
     def _require_room(self, conn: Connection, owner: str, count: int) -> None:
-        owner_use.require(conn, owner, self._settings.owner_limits, stored_bytes=count)
+        owner_limits.require(conn, owner, self._settings.owner_limits, stored_bytes=count)
 
     def _record(self, conn: Connection, stored: uploads.StoredUpload) -> datetime | None:
         """
@@ -126,7 +126,7 @@ class UploadSpool:
         Raises OwnerLimitReached if others were faster; the orphan sweep deletes the object then.
         """
         owner = stored.upload.owner
-        owner_use.lock(conn, owner)
+        owner_limits.lock(conn, owner)
         upload = OwnerToken(owner, 0, token_id=stored.upload.id)
         if upload.is_revoked(owner_token_revocations.find(conn, [upload])):
             return None

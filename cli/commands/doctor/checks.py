@@ -22,7 +22,7 @@ from moorage.settings import Settings
 from storage import s3
 from storage.buckets import NOT_PUBLIC
 from storage.proofs import DESCRIPTIONS
-from worker import inspect_cluster, redis_transport, schedule
+from worker import broker_transports, inspect_cluster, schedule
 from worker.broker_errors import BROKER_ERRORS, explain
 
 
@@ -93,10 +93,10 @@ def check_broker(settings: Settings) -> Iterator[CheckResult]:
         return
     try:
         if url.startswith(("amqp://", "amqps://")):
-            with redis_transport.open_connection(url, seconds=BROKER_SECONDS):
+            with broker_transports.open_connection(url, seconds=BROKER_SECONDS):
                 yield ok("the broker answers")
             return
-        with redis_transport.open_client(url, seconds=BROKER_SECONDS) as client:
+        with broker_transports.open_client(url, seconds=BROKER_SECONDS) as client:
             yield from _check_server(client)
             inspect_cluster.write_probe(client)
             yield ok("the broker accepts messages")
