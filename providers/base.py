@@ -22,9 +22,8 @@ from moorage.urls import HostAllowlist, parse_endpoint
 from providers import endpoints, json_fields, output_files, output_schemas
 from providers.api_client import ApiClient
 from providers.output_schemas import Declares
-from providers.signature_verifiers import STANDARD_HEADERS, StandardVerifier, Verifier
+from providers.signature_verifiers import STANDARD_HEADERS, Headers, StandardVerifier, Verifier
 from providers.submit_client import RESPONSE_SECONDS, SubmitClient
-from providers.webhook_signing import Headers
 
 Client = TypeVar("Client", ApiClient, SubmitClient)
 _POLL_GROWTH: Final = 1.5

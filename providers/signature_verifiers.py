@@ -17,8 +17,11 @@ from typing import Any, Final, Literal, NamedTuple
 from moorage.errors import BadSignature
 from moorage.provider_types import VerifiedDelivery
 from providers.jwks import KeySet
-from providers.webhook_signing import TOLERANCE_SECONDS, Headers, check_timestamp, get_single_header, mac
+from providers.webhook_signing import mac
 
+Headers = Sequence[tuple[bytes, bytes]]
+
+TOLERANCE_SECONDS: Final = 300
 STANDARD_HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 SVIX_HEADERS: Final = ("svix-id", "svix-timestamp", "svix-signature")
 # No full stop: it separates the parts of the signed text; the specification forbids it.
@@ -26,6 +29,7 @@ _ID: Final = re.compile(rb"[!-\-/-~]{1,2000}")
 _VISIBLE: Final = re.compile(rb"[!-~]{1,200}")  # no newline: it separates the parts of the signed text
 _V1A: Final = re.compile(rb"v1a,([A-Za-z0-9+/]{86}==)")
 _HEX: Final = re.compile(rb"[0-9a-fA-F]*")
+_TIMESTAMP: Final = re.compile(rb"[1-9][0-9]{0,11}")
 _ED25519_HEX_DIGITS: Final = 128
 _MAX_SIGNATURES: Final = 4  # of a request, with public keys: each costs a pass over the body per key
 _NO_MATCH: Final = "no signature matches: another secret, or the body was changed in transit"
@@ -218,3 +222,22 @@ def _require_equal(expected: Sequence[bytes], received: Sequence[bytes]) -> None
     matches = [hmac.compare_digest(one, other) for one in expected for other in received]
     if not any(matches):  # all are compared, for constant time
         raise BadSignature(_NO_MATCH)
+
+
+def get_single_header(headers: Headers, name: str) -> bytes:
+    """Return the value of a header; it must occur once, since two readers could use different ones of two."""
+    encoded_name = name.encode()
+    values = [value for key, value in headers if key.lower() == encoded_name]
+    if len(values) != 1:
+        raise BadSignature(f"{name} is missing" if not values else f"{name} occurs {len(values)} times")
+    return values[0]
+
+
+def check_timestamp(timestamp: bytes, now: float, name: str, tolerance_seconds: int = TOLERANCE_SECONDS) -> None:
+    """Raise BadSignature unless a time in Unix seconds is at most the tolerance old, and 300 s ahead."""
+    if not _TIMESTAMP.fullmatch(timestamp):
+        raise BadSignature(f"{name} is not a whole number of seconds since 1970")
+    age = int(now) - int(timestamp)
+    if not -TOLERANCE_SECONDS <= age <= tolerance_seconds:
+        offset = f"{age} s old" if age > 0 else f"{-age} s ahead of our clock"
+        raise BadSignature(f"{name} is {offset}, more than {tolerance_seconds if age > 0 else TOLERANCE_SECONDS} s")

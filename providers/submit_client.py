@@ -20,7 +20,7 @@ from urllib3.util import parse_url
 from moorage.errors import MalformedPayload, NotSubmitted, ProviderRefused, SubmitUncertain
 from moorage.provider_types import InputFile
 from moorage.urls import parse_endpoint
-from providers import json_fields, submit_errors
+from providers import json_fields, submit_responses
 from providers.api_client import JSON_HEADERS, describe_error
 
 CONNECT_SECONDS: Final = 5.0
@@ -77,7 +77,7 @@ class SubmitClient:
             status, headers, content = self._exchange(connection, target, body, sent_headers, seconds)
         if not 200 <= status < 300:
             hidden = (self._token, *secrets, *(value for _, value in parse_qsl(urlsplit(webhook_url or "").query)))
-            raise submit_errors.classify_submit_response(self._name, status, headers, content, secrets=hidden)
+            raise submit_responses.classify_submit_response(self._name, status, headers, content, secrets=hidden)
         try:
             return SubmitResponse(json_fields.parse_json_object(content), headers)
         except MalformedPayload as error:

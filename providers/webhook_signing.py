@@ -1,29 +1,20 @@
-"""
-Signing secrets and the headers of signatures: decoded at process start, or checked before the body is read.
-
-The families of signatures are in `signature_verifiers.py`. Checks raise nothing but BadSignature, whatever the bytes.
-"""
+"""Secrets and keys of webhook signatures, decoded at process start, and signing; `signature_verifiers.py` verifies."""
 
 import base64
 import binascii
 import hmac
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import SecretStr
 
-from moorage.errors import BadSignature, ConfigError
+from moorage.errors import ConfigError
 
-Headers = Sequence[tuple[bytes, bytes]]
-
-TOLERANCE_SECONDS: Final = 300
 # The specification requires 24 to 64 bytes; its own test vectors have 23.
 _MIN_SECRET_BYTES: Final = 16
 _PUBLIC_PREFIX: Final = "whpk_"
 _KEY_BYTES: Final = 32
-_TIMESTAMP: Final = re.compile(rb"[1-9][0-9]{0,11}")
 
 
 def decode_standard_secrets(values: Iterable[SecretStr], setting: str) -> tuple[bytes, ...]:
@@ -51,25 +42,6 @@ def mac(secret: bytes, start: bytes, body: bytes, algorithm: str = "sha256") -> 
     digest = hmac.new(secret, start, algorithm)  # hmac.digest always releases the GIL: the event loop waits for it
     digest.update(body)  # not start + body: a body of 16 MiB is not copied
     return digest.digest()
-
-
-def get_single_header(headers: Headers, name: str) -> bytes:
-    """Return the value of a header; it must occur once, since two readers could use different ones of two."""
-    encoded_name = name.encode()
-    values = [value for key, value in headers if key.lower() == encoded_name]
-    if len(values) != 1:
-        raise BadSignature(f"{name} is missing" if not values else f"{name} occurs {len(values)} times")
-    return values[0]
-
-
-def check_timestamp(timestamp: bytes, now: float, name: str, tolerance_seconds: int = TOLERANCE_SECONDS) -> None:
-    """Raise BadSignature unless a time in Unix seconds is at most the tolerance old, and 300 s ahead."""
-    if not _TIMESTAMP.fullmatch(timestamp):
-        raise BadSignature(f"{name} is not a whole number of seconds since 1970")
-    age = int(now) - int(timestamp)
-    if not -TOLERANCE_SECONDS <= age <= tolerance_seconds:
-        offset = f"{age} s old" if age > 0 else f"{-age} s ahead of our clock"
-        raise BadSignature(f"{name} is {offset}, more than {tolerance_seconds if age > 0 else TOLERANCE_SECONDS} s")
 
 
 def _decode_secret(text: str, number: int, setting: str) -> bytes:

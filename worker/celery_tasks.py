@@ -18,7 +18,7 @@ from moorage.model import Step, Wake
 from worker import (
     boot,
     dead_letter_queues,
-    heartbeat,
+    lease_heartbeat,
     metrics_flush,
     outcomes,
     publish,
@@ -135,5 +135,5 @@ def _release_leases(sender: Any = None, task_id: str = "", exception: BaseExcept
     publish.publish_wakes([Wake(leases.STEP_BY_TABLE[table], row_id) for table, row_id in rows])
 
 
-signals.worker_process_shutdown.connect(heartbeat.join_hand_backs)
+signals.worker_process_shutdown.connect(lease_heartbeat.join_hand_backs)
 signals.worker_process_shutdown.connect(metrics_flush.flush)

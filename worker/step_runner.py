@@ -20,7 +20,7 @@ from tasks.outputs import discard, keep
 from tasks.predictions import ingest, poll, submit
 from tasks.step import Deps, LeaseGuard
 from worker import boot, failures, publish, queues
-from worker.heartbeat import Heartbeat
+from worker.lease_heartbeat import Heartbeat
 from worker.outcomes import RowOutcome, StepResult, build_outcomes
 
 log = logs.get_logger(__name__)

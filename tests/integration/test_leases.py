@@ -15,7 +15,7 @@ from moorage.model import Lease
 from moorage.retry_policy import DeadLetterDecision
 from tests.integration.core import World, database_of, kept, prediction, together, wait_until, world
 from worker import failures
-from worker.heartbeat import Heartbeat
+from worker.lease_heartbeat import Heartbeat
 
 TABLES = {"deliveries": ("new", "unmatched"), "predictions": ("running",), "outputs": ("waiting",)}
 

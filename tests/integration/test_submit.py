@@ -15,7 +15,7 @@ from tasks.predictions import recover, submit
 from tasks.step import commit_step
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
 from tests.integration.studio import Studio, entry, free, open_studio, ordered, tries
-from worker import heartbeat, step_runner
+from worker import lease_heartbeat, step_runner
 
 
 @pytest.fixture(scope="module")
@@ -685,14 +685,14 @@ def raising(error: MoorageError) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize(
-    ("error", "counted"), [(ResourceExhausted("no thread"), 0), (heartbeat.RenewalFailed("a bug"), 1)]
+    ("error", "counted"), [(ResourceExhausted("no thread"), 0), (lease_heartbeat.RenewalFailed("a bug"), 1)]
 )
 def test_a_lease_that_cannot_be_renewed_is_no_uncertain_submission(
     at: World, studio: Studio, monkeypatch: pytest.MonkeyPatch, error: MoorageError, counted: int
 ) -> None:
     """Nothing was sent: the row must not wait to be looked up, or, without a list, be given up."""
     made = ordered(at, entry("fal"), entry())
-    monkeypatch.setattr(heartbeat.Heartbeat, "ensure_held", raising(error))
+    monkeypatch.setattr(lease_heartbeat.Heartbeat, "ensure_held", raising(error))
 
     at.step("submit", made.prediction_id)
 
@@ -706,7 +706,7 @@ def test_a_lease_that_is_not_renewed_begins_no_submission(
 ) -> None:
     """Without its thread, the step would have to take back at once what it begins."""
     made = ordered(at)
-    monkeypatch.setattr(heartbeat.Heartbeat, "check", raising(ResourceExhausted("no thread")))
+    monkeypatch.setattr(lease_heartbeat.Heartbeat, "check", raising(ResourceExhausted("no thread")))
 
     at.step("submit", made.prediction_id)
 

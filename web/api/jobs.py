@@ -89,15 +89,18 @@ def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) 
         "variants_created": len(variants),
         "variants": variants,
         "predictions": [
-            {"prediction_id": row["id"], **_name_reason(show(row))} for row in predictions.list_by_job(conn, job_id)
+            {"prediction_id": row["id"], **_add_error_fields(show(row))}
+            for row in predictions.list_by_job(conn, job_id)
         ],
-        "outputs": [{"output_id": row["id"], **_name_reason(show(row))} for row in outputs.list_by_job(conn, job_id)],
-        "errors": [{"job_id": job_id, **_name_reason(show(row))} for row in jobs.list_errors(conn, job_id)],
+        "outputs": [
+            {"output_id": row["id"], **_add_error_fields(show(row))} for row in outputs.list_by_job(conn, job_id)
+        ],
+        "errors": [{"job_id": job_id, **_add_error_fields(show(row))} for row in jobs.list_errors(conn, job_id)],
     }
     return Job.model_validate(fields)
 
 
-def _name_reason(row: Row) -> Row:
+def _add_error_fields(row: Row) -> Row:
     return {**row, "type": row["category"], "message": row["reason"]}
 
 
