@@ -27,9 +27,9 @@ from simulation.chaos.verdict import judge_drill
 from simulation.job_check import Verdict
 from simulation.progress import count_dead_letters, is_quiet, read_progress
 from simulation.provider.ledger import LedgerIndex
-from simulation.stack import data_folder
 from tasks.audit import run
 from worker import boot
+from worker.local_deployment import data_folder
 
 QUIET_SECONDS: Final = 300.0  # at least; a long drill may take a quarter of its time to finish delayed work
 _TIMES: Final = ("fault", "count", "median_s", "worst_s")

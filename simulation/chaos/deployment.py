@@ -18,7 +18,7 @@ from simulation.chaos import small_disk
 from simulation.chaos.forms import LEASE_SECONDS, DrillForm
 from simulation.chaos.targets import Targets
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
+from worker.local_deployment import LocalDeployment
 
 SMALL_DISK_MB: Final = 96
 

@@ -11,7 +11,7 @@ from simulation.cases import MODELS, Body, Case, CaseRun, Entry
 from simulation.provider import pictures
 from simulation.provider.client import Standin, StandinError
 from simulation.provider.ledger import LedgerIndex
-from simulation.stack import LocalDeployment
+from worker.local_deployment import LocalDeployment
 
 REQUEST_SHARE: Final = 0.15  # of job requests among the jobs
 REGISTERED_OUTPUTS: Final = 3

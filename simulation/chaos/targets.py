@@ -9,7 +9,7 @@ from pathlib import Path
 from embedded.proxy import Proxy
 from embedded.standby import Standby
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
+from worker.local_deployment import LocalDeployment
 
 
 @dataclass(frozen=True, slots=True)

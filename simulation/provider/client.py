@@ -1,6 +1,7 @@
 """Starts and controls a stand-in process."""
 
 import base64
+import hashlib
 import os
 import secrets
 import sys
@@ -8,11 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from embedded import ports
 from embedded.process import Process
 from simulation.provider import declared, models
 from simulation.provider.http_types import FAL_USER, fal_key, openai_key, send
+from worker.local_deployment import ROOT, load_secrets
 
-_ROOT: Final = Path(__file__).resolve().parents[2]
 _OFFERED: Final = ("standin/pictures", "standin/text-to-video", "standin/image-to-video")  # the others fail on purpose
 
 
@@ -93,7 +95,7 @@ class Standin:
         self._process = Process(
             [sys.executable, "-m", "simulation.provider", *(f"--{name}={value}" for name, value in options.items())],
             env=dict(os.environ),
-            cwd=_ROOT,
+            cwd=ROOT,
             log_path=folder / "standin.log",
             ready=port_file.exists,
             name="the stand-in",
@@ -157,3 +159,11 @@ class Standin:
         if not response.ok:
             raise StandinError(f"{method} {path}: {response.status_code} {parsed.get('detail', '')}")
         return parsed
+
+
+def build_standin(folder: Path, pictures: Path | None) -> Standin:
+    """Return a stand-in with the credentials of the folder and, if it is free, the port of the last one there."""
+    key, port_file = hashlib.sha256(load_secrets(folder)["api_token"].encode()), folder / "standin/standin.port"
+    port = ports.prefer(int(port_file.read_text())) if port_file.exists() else ports.reserve(1)[0]
+    secret = "whsec_" + base64.b64encode(key.digest()).decode()
+    return Standin(token=f"r8_{key.hexdigest()[:36]}", secret=secret, port=port, pictures=pictures)

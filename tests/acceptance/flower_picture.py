@@ -14,8 +14,8 @@ from simulation.demo import cases
 from simulation.demo.application import Application
 from simulation.demo.webhook_listener import WebhookListener
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance import browser as drive
+from worker.local_deployment import LocalDeployment
 
 
 def main() -> None:

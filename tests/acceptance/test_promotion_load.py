@@ -8,9 +8,9 @@ import pytest
 
 from embedded.standby import Standby
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance.world import World
 from tests.support.standby import replicated
+from worker.local_deployment import LocalDeployment
 
 pytestmark = pytest.mark.prove  # two servers and a system of their own; integration/test_promotion.py is the short form
 

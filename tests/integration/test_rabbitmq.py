@@ -10,7 +10,6 @@ import amqp.exceptions
 import pytest
 
 from simulation.provider.client import Standin
-from simulation.stack import ROOT, LocalDeployment
 from tests.acceptance.message_count import check_messages
 from tests.acceptance.test_outages import MANY, finish, said_all
 from tests.acceptance.world import SETTINGS, World, until
@@ -18,6 +17,7 @@ from tests.integration import rabbitmq_broker as rabbit
 from tests.support import fork_server
 from tests.support.rabbitmq import Rabbitmq
 from worker import inspect_cluster, queues
+from worker.local_deployment import ROOT, LocalDeployment
 
 pytestmark = rabbit.needs_rabbitmq
 

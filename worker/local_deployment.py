@@ -1,7 +1,5 @@
-"""A complete local deployment: embedded servers, a stand-in provider if given, and moorage's own processes."""
+"""A complete local deployment: embedded servers and moorage's own processes, with a stand-in provider if given."""
 
-import base64
-import hashlib
 import json
 import os
 import secrets
@@ -10,7 +8,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from db import migrate
 from db.connection import connect
@@ -19,7 +17,6 @@ from embedded.credentials import write_private
 from embedded.process import Process
 from embedded.stack import Stack
 from moorage.settings import Settings
-from simulation.provider.client import Standin
 from storage import buckets, s3
 from worker.launch import granian_flags, worker_flags
 
@@ -34,6 +31,13 @@ def data_folder(name: str) -> Path:
     return Path(os.environ.get("MOORAGE_DATA_DIR", ".moorage")) / name
 
 
+class _Standin(Protocol):
+    """A process that stands in for the providers."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings that make it moorage's providers."""
+
+
 class LocalDeployment:
     """A running moorage in one folder: servers, receiver, workers, beat, and optionally Flower."""
 
@@ -46,7 +50,7 @@ class LocalDeployment:
         beats: int = 1,
         flower: bool = False,
         fixed_ports: bool = False,  # those of the first start, else FIXED_PORTS: stored URLs must stay the same
-        standin: Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
+        standin: _Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
         stack: Stack | None = None,
         overrides: Mapping[str, str] | None = None,  # settings that differ from the defaults
     ) -> None:
@@ -60,7 +64,7 @@ class LocalDeployment:
         self.processes: dict[str, Process] = {}
         self.port = self.flower_port = self.metrics_port = 0
         self.moved_ports: dict[str, int] = {}  # fixed ports that were in use
-        self.secrets = _load_secrets(folder)
+        self.secrets = load_secrets(folder)
 
     @property
     def url(self) -> str:
@@ -185,14 +189,6 @@ class LocalDeployment:
         self.stop()
 
 
-def build_standin(folder: Path, pictures: Path | None) -> Standin:
-    """Return a stand-in with the credentials of the folder and, if it is free, the port of the last one there."""
-    key, port_file = hashlib.sha256(_load_secrets(folder)["api_token"].encode()), folder / "standin/standin.port"
-    port = ports.prefer(int(port_file.read_text())) if port_file.exists() else ports.reserve(1)[0]
-    secret = "whsec_" + base64.b64encode(key.digest()).decode()
-    return Standin(token=f"r8_{key.hexdigest()[:36]}", secret=secret, port=port, pictures=pictures)
-
-
 def _is_ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 (a loopback address)
@@ -201,7 +197,7 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _load_secrets(folder: Path) -> dict[str, str]:
+def load_secrets(folder: Path) -> dict[str, str]:
     """Return the passwords of this folder, which the first call creates; only the owner can read them."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "secrets.json"
