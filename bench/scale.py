@@ -103,7 +103,7 @@ def second_receiver(bench: Bench) -> Iterator[int]:
     """Run another receiver; yield its port."""
     (port,) = ports.reserve(1)
     flags = granian_flags("127.0.0.1", port)
-    process = bench.local.add_process("receiver2", ["granian", *flags], ready_url=f"http://127.0.0.1:{port}/healthz")
+    process = bench.local.add_process("receiver2", ["granian", *flags], (port, "/healthz"))
     process.start()
     try:
         yield port

@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import sys
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from db.connection import connect
 from embedded import ports
 from embedded.credentials import write_private
 from embedded.process import Process
+from embedded.server import request_status
 from embedded.stack import Stack
 from moorage.settings import Settings
 from storage import buckets, s3
@@ -148,9 +148,9 @@ class LocalDeployment:
 
     def _add_processes(self) -> None:
         keep_workers, concurrency, beats, flower = self._counts
-        ready_url, flags = f"{self.url}/healthz", granian_flags("127.0.0.1", self.port)
+        flags = granian_flags("127.0.0.1", self.port)
         address = {"GRANIAN_HOST": "127.0.0.1", "GRANIAN_PORT": str(self.port)}  # for the line that it logs
-        self.add_process("receiver", ["granian", *flags], ready_url=ready_url, **address)
+        self.add_process("receiver", ["granian", *flags], (self.port, "/healthz"), **address)
         self.add_worker("quick", "-Q", "quick", "-c", str(concurrency or 2))
         self.add_worker("sweeps", "-Q", "sweeps", "-c", "1")
         for number in range(1, keep_workers + 1):
@@ -159,11 +159,12 @@ class LocalDeployment:
             self.add_process(f"beat{number}", ["worker", "beat"])
         if flower:
             flags = ["--address=127.0.0.1", f"--port={self.flower_port}"]
-            ready_url = f"{self.flower_url}/healthcheck"
-            self.add_process("flower", ["worker", "flower", *flags], ready_url=ready_url)
+            self.add_process("flower", ["worker", "flower", *flags], (self.flower_port, "/healthcheck"))
 
-    def add_process(self, name: str, module: Sequence[str], ready_url: str | None = None, **overrides: str) -> Process:
-        """Add a process that runs a Python module, without starting it."""
+    def add_process(
+        self, name: str, module: Sequence[str], health: tuple[int, str] | None = None, /, **overrides: str
+    ) -> Process:
+        """Add a process of a module, not started. `health`: port and path that return 200 once it is ready."""
         logs_folder = self.folder / "logs"
         logs_folder.mkdir(parents=True, exist_ok=True)
         process = self.processes[name] = Process(
@@ -171,7 +172,7 @@ class LocalDeployment:
             env={**self.environment(), **overrides},
             cwd=ROOT,
             log_path=logs_folder / f"{name}.log",
-            ready=(lambda: _is_ready(ready_url)) if ready_url else None,
+            ready=(lambda: request_status(health[0], "GET", health[1], timeout_seconds=1) == 200) if health else None,
             name=name,
             grace_seconds=30.0,
         )
@@ -187,14 +188,6 @@ class LocalDeployment:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 (a loopback address)
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 def load_secrets(folder: Path) -> dict[str, str]:
