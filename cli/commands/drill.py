@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from db.connection import Connection, connect
+from embedded import small_disk
 from embedded.folders import occupy
 from moorage.errors import DatabaseUnavailable
-from simulation.chaos import refused, small_disk
+from simulation.chaos import refused
 from simulation.chaos.deployment import deploy
 from simulation.chaos.forms import FORMS
 from simulation.chaos.load import LoadGenerator, is_reported

@@ -6,8 +6,8 @@ import random
 import redis
 
 from db.connection import Connection, connect
+from embedded import small_disk
 from moorage.errors import DatabaseUnavailable
-from simulation.chaos import small_disk
 from simulation.chaos.targets import ActiveFault, Targets
 
 LOCKED_JOBS = """
