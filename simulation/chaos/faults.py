@@ -1,20 +1,26 @@
-"""The faults of a drill: each breaks one component, identifies it, and is healed after its duration."""
+"""The faults of a drill: each breaks a component or makes it refuse work, and is healed after its duration."""
 
 import contextlib
 import os
 import random
 import resource
 import signal
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import redis
 
 from db.connection import connect
-from simulation.chaos import refusals
+from embedded import small_disk
+from moorage.errors import DatabaseUnavailable
 from simulation.chaos.targets import ActiveFault, Injector, Targets
 
 FILE_LIMIT_BYTES: Final = 4096  # "disk full": a worker cannot write beyond this size of a file
+STORAGE_SECONDS: Final = 30.0  # without it: longer than a worker needs to start on a loaded machine
+LOCKED_JOBS: Final = """
+SELECT id FROM jobs WHERE state IN ('open', 'keeping') ORDER BY created_at DESC LIMIT 2 FOR UPDATE SKIP LOCKED
+"""
 
 
 def kill_pool_child(targets: Targets, rng: random.Random) -> ActiveFault | None:
@@ -84,11 +90,29 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
 
 def empty_broker(targets: Targets, _rng: random.Random) -> ActiveFault | None:
     """Delete every message."""
-    try:
-        redis.Redis.from_url(targets.local.stack.valkey.url(), socket_timeout=2).flushall()
-    except redis.RedisError:
+    return ActiveFault() if _command_broker(targets, "FLUSHALL") else None
+
+
+def refuse_messages(targets: Targets, rng: random.Random, *, begin: str, end: str) -> ActiveFault | None:
+    """Make the broker refuse each write, between two commands."""
+    if not _command_broker(targets, begin):
         return None
-    return ActiveFault()
+    return ActiveFault(partial(_repeat, targets, _command_broker, end), seconds=rng.uniform(3, 12))
+
+
+def _command_broker(targets: Targets, command: str) -> bool:
+    try:
+        with redis.Redis.from_url(targets.local.stack.valkey.url(), socket_timeout=2) as client:
+            client.execute_command(*command.split())
+    except redis.RedisError:  # another fault
+        return False
+    return True
+
+
+def _repeat(targets: Targets, change: Callable[..., bool], *args: Any) -> None:
+    """Repeat a change until the server accepts it: another fault may have broken it."""
+    while not change(targets, *args):
+        targets.local.stack.restart_dead()
 
 
 def cut_connections(targets: Targets, _rng: random.Random, *, name: str) -> ActiveFault | None:
@@ -119,22 +143,28 @@ def fill_disk(targets: Targets, rng: random.Random) -> ActiveFault | None:
 
 def jump_clock(targets: Targets, rng: random.Random) -> ActiveFault | None:
     """Move the database's clock by an hour, ahead or back; also for open connections."""
+    if not _set_in_postgres(targets, "moorage.clock_shift", f"{rng.choice((1, -1))} hours"):
+        return None
+    heal = partial(_repeat, targets, _set_in_postgres, "moorage.clock_shift", "0 hours")
+    return ActiveFault(heal, seconds=rng.uniform(1, 3))
 
-    def shift(hours: int) -> bool:
-        try:
-            conn = connect(targets.database_url, name="moorage-drill")
-            conn.execute(f"ALTER SYSTEM SET moorage.clock_shift = '{hours} hours'".encode())
+
+def refuse_writes(targets: Targets, rng: random.Random) -> ActiveFault | None:
+    """Make PostgreSQL read-only for every transaction, as a managed server does whose disk is full."""
+    if not _set_in_postgres(targets, "default_transaction_read_only", "on"):
+        return None
+    heal = partial(_repeat, targets, _set_in_postgres, "default_transaction_read_only", "off")
+    return ActiveFault(heal, seconds=rng.uniform(3, 12))
+
+
+def _set_in_postgres(targets: Targets, name: str, value: str) -> bool:
+    try:
+        with contextlib.closing(connect(targets.database_url, name="moorage-drill")) as conn:
+            conn.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
             conn.execute("SELECT pg_reload_conf()")
-            conn.close()
-        except Exception:  # noqa: BLE001 (other faults break PostgreSQL)
-            return False
-        return True
-
-    def heal() -> None:
-        while not shift(0):
-            targets.local.stack.restart_dead()
-
-    return ActiveFault(heal, seconds=rng.uniform(1, 3)) if shift(rng.choice((1, -1))) else None
+    except Exception:  # noqa: BLE001 (other faults break PostgreSQL)
+        return False
+    return True
 
 
 def begin_provider_outage(targets: Targets, rng: random.Random) -> ActiveFault | None:
@@ -142,6 +172,45 @@ def begin_provider_outage(targets: Targets, rng: random.Random) -> ActiveFault |
     seconds = rng.uniform(2, 6)
     targets.standin.begin_outage(seconds, outputs=True)
     return ActiveFault(seconds=seconds)
+
+
+def fill_small_disk(targets: Targets, rng: random.Random) -> ActiveFault | None:
+    """Fill the file system of PostgreSQL's tables, where a table that must grow cannot, or of temporary files."""
+    if targets.small_disk is None or (targets.small_disk / "filler").exists():
+        return None
+    return ActiveFault(small_disk.occupy(targets.small_disk).unlink, seconds=rng.uniform(4, 12))
+
+
+def hold_row_locks(targets: Targets, rng: random.Random) -> ActiveFault | None:
+    """Hold the rows of two jobs in a transaction that its client has forgotten."""
+    try:
+        conn = connect(targets.database_url, name="moorage-drill")
+    except DatabaseUnavailable:
+        return None
+    conn.execute("BEGIN")
+    if not conn.execute(LOCKED_JOBS).fetchall():
+        conn.close()
+        return None
+    return ActiveFault(conn.close, seconds=rng.uniform(8, 20))
+
+
+def restart_quick_without_storage(targets: Targets, _rng: random.Random) -> ActiveFault | None:
+    """Kill storage, and the worker that ingests webhooks: it must start and work without storage."""
+    storage, quick = targets.local.stack.seaweedfs, targets.local.processes["quick"]
+    if not storage.is_running or not quick.is_running:
+        return None
+    storage.kill()
+    quick.kill()
+    return ActiveFault(storage.launch, seconds=STORAGE_SECONDS, victim="quick", is_kill=True)
+
+
+def promote_standby(targets: Targets, rng: random.Random) -> ActiveFault | None:
+    """Kill the primary for good and promote its standby after some seconds."""
+    standby = targets.standby
+    if standby is None or not standby.primary.is_running:
+        return None
+    standby.primary.kill()
+    return ActiveFault(standby.promote, seconds=rng.uniform(2, 8), is_kill=True)
 
 
 KINDS: Final[dict[str, Injector]] = {
@@ -164,12 +233,13 @@ KINDS: Final[dict[str, Injector]] = {
     "disk full": fill_disk,
     "clock jump": jump_clock,
     "provider outage": begin_provider_outage,
-    "broker full": refusals.fill_broker,
-    "broker read-only": refusals.demote_broker,
-    "PostgreSQL read-only": refusals.refuse_writes,
-    "PostgreSQL disk full": refusals.fill_database_disk,
-    "row locks held": refusals.hold_row_locks,
-    "primary lost": refusals.promote_standby,
-    "quick without storage": refusals.restart_quick_without_storage,
-    "worker disk full": refusals.fill_worker_disk,
+    # Above its memory limit, with `noeviction`; as the replica of a server that does not exist, as in a failover.
+    "broker full": partial(refuse_messages, begin="CONFIG SET maxmemory 1", end="CONFIG SET maxmemory 0"),
+    "broker read-only": partial(refuse_messages, begin="REPLICAOF 127.0.0.1 1", end="REPLICAOF NO ONE"),
+    "PostgreSQL read-only": refuse_writes,
+    "PostgreSQL disk full": fill_small_disk,
+    "row locks held": hold_row_locks,
+    "primary lost": promote_standby,
+    "quick without storage": restart_quick_without_storage,
+    "worker disk full": fill_small_disk,
 }
