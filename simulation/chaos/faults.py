@@ -6,6 +6,7 @@ import random
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import redis
 from db.connection import connect
 from embedded import small_disk
 from moorage.errors import DatabaseUnavailable
+from simulation.chaos.recovery import FILES, FILES_OF_VICTIM, TICKS, WAKES, WEBHOOKS, WORK, Probe
 from simulation.chaos.targets import ActiveFault, Injector, Targets
 
 FILE_LIMIT_BYTES: Final = 4096  # "disk full": a worker cannot write beyond this size of a file
@@ -213,33 +215,57 @@ def promote_standby(targets: Targets, rng: random.Random) -> ActiveFault | None:
     return ActiveFault(standby.promote, seconds=rng.uniform(2, 8), is_kill=True)
 
 
-KINDS: Final[dict[str, Injector]] = {
-    "pool child killed": kill_pool_child,
-    "worker killed": kill_worker,
-    "receiver killed": partial(kill_process, name="receiver"),
-    "beat killed": partial(kill_process, name="beat1"),
-    "no beat": stop_all_beats,
-    "PostgreSQL killed": partial(kill_server, name="postgres"),
-    "broker killed": partial(kill_server, name="valkey"),
-    "storage killed": partial(kill_server, name="seaweedfs"),
-    "worker frozen": freeze_worker,
-    "broker emptied": empty_broker,
-    "broker cut": partial(cut_connections, name="valkey"),
-    "broker stalled": partial(stall_connections, name="valkey"),
-    "PostgreSQL cut": partial(cut_connections, name="postgres"),
-    "PostgreSQL stalled": partial(stall_connections, name="postgres"),
-    "storage cut": partial(cut_connections, name="seaweedfs"),
-    "storage stalled": partial(stall_connections, name="seaweedfs"),
-    "disk full": fill_disk,
-    "clock jump": jump_clock,
-    "provider outage": begin_provider_outage,
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """
+    A kind of fault.
+
+    Args:
+        weight: its relative frequency among faults of every kind; 0: it needs a form of its own.
+        probe: measures the recovery from the end of the fault; None: the fault interrupts leases, and the recovery is
+            measured by the rows that were held.
+        disturbs: no work is possible during it: recoveries that it delays are reported separately.
+    """
+
+    inject: Injector
+    weight: int = 0
+    probe: Probe | None = None
+    disturbs: bool = False
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "pool child killed": Kind(kill_pool_child, 12),
+    "worker killed": Kind(kill_worker, 6),
+    "receiver killed": Kind(partial(kill_process, name="receiver"), 5, WEBHOOKS),
+    "beat killed": Kind(partial(kill_process, name="beat1"), 3, TICKS),
+    "no beat": Kind(stop_all_beats, 2, TICKS, disturbs=True),
+    "PostgreSQL killed": Kind(partial(kill_server, name="postgres"), 4, WORK, disturbs=True),
+    "broker killed": Kind(partial(kill_server, name="valkey"), 4, WAKES, disturbs=True),
+    "storage killed": Kind(partial(kill_server, name="seaweedfs"), 3, FILES, disturbs=True),
+    "worker frozen": Kind(freeze_worker, 2),
+    "broker emptied": Kind(empty_broker, 4, WAKES),
+    "broker cut": Kind(partial(cut_connections, name="valkey"), 2, WAKES),
+    "broker stalled": Kind(partial(stall_connections, name="valkey"), 2, WAKES, disturbs=True),
+    "PostgreSQL cut": Kind(partial(cut_connections, name="postgres"), 2, WORK, disturbs=True),
+    "PostgreSQL stalled": Kind(partial(stall_connections, name="postgres"), 2, WORK, disturbs=True),
+    "storage cut": Kind(partial(cut_connections, name="seaweedfs"), 2, FILES),
+    "storage stalled": Kind(partial(stall_connections, name="seaweedfs"), 2, FILES, disturbs=True),
+    "disk full": Kind(fill_disk, 2, FILES_OF_VICTIM),
+    "clock jump": Kind(jump_clock, 1, WORK, disturbs=True),
+    "provider outage": Kind(begin_provider_outage, 2, FILES, disturbs=True),
     # Above its memory limit, with `noeviction`; as the replica of a server that does not exist, as in a failover.
-    "broker full": partial(refuse_messages, begin="CONFIG SET maxmemory 1", end="CONFIG SET maxmemory 0"),
-    "broker read-only": partial(refuse_messages, begin="REPLICAOF 127.0.0.1 1", end="REPLICAOF NO ONE"),
-    "PostgreSQL read-only": refuse_writes,
-    "PostgreSQL disk full": fill_small_disk,
-    "row locks held": hold_row_locks,
-    "primary lost": promote_standby,
-    "quick without storage": restart_quick_without_storage,
-    "worker disk full": fill_small_disk,
+    "broker full": Kind(
+        partial(refuse_messages, begin="CONFIG SET maxmemory 1", end="CONFIG SET maxmemory 0"),
+        probe=WAKES,
+        disturbs=True,
+    ),
+    "broker read-only": Kind(
+        partial(refuse_messages, begin="REPLICAOF 127.0.0.1 1", end="REPLICAOF NO ONE"), probe=WAKES, disturbs=True
+    ),
+    "PostgreSQL read-only": Kind(refuse_writes, probe=WORK, disturbs=True),
+    "PostgreSQL disk full": Kind(fill_small_disk, probe=WORK, disturbs=True),
+    "row locks held": Kind(hold_row_locks, probe=WORK, disturbs=True),
+    "primary lost": Kind(promote_standby, probe=WORK, disturbs=True),
+    "quick without storage": Kind(restart_quick_without_storage, probe=FILES, disturbs=True),
+    "worker disk full": Kind(fill_small_disk, probe=FILES, disturbs=True),
 }

@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -88,21 +87,6 @@ TICKS: Final = Probe(
     "SELECT 1 AS found", "SELECT 1 AS found FROM ticks WHERE sweep = 'dispatch' AND slot <> ALL (%(slots)s)"
 )
 
-# Measured from the end of the fault. Kinds that interrupt leases (LEASE_KINDS) are measured by the rows that were held.
-PROBES: Final[Mapping[str, Probe]] = {
-    **dict.fromkeys(("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "clock jump"), WORK),
-    **dict.fromkeys(("PostgreSQL read-only", "PostgreSQL disk full", "primary lost", "row locks held"), WORK),
-    **dict.fromkeys(("broker killed", "broker emptied", "broker cut", "broker stalled"), WAKES),
-    **dict.fromkeys(("broker full", "broker read-only"), WAKES),
-    **dict.fromkeys(("storage killed", "storage cut", "storage stalled", "provider outage"), FILES),
-    **dict.fromkeys(("quick without storage", "worker disk full"), FILES),
-    "disk full": FILES_OF_VICTIM,
-    "receiver killed": WEBHOOKS,
-    "beat killed": TICKS,
-    "no beat": TICKS,
-}
-LEASE_KINDS: Final = frozenset({"pool child killed", "worker killed", "worker frozen"})
-
 
 @dataclass(slots=True)
 class Measurement:
@@ -142,9 +126,9 @@ class RecoveryMonitor:
         if held:
             self._measurements.append(Measurement(kind, time.monotonic(), held))
 
-    def measure_probe(self, kind: str, victim: str = "") -> None:
+    def measure_probe(self, kind: str, probe: Probe, victim: str = "") -> None:
         """Measure from now, the end of the fault, until its probe detects the recovery."""
-        self._measurements.append(Measurement(kind, time.monotonic(), probe=PROBES[kind], victim=victim))
+        self._measurements.append(Measurement(kind, time.monotonic(), probe=probe, victim=victim))
 
     def mark_disturbed(self, *, leases_only: bool = False) -> None:
         """Note that another fault delays the current recoveries: their times are reported separately."""

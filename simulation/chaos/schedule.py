@@ -8,20 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from simulation.chaos.faults import KINDS
-from simulation.chaos.recovery import LEASE_KINDS, RecoveryMonitor
+from simulation.chaos.recovery import RecoveryMonitor
 from simulation.chaos.targets import ActiveFault, Targets
 
 TICK_SECONDS: Final = 0.05
 RESTART_SECONDS: Final = 1.0
-# No work is possible during these: recoveries that they delay are reported separately.
-DISTURBING: Final = frozenset(
-    {
-        *("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "broker killed", "broker stalled"),
-        *("storage killed", "storage stalled", "no beat", "clock jump", "provider outage"),
-        *("broker full", "broker read-only", "PostgreSQL read-only", "PostgreSQL disk full", "primary lost"),
-        *("row locks held", "quick without storage", "worker disk full"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,7 @@ class FaultSchedule:
         if now >= self._restart_at:
             self._targets.local.restart_dead()
             self._restart_at = now + RESTART_SECONDS
-        if any(kind in DISTURBING for _, kind, _, _ in self._active):
+        if any(KINDS[kind].disturbs for _, kind, _, _ in self._active):
             self._recovery.mark_disturbed()
         if now < self._leases_kept_until:
             self._recovery.mark_disturbed(leases_only=True)
@@ -85,10 +76,10 @@ class FaultSchedule:
         return not self._active
 
     def _inject(self, kind: str) -> None:
-        if kind in DISTURBING:
+        if KINDS[kind].disturbs:
             self._recovery.mark_disturbed()
         self._recovery.read_state()
-        fault = KINDS[kind](self._targets, self._rng)
+        fault = KINDS[kind].inject(self._targets, self._rng)
         if fault is None:
             return
         self.kill_count += fault.is_kill
@@ -96,7 +87,7 @@ class FaultSchedule:
             self._active.append((time.monotonic() + fault.seconds, kind, fault, time.time()))
         else:
             self._end(kind, fault, time.time())
-        if kind in LEASE_KINDS:
+        if KINDS[kind].probe is None:
             self._recovery.measure_leases(kind, fault.victim)
 
     def _heal(self, now: float) -> None:
@@ -111,8 +102,8 @@ class FaultSchedule:
 
     def _end(self, kind: str, fault: ActiveFault, began_at: float) -> None:
         self.landed.append(LandedFault(kind, began_at, time.time(), fault.victim))
-        if kind not in LEASE_KINDS:
-            self._recovery.measure_probe(kind, fault.victim)
+        if (probe := KINDS[kind].probe) is not None:
+            self._recovery.measure_probe(kind, probe, fault.victim)
 
     def count_by_kind(self) -> Counter[str]:
         return Counter(fault.kind for fault in self.landed)

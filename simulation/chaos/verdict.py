@@ -19,13 +19,8 @@ from storage.s3 import ObjectStore
 AFTERMATH_SECONDS: Final = 90.0
 ERROR_AFTERMATH_SECONDS: Final = 45.0
 KILLS: Final = frozenset({"pool child killed", "worker killed"})
-_POSTGRES: Final = frozenset(
-    {
-        *("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "PostgreSQL read-only", "PostgreSQL disk full"),
-        "primary lost",
-    }
-)
-_STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled", "quick without storage"})
+_POSTGRES: Final = frozenset(kind for kind in KINDS if kind.startswith("PostgreSQL ")) | {"primary lost"}
+_STORAGE: Final = frozenset(kind for kind in KINDS if kind.startswith("storage ")) | {"quick without storage"}
 
 # The kinds of fault that can cause a kind of event. No fault of a drill stops a worker gracefully.
 CAUSES: Final[Mapping[EventKind, frozenset[str]]] = {
