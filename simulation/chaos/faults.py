@@ -16,7 +16,7 @@ from db.connection import connect
 from embedded import small_disk
 from moorage.errors import DatabaseUnavailable
 from simulation.chaos.recovery import FILES, FILES_OF_VICTIM, TICKS, WAKES, WEBHOOKS, WORK, Probe
-from simulation.chaos.targets import ActiveFault, Injector, Targets
+from simulation.chaos.targets import Fault, Injector, Targets
 
 FILE_LIMIT_BYTES: Final = 4096  # "disk full": a worker cannot write beyond this size of a file
 STORAGE_SECONDS: Final = 30.0  # without it: longer than a worker needs to start on a loaded machine
@@ -25,42 +25,42 @@ SELECT id FROM jobs WHERE state IN ('open', 'keeping') ORDER BY created_at DESC 
 """
 
 
-def kill_pool_child(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def kill_pool_child(targets: Targets, rng: random.Random) -> Fault | None:
     name = targets.draw_worker(rng, "keep", "quick", "sweeps")
     children = targets.child_pids(name) if name else []
     if not name or not children:
         return None
     os.kill(rng.choice(children), signal.SIGKILL)
-    return ActiveFault(victim=name, is_kill=True)
+    return Fault(victim=name, is_kill=True)
 
 
-def kill_worker(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def kill_worker(targets: Targets, rng: random.Random) -> Fault | None:
     """Kill a worker with its process group; the supervisor restarts it."""
     name = targets.draw_worker(rng, "keep", "quick", "sweeps")
     if name is None:
         return None
     targets.local.processes[name].kill()
-    return ActiveFault(victim=name, is_kill=True)
+    return Fault(victim=name, is_kill=True)
 
 
-def kill_process(targets: Targets, _rng: random.Random, *, name: str) -> ActiveFault | None:
+def kill_process(targets: Targets, _rng: random.Random, *, name: str) -> Fault | None:
     process = targets.local.processes.get(name)
     if process is None or not process.is_running:  # by another fault
         return None
     process.kill()
-    return ActiveFault(is_kill=True)
+    return Fault(is_kill=True)
 
 
-def kill_server(targets: Targets, rng: random.Random, *, name: str) -> ActiveFault | None:
+def kill_server(targets: Targets, rng: random.Random, *, name: str) -> Fault | None:
     """Kill a server and restart it after up to 4 s."""
     server = next(server for server in targets.local.stack.servers if server.name == name)
     if not server.is_running:
         return None
     server.kill()
-    return ActiveFault(server.launch, seconds=rng.uniform(0.2, 4), is_kill=True)
+    return Fault(server.launch, seconds=rng.uniform(0.2, 4), is_kill=True)
 
 
-def stop_all_beats(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def stop_all_beats(targets: Targets, rng: random.Random) -> Fault | None:
     processes = targets.local.processes
     stopped = {name: processes.pop(name) for name in list(processes) if name.startswith("beat")}
     for process in stopped.values():
@@ -71,10 +71,10 @@ def stop_all_beats(targets: Targets, rng: random.Random) -> ActiveFault | None:
             process.launch()
         processes.update(stopped)
 
-    return ActiveFault(heal, seconds=rng.uniform(3, 8), is_kill=True)
+    return Fault(heal, seconds=rng.uniform(3, 8), is_kill=True)
 
 
-def freeze_worker(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def freeze_worker(targets: Targets, rng: random.Random) -> Fault | None:
     """Stop a worker and its children with SIGSTOP for twice its lease, so that it resumes fenced."""
     name = targets.draw_worker(rng, "keep")
     if name is None:
@@ -82,7 +82,7 @@ def freeze_worker(targets: Targets, rng: random.Random) -> ActiveFault | None:
     pid = targets.local.processes[name].pid or 0
     _signal_group(pid, signal.SIGSTOP)
     seconds = 2 * targets.lease_seconds
-    return ActiveFault(lambda: _signal_group(pid, signal.SIGCONT), seconds=seconds, victim=name)
+    return Fault(lambda: _signal_group(pid, signal.SIGCONT), seconds=seconds, victim=name)
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
@@ -90,16 +90,16 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def empty_broker(targets: Targets, _rng: random.Random) -> ActiveFault | None:
+def empty_broker(targets: Targets, _rng: random.Random) -> Fault | None:
     """Delete every message."""
-    return ActiveFault() if _command_broker(targets, "FLUSHALL") else None
+    return Fault() if _command_broker(targets, "FLUSHALL") else None
 
 
-def refuse_messages(targets: Targets, rng: random.Random, *, begin: str, end: str) -> ActiveFault | None:
+def refuse_messages(targets: Targets, rng: random.Random, *, begin: str, end: str) -> Fault | None:
     """Make the broker refuse each write, between two commands."""
     if not _command_broker(targets, begin):
         return None
-    return ActiveFault(partial(_repeat, targets, _command_broker, end), seconds=rng.uniform(3, 12))
+    return Fault(partial(_repeat, targets, _command_broker, end), seconds=rng.uniform(3, 12))
 
 
 def _command_broker(targets: Targets, command: str) -> bool:
@@ -117,17 +117,17 @@ def _repeat(targets: Targets, change: Callable[..., bool], *args: Any) -> None:
         targets.local.stack.restart_dead()
 
 
-def cut_connections(targets: Targets, _rng: random.Random, *, name: str) -> ActiveFault | None:
+def cut_connections(targets: Targets, _rng: random.Random, *, name: str) -> Fault | None:
     targets.proxies[name].reset_connections()
-    return ActiveFault()
+    return Fault()
 
 
-def stall_connections(targets: Targets, rng: random.Random, *, name: str) -> ActiveFault | None:
+def stall_connections(targets: Targets, rng: random.Random, *, name: str) -> Fault | None:
     targets.proxies[name].stall()
-    return ActiveFault(targets.proxies[name].resume, seconds=rng.uniform(2, 12))
+    return Fault(targets.proxies[name].resume, seconds=rng.uniform(2, 12))
 
 
-def fill_disk(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def fill_disk(targets: Targets, rng: random.Random) -> Fault | None:
     """Limit the size of files that the children of a worker can write."""
     name = targets.draw_worker(rng, "keep")
     children = targets.child_pids(name) if name else []
@@ -140,23 +140,23 @@ def fill_disk(targets: Targets, rng: random.Random) -> ActiveFault | None:
                 resource.prlimit(child, resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
 
     limit(FILE_LIMIT_BYTES)
-    return ActiveFault(lambda: limit(resource.RLIM_INFINITY), seconds=rng.uniform(2, 6), victim=name)
+    return Fault(lambda: limit(resource.RLIM_INFINITY), seconds=rng.uniform(2, 6), victim=name)
 
 
-def jump_clock(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def jump_clock(targets: Targets, rng: random.Random) -> Fault | None:
     """Move the database's clock by an hour, ahead or back; also for open connections."""
     if not _set_in_postgres(targets, "moorage.clock_shift", f"{rng.choice((1, -1))} hours"):
         return None
     heal = partial(_repeat, targets, _set_in_postgres, "moorage.clock_shift", "0 hours")
-    return ActiveFault(heal, seconds=rng.uniform(1, 3))
+    return Fault(heal, seconds=rng.uniform(1, 3))
 
 
-def refuse_writes(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def refuse_writes(targets: Targets, rng: random.Random) -> Fault | None:
     """Make PostgreSQL read-only for every transaction, as a managed server does whose disk is full."""
     if not _set_in_postgres(targets, "default_transaction_read_only", "on"):
         return None
     heal = partial(_repeat, targets, _set_in_postgres, "default_transaction_read_only", "off")
-    return ActiveFault(heal, seconds=rng.uniform(3, 12))
+    return Fault(heal, seconds=rng.uniform(3, 12))
 
 
 def _set_in_postgres(targets: Targets, name: str, value: str) -> bool:
@@ -169,21 +169,21 @@ def _set_in_postgres(targets: Targets, name: str, value: str) -> bool:
     return True
 
 
-def begin_provider_outage(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def begin_provider_outage(targets: Targets, rng: random.Random) -> Fault | None:
     """Make the provider's APIs and files return 503."""
     seconds = rng.uniform(2, 6)
     targets.standin.begin_outage(seconds, outputs=True)
-    return ActiveFault(seconds=seconds)
+    return Fault(seconds=seconds)
 
 
-def fill_small_disk(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def fill_small_disk(targets: Targets, rng: random.Random) -> Fault | None:
     """Fill the file system of PostgreSQL's tables, where a table that must grow cannot, or of temporary files."""
     if targets.small_disk is None or (targets.small_disk / "filler").exists():
         return None
-    return ActiveFault(small_disk.occupy(targets.small_disk).unlink, seconds=rng.uniform(4, 12))
+    return Fault(small_disk.occupy(targets.small_disk).unlink, seconds=rng.uniform(4, 12))
 
 
-def hold_row_locks(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def hold_row_locks(targets: Targets, rng: random.Random) -> Fault | None:
     """Hold the rows of two jobs in a transaction that its client has forgotten."""
     try:
         conn = connect(targets.database_url, name="moorage-drill")
@@ -193,26 +193,26 @@ def hold_row_locks(targets: Targets, rng: random.Random) -> ActiveFault | None:
     if not conn.execute(LOCKED_JOBS).fetchall():
         conn.close()
         return None
-    return ActiveFault(conn.close, seconds=rng.uniform(8, 20))
+    return Fault(conn.close, seconds=rng.uniform(8, 20))
 
 
-def restart_quick_without_storage(targets: Targets, _rng: random.Random) -> ActiveFault | None:
+def restart_quick_without_storage(targets: Targets, _rng: random.Random) -> Fault | None:
     """Kill storage, and the worker that ingests webhooks: it must start and work without storage."""
     storage, quick = targets.local.stack.seaweedfs, targets.local.processes["quick"]
     if not storage.is_running or not quick.is_running:
         return None
     storage.kill()
     quick.kill()
-    return ActiveFault(storage.launch, seconds=STORAGE_SECONDS, victim="quick", is_kill=True)
+    return Fault(storage.launch, seconds=STORAGE_SECONDS, victim="quick", is_kill=True)
 
 
-def promote_standby(targets: Targets, rng: random.Random) -> ActiveFault | None:
+def promote_standby(targets: Targets, rng: random.Random) -> Fault | None:
     """Kill the primary for good and promote its standby after some seconds."""
     standby = targets.standby
     if standby is None or not standby.primary.is_running:
         return None
     standby.primary.kill()
-    return ActiveFault(standby.promote, seconds=rng.uniform(2, 8), is_kill=True)
+    return Fault(standby.promote, seconds=rng.uniform(2, 8), is_kill=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,13 +44,16 @@ class Targets:
 
 
 @dataclass(slots=True)
-class ActiveFault:
-    """A fault that was injected."""
+class Fault:
+    """A fault that was injected; the schedule adds its kind and its times."""
 
     heal: Callable[[], None] | None = None  # to be called after `seconds`
     seconds: float = 0.0
     victim: str = ""  # node name of the worker, for faults that interrupt leases; empty: none, or all
     is_kill: bool = False
+    kind: str = ""
+    began_at: float = 0.0  # Unix seconds
+    ended_at: float = 0.0
 
 
-Injector = Callable[[Targets, random.Random], ActiveFault | None]  # None: there is nothing to break now
+Injector = Callable[[Targets, random.Random], Fault | None]  # None: there is nothing to break now

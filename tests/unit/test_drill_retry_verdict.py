@@ -4,7 +4,7 @@ import pytest
 
 from simulation.chaos import verdict
 from simulation.chaos.faults import KINDS
-from simulation.chaos.schedule import LandedFault
+from simulation.chaos.targets import Fault
 
 NOW = 1_000_000.0
 DIED, LOST, STORAGE, FULL = "worker_died", "lease_expired", "storage_failed", "disk_failed"
@@ -16,7 +16,7 @@ def repeat(kind, at=NOW, node="keep1"):
 
 
 def fault(kind, began=-5.0, ended=0.0, victim="keep1"):
-    return LandedFault(kind, NOW + began, NOW + ended, victim)
+    return Fault(victim=victim, kind=kind, began_at=NOW + began, ended_at=NOW + ended)
 
 
 def find_unexplained(row, *landed, is_troubled=False):
