@@ -8,7 +8,7 @@ from uuid import UUID
 
 import psycopg
 
-from db.connection import Connection, connect, fetch_all, fetch_one
+from db.connection import Connection, Database, fetch_all, fetch_one
 from moorage.errors import DatabaseUnavailable
 
 Outcome = Literal["recovered", "waiting", "nothing to measure"]
@@ -105,8 +105,7 @@ class RecoveryMonitor:
     """Measures recoveries over a connection that bypasses the proxies."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._conn: Connection | None = None
+        self._database = Database(url, name="moorage-drill")
         self._measurements: list[Measurement] = []
         self._held: list[dict[str, Any]] = []
         self.seconds: dict[str, list[float]] = {}
@@ -116,7 +115,7 @@ class RecoveryMonitor:
         """Remember the leases, before a fault; none while PostgreSQL is unavailable."""
         self._held = []
         try:
-            self._held = fetch_all(self._connection(), HELD)
+            self._held = fetch_all(self._database.connection(), HELD)
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
 
@@ -141,7 +140,7 @@ class RecoveryMonitor:
         if not self._measurements:
             return
         try:
-            conn = self._connection()
+            conn = self._database.connection()
             for measurement in list(self._measurements):
                 self._check_one(conn, measurement)
         except (psycopg.Error, DatabaseUnavailable):
@@ -182,13 +181,6 @@ class RecoveryMonitor:
         """Return kind, count, median and worst seconds."""
         return [(kind, len(s), statistics.median(s), max(s)) for kind, s in sorted(self.seconds.items())]
 
-    def _connection(self) -> Connection:
-        if self._conn is None or self._conn.closed:
-            self._conn = connect(self._url, name="moorage-drill")
-        return self._conn
-
     def close(self) -> None:
         """Close the connection; the next check opens another."""
-        if self._conn is not None:
-            self._conn.close()
-        self._conn = None
+        self._database.close()
