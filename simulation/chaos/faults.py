@@ -26,21 +26,21 @@ SELECT id FROM jobs WHERE state IN ('open', 'keeping') ORDER BY created_at DESC 
 
 
 def kill_pool_child(targets: Targets, rng: random.Random) -> Fault | None:
-    name = targets.draw_worker(rng, "keep", "quick", "sweeps")
-    children = targets.child_pids(name) if name else []
-    if not name or not children:
+    worker = targets.draw_worker(rng, "keep", "quick", "sweeps")
+    children = worker.list_children() if worker else []
+    if not worker or not children:
         return None
     os.kill(rng.choice(children), signal.SIGKILL)
-    return Fault(victim=name, is_kill=True)
+    return Fault(victim=worker.name, is_kill=True)
 
 
 def kill_worker(targets: Targets, rng: random.Random) -> Fault | None:
     """Kill a worker with its process group; the supervisor restarts it."""
-    name = targets.draw_worker(rng, "keep", "quick", "sweeps")
-    if name is None:
+    worker = targets.draw_worker(rng, "keep", "quick", "sweeps")
+    if worker is None:
         return None
-    targets.local.processes[name].kill()
-    return Fault(victim=name, is_kill=True)
+    worker.kill()
+    return Fault(victim=worker.name, is_kill=True)
 
 
 def kill_process(targets: Targets, _rng: random.Random, *, name: str) -> Fault | None:
@@ -76,18 +76,11 @@ def stop_all_beats(targets: Targets, rng: random.Random) -> Fault | None:
 
 def freeze_worker(targets: Targets, rng: random.Random) -> Fault | None:
     """Stop a worker and its children with SIGSTOP for twice its lease, so that it resumes fenced."""
-    name = targets.draw_worker(rng, "keep")
-    if name is None:
+    worker = targets.draw_worker(rng, "keep")
+    if worker is None:
         return None
-    pid = targets.local.processes[name].pid or 0
-    _signal_group(pid, signal.SIGSTOP)
-    seconds = 2 * targets.lease_seconds
-    return Fault(lambda: _signal_group(pid, signal.SIGCONT), seconds=seconds, victim=name)
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+    worker.signal_group(signal.SIGSTOP)
+    return Fault(partial(worker.signal_group, signal.SIGCONT), seconds=2 * targets.lease_seconds, victim=worker.name)
 
 
 def empty_broker(targets: Targets, _rng: random.Random) -> Fault | None:
@@ -129,9 +122,9 @@ def stall_connections(targets: Targets, rng: random.Random, *, name: str) -> Fau
 
 def fill_disk(targets: Targets, rng: random.Random) -> Fault | None:
     """Limit the size of files that the children of a worker can write."""
-    name = targets.draw_worker(rng, "keep")
-    children = targets.child_pids(name) if name else []
-    if not name or not children:
+    worker = targets.draw_worker(rng, "keep")
+    children = worker.list_children() if worker else []
+    if not worker or not children:
         return None
 
     def limit(max_bytes: int) -> None:
@@ -140,7 +133,7 @@ def fill_disk(targets: Targets, rng: random.Random) -> Fault | None:
                 resource.prlimit(child, resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
 
     limit(FILE_LIMIT_BYTES)
-    return Fault(lambda: limit(resource.RLIM_INFINITY), seconds=rng.uniform(2, 6), victim=name)
+    return Fault(lambda: limit(resource.RLIM_INFINITY), seconds=rng.uniform(2, 6), victim=worker.name)
 
 
 def jump_clock(targets: Targets, rng: random.Random) -> Fault | None:

@@ -1,11 +1,11 @@
 """What a drill can break, and a fault that it has injected."""
 
-import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedded.process import Process
 from embedded.proxy import Proxy
 from embedded.standby import Standby
 from simulation.provider.client import Standin
@@ -30,17 +30,10 @@ class Targets:
     standby: Standby | None = None
     small_disk: Path | None = None
 
-    def draw_worker(self, rng: random.Random, *prefixes: str) -> str | None:
-        """Return the name of a running worker, None without one."""
-        names = [n for n, p in self.local.processes.items() if n.startswith(prefixes) and p.is_running]
-        return rng.choice(names) if names else None
-
-    def child_pids(self, worker: str) -> list[int]:
-        children: list[int] = []
-        for task in Path(f"/proc/{self.local.processes[worker].pid}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                children += [int(child) for child in task.read_text().split()]
-        return children
+    def draw_worker(self, rng: random.Random, *prefixes: str) -> Process | None:
+        """Return a running worker, None without one."""
+        workers = [x for x in self.local.processes.values() if x.name.startswith(prefixes) and x.is_running]
+        return rng.choice(workers) if workers else None
 
 
 @dataclass(slots=True)
