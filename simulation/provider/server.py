@@ -14,7 +14,7 @@ from simulation.provider.fal import FalApi, derive_signing_key, fal_signer
 from simulation.provider.http_types import Api, Handler, Refused, Request, Response, not_found, parse_object, problem
 from simulation.provider.ledger import Ledger, summarise
 from simulation.provider.openai import OpenAIApi
-from simulation.provider.outputs import OutputResponder, Outputs
+from simulation.provider.outputs import Outputs
 from simulation.provider.predictions import Predictions
 from simulation.provider.replicate import ReplicateApi
 from simulation.provider.submissions import Submissions
@@ -99,21 +99,21 @@ def start_server(options: argparse.Namespace) -> Server:
         "declared": declared.DeclaredApi(submissions, declarations, token=token, base_url=f"{base_url}/declared"),
         "openai": OpenAIApi(submissions, key=http_types.openai_key(token)),
     }
-    server.RequestHandlerClass = _build_handler(apis, OutputResponder(outputs, ledger, trap_url), outage)
+    server.RequestHandlerClass = _build_handler(apis, outputs, outage)
     scheduler.run_after(0, trap.serve_forever)
     return server
 
 
-def _build_handler(apis: Mapping[str, Api], responder: OutputResponder, outage: Outage) -> type[Handler]:
+def _build_handler(apis: Mapping[str, Api], outputs: Outputs, outage: Outage) -> type[Handler]:
     class RequestHandler(Handler):
         def respond(self) -> None:
             steps = self.path.partition("?")[0].split("/")
             length = self.headers.get("Content-Length", "0")
-            if len(steps) == 4 and steps[1] == "out" and self.command in ("GET", "HEAD"):
+            if len(steps) == 4 and steps[1] == "out" and self.command == "GET":
                 if outage.is_active(outputs=True):
                     _send(self, _UNAVAILABLE)
                 else:
-                    responder.respond(self, steps[2])
+                    outputs.respond(self, steps[2])
             elif not length.isdigit() or int(length) > _MAX_BODY_BYTES or "Transfer-Encoding" in self.headers:
                 self.close_connection = True
                 _send(self, problem(413, "Payload Too Large", "The body is too large, or its length is missing."))

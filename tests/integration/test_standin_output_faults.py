@@ -1,4 +1,4 @@
-"""Outputs of the stand-in as a downloader receives them: whole, in ranges, and with each fault."""
+"""Outputs of the stand-in as a downloader receives them: whole, and with each fault."""
 
 import hashlib
 import itertools
@@ -62,22 +62,6 @@ def test_a_whole_output_matches_the_ledger(standin: Standin, kind: str) -> None:
     assert line["content_type"] == response.headers["Content-Type"] == f"image/{kind.removesuffix('_rotated')}"
     assert served(standin, prediction, 1) == [(200, True)]
     assert [prediction["id"], "output[0]"] in standin.get_ledger()["summary"]["served_whole"]
-
-
-def test_ranges_and_head_are_supported(standin: Standin) -> None:
-    """Object stores support both; a resuming downloader relies on it."""
-    _, url = create_output(standin)
-    whole = get(url).content
-
-    part, rest = get(url, headers={"Range": "bytes=10-19"}), get(url, headers={"Range": "bytes=100-"})
-    beyond = get(url, headers={"Range": f"bytes={len(whole)}-"})
-    head = requests.head(url, timeout=60)
-
-    assert (part.status_code, part.content) == (206, whole[10:20])
-    assert part.headers["Content-Range"] == f"bytes 10-19/{len(whole)}"
-    assert rest.content == whole[100:]
-    assert (beyond.status_code, beyond.content) == (416, b"")
-    assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(whole)))
 
 
 @pytest.mark.parametrize(
