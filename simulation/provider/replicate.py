@@ -11,19 +11,17 @@ from simulation.provider import models
 from simulation.provider.http_types import Api, Refused, Request, Response, is_url, not_found, parse_object, problem
 from simulation.provider.ledger import format_time
 from simulation.provider.models import Model
-from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
+from simulation.provider.predictions import Dialect, Prediction, Predictions, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
-from simulation.provider.submissions import Submissions
 
 _PAGE_SIZE: Final = 100
 _DEFAULT_MODEL: Final = "standin/pictures"  # name of a prediction with an unknown version, which accepts any input
 
 
 class ReplicateApi(Api):
-    def __init__(self, submissions: Submissions, *, token: str, base_url: str) -> None:
+    def __init__(self, predictions: Predictions, *, token: str, base_url: str) -> None:
         super().__init__(f"Bearer {token}")
-        self._submissions, self._predictions = submissions, submissions.predictions
-        self._base_url, self._dialect = base_url, build_dialect(base_url)
+        self._predictions, self._base_url, self._dialect = predictions, base_url, build_dialect(base_url)
 
     def handle(self, request: Request) -> Response:
         if request.method == "POST":
@@ -70,8 +68,8 @@ class ReplicateApi(Api):
     ) -> Response:
         webhook, events = body.get("webhook"), body.get("webhook_events_filter")
         input_ = _check(body.get("input"), webhook, events)
-        script = _parse_script(model, input_, self._submissions.files)
-        return self._submissions.accept(
+        script = _parse_script(model, input_, self._predictions.files)
+        return self._predictions.submit(
             self._dialect, name, input_, script, webhook=webhook, version=version,
             deployment=deployment, events=None if events is None else tuple(events),
             build_response=lambda created: Response(201, self._build_body(created)),

@@ -17,7 +17,6 @@ from simulation.provider.openai import OpenAIApi
 from simulation.provider.outputs import Outputs
 from simulation.provider.predictions import Predictions
 from simulation.provider.replicate import ReplicateApi
-from simulation.provider.submissions import Submissions
 from simulation.provider.webhooks import Scheduler
 
 _MAX_BODY_BYTES: Final = 16 * 2**20
@@ -90,14 +89,13 @@ def start_server(options: argparse.Namespace) -> Server:
         signers[name] = declared.build_signer(table, options.secret, fal_signing_key)
     sender = webhooks.Sender(signers, scheduler, ledger)
     predictions = Predictions(outputs, sender, scheduler, ledger)
-    submissions = Submissions(predictions, ledger, outputs.files)
     token, fal_key = options.token, http_types.fal_key(options.token)
     apis: dict[str, Api] = {
         "standin": ControlApi(predictions, ledger, outage, token=token),
-        "v1": ReplicateApi(submissions, token=token, base_url=base_url),
-        "fal": FalApi(submissions, key=fal_key, base_url=f"{base_url}/fal", signing_key=fal_signing_key),
-        "declared": declared.DeclaredApi(submissions, declarations, token=token, base_url=f"{base_url}/declared"),
-        "openai": OpenAIApi(submissions, key=http_types.openai_key(token)),
+        "v1": ReplicateApi(predictions, token=token, base_url=base_url),
+        "fal": FalApi(predictions, key=fal_key, base_url=f"{base_url}/fal", signing_key=fal_signing_key),
+        "declared": declared.DeclaredApi(predictions, declarations, token=token, base_url=f"{base_url}/declared"),
+        "openai": OpenAIApi(predictions, key=http_types.openai_key(token)),
     }
     server.RequestHandlerClass = _build_handler(apis, outputs, outage)
     scheduler.run_after(0, trap.serve_forever)
