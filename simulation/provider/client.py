@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from embedded import ports
 from embedded.process import Process
-from simulation.provider import declared, models
+from moorage import settings
+from simulation.provider import declared
 from simulation.provider.http_types import FAL_USER, fal_key, openai_key, send
 from worker.local_deployment import ROOT, load_secrets
 
@@ -62,14 +63,14 @@ class Standin:
             "REPLICATE_API_TOKEN": self.token,
             "REPLICATE_WEBHOOK_SECRET": self.secret,
             "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
-            "REPLICATE_MODELS": ",".join((*_OFFERED, *models.REPLICATE_MODELS)),
+            "REPLICATE_MODELS": ",".join((*_OFFERED, *settings.REPLICATE_MODELS)),
             "FAL_QUEUE_URL": f"{self.url}/fal",
             "MOORAGE_DEV_FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
             "FAL_OPENAPI": f"{self.url}/fal/openapi/{{model}}",
             "FAL_KEY": fal_key(self.token),
             "FAL_USER_ID": FAL_USER,
             "FAL_OUTPUT_HOSTS": "127.0.0.1",
-            "FAL_MODELS": ",".join((*_OFFERED, *models.FAL_MODELS)),
+            "FAL_MODELS": ",".join((*_OFFERED, *settings.FAL_MODELS)),
             "OPENAI_API_URL": f"{self.url}/openai",
             "OPENAI_API_KEY": openai_key(self.token),
             "OPENAI_OUTPUT_HOSTS": "127.0.0.1",

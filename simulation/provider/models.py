@@ -93,15 +93,6 @@ def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, **nullable, **({"pattern": "^(https?://|data:)"} if schema.get("format") == "uri" else {})}
 
 
-# The default models of moorage, which the stand-in knows by name.
-REPLICATE_MODELS: Final = (
-    "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev", "black-forest-labs/flux-kontext-pro",
-    "google/nano-banana", "minimax/video-01", "kwaivgi/kling-v2.1",
-)  # fmt: skip
-FAL_MODELS: Final = (
-    "fal-ai/flux/schnell", "fal-ai/flux/dev", "fal-ai/flux/dev/image-to-image",
-    "fal-ai/minimax/video-01", "fal-ai/minimax/video-01/image-to-video",
-)  # fmt: skip
 _COUNT_FIELDS: Final = ("num_outputs", "num_images", "n")
 _MAX_OUTPUTS: Final = 10
 
