@@ -68,9 +68,8 @@ def start_server(options: argparse.Namespace) -> Server:
     """Return the bound server, with its trap running. `options`: of the command line, see `__main__.py`."""
     ledger, scheduler = Ledger(options.ledger), Scheduler()
     trap = _build_trap(ledger)
-    server = Server((options.host, options.port), Handler)
-    base_url = f"http://{options.host}:{server.server_port}"
-    trap_url = f"http://127.0.0.1:{trap.server_port}"
+    server = Server(("127.0.0.1", options.port), Handler)
+    base_url, trap_url = (f"http://127.0.0.1:{one.server_port}" for one in (server, trap))
     outputs = Outputs(base_url, trap_url, options.pictures, ledger)
     fal_signing_key = derive_signing_key(options.secret)
     signers = {"replicate": webhooks.standard_signer(options.secret), "fal": fal_signer(fal_signing_key)}
