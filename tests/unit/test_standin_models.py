@@ -90,19 +90,6 @@ def test_a_submission_fault_is_counted_per_input():
     assert [submit("a"), submit("b"), submit("a"), submit("a"), submit("b")] == [429, 429, 201, 201, 201]
 
 
-def test_the_summary_counts_predictions_by_key():
-    """Two predictions with one key prove a duplicate submission."""
-    created = [
-        {"kind": "prediction", "provider": "fal", "key": "a"},
-        {"kind": "prediction", "provider": "fal", "key": "a"},
-        {"kind": "prediction", "provider": "openai", "key": None},
-    ]
-
-    summary = ledger.summarise(created)
-
-    assert summary["created_by_key"] == {"a": 2}
-
-
 def test_the_default_models_of_moorage_are_known():
     """The README's example names one: it must not answer 404 after `make up`."""
     names = (*settings.REPLICATE_MODELS, *settings.FAL_MODELS)
