@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from simulation.api_client import ApiClient
-from simulation.cases import MODELS, Body, Case, CaseRun, Entry
+from simulation.cases import MODELS, Case, CaseRun, Entry
 from simulation.provider import pictures
 from simulation.provider.client import Standin, StandinError
 from simulation.provider.ledger import LedgerIndex
@@ -160,13 +160,10 @@ class LoadGenerator:
 
     def _register(self, number: int) -> CaseRun:
         case = draw_registered_case(self._registered_rng, number)
-        external_id = self._create_prediction(case.input or {})
-        return CaseRun(case, (self.client.register(case, external_id),), external_id)
-
-    def _create_prediction(self, input_: Body) -> str:
         while True:
             try:
-                return str(self._standin.create_prediction(input_, self._webhook)["id"])
+                external_id = str(self._standin.create_prediction(case.input or {}, self._webhook)["id"])
+                return CaseRun(case, (self.client.register(case, external_id),), external_id)
             except StandinError:  # an outage of the drill
                 time.sleep(0.5)
 

@@ -52,10 +52,6 @@ class Standin:
     def url(self) -> str:
         return f"http://{self.address}"
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
     def environment(self) -> dict[str, str]:
         """Return the settings that make this stand-in moorage's built-in and declared providers."""
         return {

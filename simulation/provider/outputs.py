@@ -23,7 +23,7 @@ from simulation.provider.pictures import File
 from simulation.provider.script import FAULTS, NO_FAULT, OutputFault, Script, Transfer
 
 TOO_LARGE_BYTES: Final = 60_000_000
-_PAGE: Final = pictures.File(
+_PAGE: Final = File(
     b"<!doctype html><title>502 Bad Gateway</title><h1>Bad Gateway</h1><p>Please try again.</p>\n",
     "text/html; charset=utf-8",
 )
@@ -100,7 +100,7 @@ class Outputs:
             self._by_token[output.token] = output
         self._ledger.add("renewed", prediction=output.prediction_id, path=output.path, url=self.build_url(output))
 
-    def build_file(self, output: Output) -> pictures.File:
+    def build_file(self, output: Output) -> File:
         """Return bytes and content type as they are served."""
         whole = self._read_whole(output)
         match output.fault.content:
@@ -114,7 +114,7 @@ class Outputs:
                 data = b""
             case _:
                 return whole
-        return pictures.File(data, whole.content_type)
+        return File(data, whole.content_type)
 
     def build_url(self, output: Output) -> str:
         hosts = {"trap": self._trap_url, "foreign": "http://files.example.invalid"}
@@ -167,11 +167,11 @@ class Outputs:
             return 0, False
         return _send_file(request, self.build_file(output), transfer)
 
-    def _read_whole(self, output: Output) -> pictures.File:
+    def _read_whole(self, output: Output) -> File:
         if output.fault.content == "bomb":
             return pictures.bomb()
         if self._folder and output.format in self.files:
-            return pictures.read_file(self._folder / output.format)
+            return File((self._folder / output.format).read_bytes(), pictures.content_type(output.format))
         return pictures.generate(output.format, output.seed, output.size_px, output.prompt)
 
 

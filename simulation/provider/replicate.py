@@ -33,14 +33,10 @@ class ReplicateApi(Api):
                 prediction = self._find(prediction_id)
                 self._predictions.renew_urls(prediction)
                 return Response(200, self._build_body(prediction))
-            case "GET", ["models", owner, name] if model := models.MODELS.get(f"{owner}/{name}"):
-                return Response(200, build_model(model))
-            case "GET", ["models", owner, name, "versions", version] if (
-                model := models.MODELS.get(f"{owner}/{name}")
-            ) and version == model.version:
-                return Response(200, build_version(model))
-            case _:
-                raise not_found()
+            case "GET", ["models", owner, name, *rest] if model := models.MODELS.get(f"{owner}/{name}"):
+                if rest in ([], ["versions", model.version]):
+                    return Response(200, _build_version(model) if rest else _build_model(model))
+        raise not_found()
 
     def _post(self, request: Request) -> Response:
         match request.steps:
@@ -64,7 +60,7 @@ class ReplicateApi(Api):
                 raise not_found()
 
     def _create(
-        self, body: dict[str, Any], name: str, model: models.Model | None, version: str, deployment: str | None = None
+        self, body: dict[str, Any], name: str, model: Model | None, version: str, deployment: str | None = None
     ) -> Response:
         webhook, events = body.get("webhook"), body.get("webhook_events_filter")
         input_ = _check(body.get("input"), webhook, events)
@@ -106,7 +102,7 @@ def _check(input_: object, webhook: object, events: object) -> dict[str, Any]:
     return input_
 
 
-def _parse_script(model: models.Model | None, input_: Mapping[str, Any], files: tuple[str, ...]) -> Script:
+def _parse_script(model: Model | None, input_: Mapping[str, Any], files: tuple[str, ...]) -> Script:
     """Return the script of a submission; raise Refused for an input that violates the model's schema."""
     violations = models.find_violations(model.fields, model.required, input_) if model else []
     if violations:
@@ -203,7 +199,7 @@ def _build_error(fault: str, script: Script) -> Response:
             return problem(500, "Internal Server Error", "Something went wrong on our side.")
 
 
-def build_model(model: Model) -> dict[str, Any]:
+def _build_model(model: Model) -> dict[str, Any]:
     owner, _, name = model.name.partition("/")
     absent = ("github_url", "paper_url", "license_url", "cover_image_url", "default_example")
     return {
@@ -214,11 +210,11 @@ def build_model(model: Model) -> dict[str, Any]:
         "visibility": "public",
         "run_count": 0,
         **dict.fromkeys(absent),
-        "latest_version": build_version(model),
+        "latest_version": _build_version(model),
     }
 
 
-def build_version(model: Model) -> dict[str, Any]:
+def _build_version(model: Model) -> dict[str, Any]:
     return {
         "id": model.version,
         "created_at": "2026-01-01T00:00:00.000000Z",
