@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import redis
 
@@ -17,6 +17,8 @@ from embedded import small_disk
 from moorage.errors import DatabaseUnavailable
 from simulation.chaos.recovery import FILES, FILES_OF_VICTIM, TICKS, WAKES, WEBHOOKS, WORK, Probe
 from simulation.chaos.targets import Fault, Injector, Targets
+
+Change = Callable[[Targets, str], bool]  # by a command; False: the server did not accept it
 
 FILE_LIMIT_BYTES: Final = 4096  # "disk full": a worker cannot write beyond this size of a file
 STORAGE_SECONDS: Final = 30.0  # without it: longer than a worker needs to start on a loaded machine
@@ -90,9 +92,7 @@ def empty_broker(targets: Targets, _rng: random.Random) -> Fault | None:
 
 def refuse_messages(targets: Targets, rng: random.Random, *, begin: str, end: str) -> Fault | None:
     """Make the broker refuse each write, between two commands."""
-    if not _command_broker(targets, begin):
-        return None
-    return Fault(partial(_repeat, targets, _command_broker, end), seconds=rng.uniform(3, 12))
+    return _switch(targets, rng, (3, 12), _command_broker, begin, end)
 
 
 def _command_broker(targets: Targets, command: str) -> bool:
@@ -104,10 +104,16 @@ def _command_broker(targets: Targets, command: str) -> bool:
     return True
 
 
-def _repeat(targets: Targets, change: Callable[..., bool], *args: Any) -> None:
-    """Repeat a change until the server accepts it: another fault may have broken it."""
-    while not change(targets, *args):
-        targets.local.stack.restart_dead()
+def _switch(
+    targets: Targets, rng: random.Random, seconds: tuple[float, float], change: Change, begin: str, end: str
+) -> Fault | None:
+    """Change a server for a time, and back as soon as it accepts that: another fault may have broken it."""
+
+    def heal() -> None:
+        while not change(targets, end):
+            targets.local.stack.restart_dead()
+
+    return Fault(heal, seconds=rng.uniform(*seconds)) if change(targets, begin) else None
 
 
 def cut_connections(targets: Targets, _rng: random.Random, *, name: str) -> Fault | None:
@@ -138,24 +144,20 @@ def fill_disk(targets: Targets, rng: random.Random) -> Fault | None:
 
 def jump_clock(targets: Targets, rng: random.Random) -> Fault | None:
     """Move the database's clock by an hour, ahead or back; also for open connections."""
-    if not _set_in_postgres(targets, "moorage.clock_shift", f"{rng.choice((1, -1))} hours"):
-        return None
-    heal = partial(_repeat, targets, _set_in_postgres, "moorage.clock_shift", "0 hours")
-    return Fault(heal, seconds=rng.uniform(1, 3))
+    begin = f"moorage.clock_shift = '{rng.choice((1, -1))} hours'"
+    return _switch(targets, rng, (1, 3), _set_in_postgres, begin, "moorage.clock_shift = '0 hours'")
 
 
 def refuse_writes(targets: Targets, rng: random.Random) -> Fault | None:
     """Make PostgreSQL read-only for every transaction, as a managed server does whose disk is full."""
-    if not _set_in_postgres(targets, "default_transaction_read_only", "on"):
-        return None
-    heal = partial(_repeat, targets, _set_in_postgres, "default_transaction_read_only", "off")
-    return Fault(heal, seconds=rng.uniform(3, 12))
+    name = "default_transaction_read_only"
+    return _switch(targets, rng, (3, 12), _set_in_postgres, f"{name} = on", f"{name} = off")
 
 
-def _set_in_postgres(targets: Targets, name: str, value: str) -> bool:
+def _set_in_postgres(targets: Targets, setting: str) -> bool:
     try:
         with contextlib.closing(connect(targets.database_url, name="moorage-drill")) as conn:
-            conn.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
+            conn.execute(f"ALTER SYSTEM SET {setting}".encode())
             conn.execute("SELECT pg_reload_conf()")
     except Exception:  # noqa: BLE001 (other faults break PostgreSQL)
         return False
