@@ -4,15 +4,13 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-from uuid import UUID
 
 import psycopg
 
-from db.connection import Connection, Database, fetch_all, fetch_one
+from db.connection import Connection, Database, Row, fetch_all, fetch_one
 from moorage.errors import DatabaseUnavailable
 
 Outcome = Literal["recovered", "waiting", "nothing to measure"]
-HeldRow = tuple[UUID, UUID]  # id, lease token
 
 GIVE_UP_SECONDS: Final = 180.0
 WORK_TABLES: Final = ("deliveries", "predictions", "outputs")
@@ -25,7 +23,7 @@ HELD = " UNION ALL ".join(
 IS_RESUMED = " UNION ALL ".join(
     f"""SELECT 1 AS found FROM {table}
  WHERE id = %(id)s AND (run_at IS NULL OR run_at > moment()
-                        OR (lease_token IS NOT NULL AND lease_token <> %(token)s))"""
+                        OR (lease_token IS NOT NULL AND lease_token <> %(lease_token)s))"""
     for table in WORK_TABLES
 )
 
@@ -94,7 +92,7 @@ class Measurement:
 
     kind: str
     started: float
-    held: list[HeldRow] = field(default_factory=list)
+    held: list[Row] = field(default_factory=list)  # with their leases
     probe: Probe | None = None  # for kinds of fault that do not interrupt leases
     victim: str = ""  # of the probe
     mark: dict[str, Any] | None = None  # of the probe, read at the first check
@@ -107,7 +105,7 @@ class RecoveryMonitor:
     def __init__(self, url: str) -> None:
         self._database = Database(url, name="moorage-drill")
         self._measurements: list[Measurement] = []
-        self._held: list[dict[str, Any]] = []
+        self._held: list[Row] = []
         self.seconds: dict[str, list[float]] = {}
         self.unrecovered: list[str] = []
 
@@ -121,7 +119,7 @@ class RecoveryMonitor:
 
     def measure_leases(self, kind: str, node: str) -> None:
         """Measure from now until the rows of a victim are resumed, or have ended."""
-        held = [(row["id"], row["lease_token"]) for row in self._held if row["leased_by"].startswith(f"{node}@")]
+        held = [row for row in self._held if row["leased_by"].startswith(f"{node}@")]
         if held:
             self._measurements.append(Measurement(kind, time.monotonic(), held))
 
@@ -163,11 +161,7 @@ class RecoveryMonitor:
     def _outcome(self, conn: Connection, measurement: Measurement) -> Outcome:
         if measurement.probe is not None:
             return self._run_probe(conn, measurement, measurement.probe)
-        measurement.held = [
-            (row_id, token)
-            for row_id, token in measurement.held
-            if fetch_one(conn, IS_RESUMED, {"id": row_id, "token": token}) is None
-        ]
+        measurement.held = [row for row in measurement.held if fetch_one(conn, IS_RESUMED, row) is None]
         return "waiting" if measurement.held else "recovered"
 
     def _run_probe(self, conn: Connection, measurement: Measurement, probe: Probe) -> Outcome:
