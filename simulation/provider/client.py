@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from embedded import ports
 from embedded.process import Process
@@ -75,7 +75,7 @@ class Standin:
             **declared.build_environment(self.token, self.secret),
         }
 
-    def start(self, folder: Path) -> "Standin":
+    def start(self, folder: Path) -> Self:
         """
         Start the process and return self when it is ready. Port, ledger and log are written into `folder`.
 
@@ -107,7 +107,7 @@ class Standin:
         if self._process is not None:
             self._process.stop()
 
-    def __enter__(self) -> "Standin":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,21 +125,6 @@ class Standin:
         """Create a prediction of a declared provider and return its id."""
         created = self._request("POST", f"/declared/{name}", {"input": input_, "webhook": webhook})
         return str(created["id"])
-
-    def get_prediction(self, prediction_id: str) -> dict[str, Any]:
-        return self._request("GET", f"/v1/predictions/{prediction_id}")
-
-    def cancel_prediction(self, prediction_id: str) -> dict[str, Any]:
-        return self._request("POST", f"/v1/predictions/{prediction_id}/cancel", {})
-
-    def end_prediction(self, prediction_id: str) -> None:
-        """End a prediction with success whose script never ends it. Raises StandinError before it has its outputs."""
-        self._request("POST", f"/standin/predictions/{prediction_id}/succeed", {})
-
-    def list_created(self, **fields: Any) -> list[dict[str, Any]]:
-        """Return the ledger's lines of predictions with these fields: provider, model, key, prompt."""
-        created = (line for line in self.get_ledger()["lines"] if line["kind"] == "prediction")
-        return [line for line in created if all(line[name] == value for name, value in fields.items())]
 
     def get_ledger(self) -> dict[str, Any]:
         """Return `summary` (see `ledger.summarise`) and `lines`."""

@@ -6,9 +6,9 @@ import psycopg
 import pytest
 
 from embedded.stack import Stack
-from simulation.provider.client import Standin
 from tests.acceptance.world import World
 from tests.support.pgbouncer import SERVER_CONNECTIONS, Pgbouncer, needs_pgbouncer
+from tests.support.standin import Standin
 from worker.local_deployment import LocalDeployment
 
 pytestmark = [

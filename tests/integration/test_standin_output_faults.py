@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import requests
 
-from simulation.provider.client import Standin
 from simulation.provider.script import FAULTS
 from tests.integration.standin_receiver import wait_for
+from tests.support.standin import Standin
 
 
 @pytest.fixture(scope="module")

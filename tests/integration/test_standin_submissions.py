@@ -14,9 +14,9 @@ import requests
 from moorage import settings
 from moorage.errors import BillingRefused, MoorageError, ProviderRefused, RateLimited, SubmitUncertain
 from providers import Provider
-from simulation.provider.client import Standin
 from tests.integration.standin_clients import MODELS, build_clients, build_submit_request
 from tests.integration.standin_receiver import wait_for
+from tests.support.standin import Standin
 
 NAMES = ("replicate", "fal", "openai")
 REFUSED = {"busy": RateLimited, "no_credit": BillingRefused, "invalid": ProviderRefused}
