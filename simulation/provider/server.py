@@ -115,10 +115,9 @@ def _dispatch(apis: Mapping[str, Api], control: ControlApi, handler: Handler, bo
     """Return the response of the API that the path names, which may be an error."""
     parts = urlsplit(handler.path)
     name, *steps = [step for step in parts.path.split("/") if step] or [""]
-    method = "GET" if handler.command == "HEAD" else handler.command
     authorization = handler.headers.get("Authorization") or f"Bearer {handler.headers.get('x-key')}"
     content_type = handler.headers.get("Content-Type", "")
-    request = Request(method, steps, parse_qs(parts.query), authorization, body, content_type)
+    request = Request(handler.command, steps, parse_qs(parts.query), authorization, body, content_type)
     try:
         if name not in apis:
             raise not_found()
