@@ -30,13 +30,8 @@ REFUSED_SIZE: Final = {"width_px": 2048, "height_px": 1536}
 
 # Percentages. Faults of registered predictions:
 WEBHOOKS: Final = {
-    "late": 4,
-    "double": 4,
-    "double_new_id": 4,
-    "missing": 4,
-    "out_of_order": 4,
-    "bad_signature_first": 2,
-}
+    "late": 4, "double": 4, "double_new_id": 4, "missing": 4, "out_of_order": 4, "bad_signature_first": 2,
+}  # fmt: skip
 KEPT_FAULTS: Final = {
     "slow": 15, "429_once": 3, "500_twice": 3, "truncated_once": 3, "reset_once": 3, "chunked": 2, "redirect": 2,
 }  # fmt: skip
