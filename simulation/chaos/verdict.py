@@ -42,7 +42,7 @@ LATE: Final = frozenset[EventKind]({"lease_expired", "attempt_failed"})
 # Each time work was released or taken away before its end; `prompt`: of the entry of a prediction.
 REPEATED: Final = """
 SELECT e.subject, e.subject_id, coalesce(e.kind, 'attempt_failed') AS kind, e.reason,
-       split_part(e.actor, '@', 1) AS node, extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
+       e.actor, split_part(e.actor, '@', 1) AS node, extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
        j.fallback_chain -> t.entry -> 'input' ->> 'prompt' AS prompt
   FROM events e
   LEFT JOIN outputs o ON e.subject = 'output' AND o.id = e.subject_id
@@ -131,8 +131,8 @@ def _explains(fault: Fault, row: Row, time: float) -> bool:
 
 
 def _find_excess_deaths(rows: Iterable[Row], landed: Iterable[Fault]) -> list[str]:
-    """A kill ends one task. Kills are so frequent that one is near any death, so both are counted."""
-    died = Counter(row["node"] for row in rows if row["kind"] == "worker_died")
+    """A kill ends one task, with all its rows. Kills are so frequent that one is near any death: both are counted."""
+    died = Counter(node for node, _ in {(row["node"], row["actor"]) for row in rows if row["kind"] == "worker_died"})
     killed = Counter(fault.victim for fault in landed if fault.kind in KILLS)
     return [
         f"{node}: {count} processes died during work, and {killed[node]} were killed"

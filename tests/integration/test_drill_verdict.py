@@ -171,13 +171,12 @@ def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps,
     ledger, times = build_ledger(conn), (time.time() - 300, time.time())
     died = """
     INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, actor)
-    SELECT 'output', id, job_id, 'waiting', 'waiting', 'worker_died', 'keep1@host/task' FROM outputs
-     WHERE job_id = %s
+    SELECT 'output', id, job_id, 'waiting', 'waiting', 'worker_died', %s FROM outputs WHERE job_id = %s
     """
 
-    conn.execute(died, [job_id])
+    conn.execute(died, ["keep1@host/one task", job_id])
     once = judged(deps, conn, ledger, [landed_fault("pool child killed", *times, "keep1")])
-    conn.execute(died, [job_id])
+    conn.execute(died, ["keep1@host/another", job_id])
     twice = judged(deps, conn, ledger, [landed_fault("pool child killed", *times, "keep1")])
 
     assert once.is_clean
