@@ -37,7 +37,7 @@ test-unit: $(STAMP)  ## Run the tests that need no server (half a minute)
 drill: $(STAMP)  ## Inject faults while 1,100 jobs with 3,000 files run, and verify that nothing is lost (10 minutes)
 	@$(BIN)/moorage drill $(DRILL)
 
-prove: $(STAMP)  ## Run the long forms of tests: many rounds of kills, deep searches, measured recovery (three quarters of an hour)
+prove: $(STAMP) bench/peers/.venv/.installed  ## Run the long forms of tests: many rounds of kills, deep searches, measured recovery (three quarters of an hour)
 	@$(BIN)/python -m pytest -q -m prove -o timeout=900 -n 2 --dist loadfile
 
 check: $(STAMP)  ## Check format, lint, types, import contracts and sizes
