@@ -195,9 +195,9 @@ class Process:
                 os.killpg(self._child.pid, number)
 
     def list_children(self) -> list[int]:
-        """Return the ids of the processes that it started and that live, on Linux."""
+        """Return the ids of the processes that it started and has not waited for, on Linux; none after its end."""
         children: list[int] = []
-        for task in Path(f"/proc/{self.pid}/task").glob("*/children"):
+        for task in Path(f"/proc/{self.pid}/task").glob("*/children") if self.is_running else ():
             with contextlib.suppress(OSError):
                 children += [int(child) for child in task.read_text().split()]
         return children

@@ -19,7 +19,7 @@ from embedded.folders import occupy
 from moorage.errors import DatabaseUnavailable
 from simulation.chaos import refused
 from simulation.chaos.deployment import deploy
-from simulation.chaos.forms import FORMS
+from simulation.chaos.forms import FORMS, KILLS
 from simulation.chaos.load import LoadGenerator, is_reported
 from simulation.chaos.recovery import RecoveryMonitor
 from simulation.chaos.schedule import FaultSchedule
@@ -158,6 +158,8 @@ class Drill:
         audit_findings = [str(finding) for finding in run.run_audit(deps, deep=True).findings]
         if not is_settled:
             verdict.unexpected.insert(0, "not all work ended in time after the last fault")
+        if len(schedule.landed) > 2 and not set(schedule.count_by_kind()) - set(KILLS):
+            verdict.unexpected.append("no fault of this form has landed, only kills beside it")
         verdict.unexpected += self._recovery.unrecovered
         verdict.lost += refused.list_lost(conn)
         if self._downloads:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import psycopg
 import redis
 
 from db.connection import connect
@@ -81,8 +82,14 @@ def freeze_worker(targets: Targets, rng: random.Random) -> Fault | None:
     worker = targets.draw_worker(rng, "keep")
     if worker is None:
         return None
+    pid = worker.pid
     worker.signal_group(signal.SIGSTOP)
-    return Fault(partial(worker.signal_group, signal.SIGCONT), seconds=2 * targets.lease_seconds, victim=worker.name)
+
+    def heal() -> None:
+        if worker.pid == pid:  # else another fault killed it: the next one may be frozen, too
+            worker.signal_group(signal.SIGCONT)
+
+    return Fault(heal, seconds=2 * targets.lease_seconds, victim=worker.name)
 
 
 def empty_broker(targets: Targets, _rng: random.Random) -> Fault | None:
@@ -159,7 +166,7 @@ def _set_in_postgres(targets: Targets, setting: str) -> bool:
         with contextlib.closing(connect(targets.database_url, name="moorage-drill")) as conn:
             conn.execute(f"ALTER SYSTEM SET {setting}".encode())
             conn.execute("SELECT pg_reload_conf()")
-    except Exception:  # noqa: BLE001 (other faults break PostgreSQL)
+    except (psycopg.OperationalError, DatabaseUnavailable):  # another fault
         return False
     return True
 

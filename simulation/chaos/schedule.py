@@ -81,13 +81,12 @@ class FaultSchedule:
             self._recovery.measure_leases(kind, fault.victim)
 
     def _heal(self, now: float) -> None:
-        for entry in [entry for entry in self._active if entry[0] <= now]:
-            fault = entry[1]
+        for heal_at, fault in [entry for entry in self._active if entry[0] <= now]:
             if fault.heal is not None:
                 fault.heal()
             if fault.kind in ("PostgreSQL killed", "primary lost"):
                 self._leases_kept_until = now + 32.0
-            self._active.remove(entry)
+            self._active.remove((heal_at, fault))
             self._end(fault)
 
     def _end(self, fault: Fault) -> None:

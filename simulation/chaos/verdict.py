@@ -131,7 +131,10 @@ def _explains(fault: Fault, row: Row, time: float) -> bool:
 
 
 def _find_excess_deaths(rows: Iterable[Row], landed: Iterable[Fault]) -> list[str]:
-    """A kill ends one task, with all its rows. Kills are so frequent that one is near any death: both are counted."""
+    """
+    Compare the tasks that died, each with all its rows, with the kills, of which one is near any death. A task whose
+    message the broker delivered again counts once.
+    """
     died = Counter(node for node, _ in {(row["node"], row["actor"]) for row in rows if row["kind"] == "worker_died"})
     killed = Counter(fault.victim for fault in landed if fault.kind in KILLS)
     return [

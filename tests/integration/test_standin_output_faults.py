@@ -180,13 +180,14 @@ def test_the_trap_records_requests(standin: Standin) -> None:
 
     first = requests.get(redirecting, timeout=60)
     second = get(private, headers={"Authorization": "Bearer leaked"})
+    third = requests.head(private, timeout=60)
 
     ledger = standin.get_ledger()
     requests_ = [line for line in ledger["lines"] if line["kind"] == "trap"]
     assert first.content.startswith(b"\x89PNG")
-    assert second.status_code == 200
-    assert ledger["summary"]["traps"] == before + 2
-    assert [request["token_sent"] for request in requests_[-2:]] == [False, True]
+    assert (second.status_code, third.status_code) == (200, 200)
+    assert ledger["summary"]["traps"] == before + 3
+    assert [request["token_sent"] for request in requests_[-3:]] == [False, True, False]
 
 
 def test_a_url_can_have_a_foreign_host(standin: Standin) -> None:
