@@ -30,9 +30,9 @@ from embedded.server import Server
 from embedded.stack import Stack
 from moorage.ids import uuid7
 from moorage.settings import Settings
-from simulation.stack import LocalDeployment
 from storage import buckets, s3
 from worker import queues
+from worker.local_deployment import LocalDeployment
 
 SIGNING_SECRET: Final = "whsec_" + base64.b64encode(b"moorage-bench-signs-with-this-key").decode()
 OWNER: Final = "bench"

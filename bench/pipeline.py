@@ -23,7 +23,7 @@ from bench import deployment, floor, load, processes, results
 from bench.deployment import Servers
 from embedded import ports
 from embedded.process import Process
-from simulation.stack import KEEP_CHILDREN
+from worker.local_deployment import KEEP_CHILDREN
 
 FLOOR: Final = "one process"
 PEER: Final = "Celery chain of four tasks"

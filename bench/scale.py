@@ -18,9 +18,9 @@ from bench import deployment, pictures, processes, results
 from bench.deployment import Bench, Servers
 from db.connection import Connection, fetch_all
 from embedded import ports
-from simulation.stack import KEEP_CHILDREN
 from tests.support import pgbouncer
 from worker.launch import granian_flags
+from worker.local_deployment import KEEP_CHILDREN
 
 FILES_A_DAY: Final = 10_000
 PEAK: Final = 10  # times the mean
@@ -103,7 +103,7 @@ def second_receiver(bench: Bench) -> Iterator[int]:
     """Run another receiver; yield its port."""
     (port,) = ports.reserve(1)
     flags = granian_flags("127.0.0.1", port)
-    process = bench.local.add_process("receiver2", ["granian", *flags], ready_url=f"http://127.0.0.1:{port}/healthz")
+    process = bench.local.add_process("receiver2", ["granian", *flags], (port, "/healthz"))
     process.start()
     try:
         yield port

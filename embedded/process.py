@@ -183,11 +183,24 @@ class Process:
         """Kill the process group with SIGKILL and wait for the process; do nothing if that was done before."""
         if self._child is None or self._is_group_killed:
             return
-        # Until the child is waited for, its id is not used for another process, whose group this would kill.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, signal.SIGKILL)
+        self.signal_group(signal.SIGKILL)
         self._is_group_killed = True
         self._child.wait()
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process and its children; do nothing before a start and after `kill`."""
+        # Until the child is waited for, its id is not used for another process, whose group this would reach.
+        if self._child is not None and not self._is_group_killed:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, number)
+
+    def list_children(self) -> list[int]:
+        """Return the ids of the processes that it started and has not waited for, on Linux; none after its end."""
+        children: list[int] = []
+        for task in Path(f"/proc/{self.pid}/task").glob("*/children") if self.is_running else ():
+            with contextlib.suppress(OSError):
+                children += [int(child) for child in task.read_text().split()]
+        return children
 
     def log_tail(self) -> str:
         return "\n".join(self.read_log(4000).strip().splitlines()[-_TAIL_LINES:]) or "no output"

@@ -1,7 +1,6 @@
 """SeaweedFS: S3 on loopback, keys required, telemetry off."""
 
 import contextlib
-import http.client
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ from typing import Final
 from embedded import wheels
 from embedded.credentials import write_private
 from embedded.process import Process
-from embedded.server import Server
+from embedded.server import Server, request_status
 from moorage.errors import ConfigError
 
 # All ports must be given: a component opens its default port otherwise, even when it is disabled.
@@ -80,10 +79,10 @@ class Seaweedfs(Server):
         super().await_ready()
         filer, path = self.ports[_PORTS.index("filer.port")], "/etc/seaweedfs/filer.conf"
         until = time.monotonic() + _DURABLE_SECONDS
-        while (status := _request_status(filer, "GET", path)) != 200:
+        while (status := request_status(filer, "GET", path)) != 200:
             if time.monotonic() > until:
                 raise ConfigError(f"seaweedfs did not store {path} ({status}): see {self._log_path}")
-            if _request_status(filer, "PUT", path, json.dumps(_DURABLE)) != 201:
+            if request_status(filer, "PUT", path, json.dumps(_DURABLE)) != 201:
                 time.sleep(_POLL_SECONDS)
 
     def remove_leftovers(self) -> None:
@@ -103,7 +102,7 @@ class Seaweedfs(Server):
         }
 
     def _answers(self) -> bool:
-        return _request_status(self.port, "GET", "/healthz") == 200
+        return request_status(self.port, "GET", "/healthz") == 200
 
 
 def remove_sockets(ports_file: Path) -> None:
@@ -113,13 +112,3 @@ def remove_sockets(ports_file: Path) -> None:
             for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 (chosen by the server)
                 with contextlib.suppress(PermissionError):  # created by another user with the same port
                     leftover.unlink(missing_ok=True)
-
-
-def _request_status(port: int, method: str, path: str, body: str | None = None) -> int:
-    """Return the status of an HTTP request to one of the server's ports, 0 without a response."""
-    try:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
-            connection.request(method, path, body)
-            return connection.getresponse().status
-    except (OSError, http.client.HTTPException):  # not listening yet, or killed
-        return 0

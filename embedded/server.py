@@ -1,5 +1,7 @@
-"""Base class of the servers: ports, a process, a restart on the same port and data."""
+"""Base class of the servers: ports, a process, a restart on the same port and data; and a request to one."""
 
+import contextlib
+import http.client
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -107,3 +109,13 @@ class Server(ABC):
 
     def remove_leftovers(self) -> None:  # noqa: B027 (most servers have none)
         """Remove the files that the server leaves outside its folder."""
+
+
+def request_status(port: int, method: str, path: str, body: str | None = None, *, timeout_seconds: float = 10.0) -> int:
+    """Return the status of an HTTP request to a port on loopback, 0 without a response."""
+    try:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_seconds)) as connection:
+            connection.request(method, path, body)
+            return connection.getresponse().status
+    except (OSError, http.client.HTTPException):  # not listening yet, or killed
+        return 0

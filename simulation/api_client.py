@@ -7,7 +7,7 @@ import requests
 
 from moorage.errors import MoorageError
 from simulation.cases import Body, Case
-from simulation.stack import LocalDeployment
+from worker.local_deployment import LocalDeployment
 
 
 class SimulationFailed(MoorageError):

@@ -20,9 +20,9 @@ from simulation.demo.webhook_listener import WebhookListener
 from simulation.ledger_check import check_ledger
 from simulation.progress import is_quiet, read_progress
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment, data_folder
 from tasks.audit import run
 from worker import boot
+from worker.local_deployment import LocalDeployment, data_folder
 
 SETTLE_SECONDS = 100.0
 STREAM_SECONDS = 10.0

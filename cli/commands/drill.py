@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from db.connection import Connection, connect
+from embedded import small_disk
 from embedded.folders import occupy
 from moorage.errors import DatabaseUnavailable
-from simulation.chaos import refused, small_disk
+from simulation.chaos import refused
 from simulation.chaos.deployment import deploy
-from simulation.chaos.forms import FORMS
+from simulation.chaos.forms import FORMS, KILLS
 from simulation.chaos.load import LoadGenerator, is_reported
 from simulation.chaos.recovery import RecoveryMonitor
 from simulation.chaos.schedule import FaultSchedule
@@ -27,9 +28,9 @@ from simulation.chaos.verdict import judge_drill
 from simulation.job_check import Verdict
 from simulation.progress import count_dead_letters, is_quiet, read_progress
 from simulation.provider.ledger import LedgerIndex
-from simulation.stack import data_folder
 from tasks.audit import run
 from worker import boot
+from worker.local_deployment import data_folder
 
 QUIET_SECONDS: Final = 300.0  # at least; a long drill may take a quarter of its time to finish delayed work
 _TIMES: Final = ("fault", "count", "median_s", "worst_s")
@@ -157,6 +158,8 @@ class Drill:
         audit_findings = [str(finding) for finding in run.run_audit(deps, deep=True).findings]
         if not is_settled:
             verdict.unexpected.insert(0, "not all work ended in time after the last fault")
+        if len(schedule.landed) > 2 and not set(schedule.count_by_kind()) - set(KILLS):
+            verdict.unexpected.append("no fault of this form has landed, only kills beside it")
         verdict.unexpected += self._recovery.unrecovered
         verdict.lost += refused.list_lost(conn)
         if self._downloads:

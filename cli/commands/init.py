@@ -12,7 +12,7 @@ import click
 from dotenv import dotenv_values
 
 from moorage.errors import ConfigError
-from simulation.stack import data_folder
+from worker.local_deployment import data_folder
 
 TEMPLATE: Final = Path(__file__).parents[1] / "env.example"  # a link to .env.example
 # Values that are generated, with the number of random bytes; only letters and digits, as they become parts of URLs.

@@ -18,9 +18,9 @@ from moorage.errors import ConfigError
 from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
 from moorage.settings import env_names_by_field
 from moorage.settings_sources import read_file
-from simulation.provider.client import Standin
-from simulation.stack import INHERITED, LocalDeployment, build_standin, data_folder
+from simulation.provider.client import Standin, build_standin
 from worker import inspect_cluster
+from worker.local_deployment import INHERITED, LocalDeployment, data_folder
 
 OWNER: Final = "me"
 OWN: Final = {  # settings that are the stack's in any case

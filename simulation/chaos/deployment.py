@@ -9,16 +9,16 @@ from typing import Final
 
 import psycopg
 
+from embedded import small_disk
 from embedded.postgres import Postgres
 from embedded.proxy import Proxy
 from embedded.stack import Stack
 from embedded.standby import Standby
 from moorage import settings as settings_module
-from simulation.chaos import small_disk
 from simulation.chaos.forms import LEASE_SECONDS, DrillForm
 from simulation.chaos.targets import Targets
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
+from worker.local_deployment import LocalDeployment
 
 SMALL_DISK_MB: Final = 96
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from simulation.chaos.faults import KINDS
 from simulation.chaos.load import MAX_PIXELS
 
 LEASE_SECONDS: Final = 10.0
@@ -16,28 +17,7 @@ SETTINGS: Final = {
 # More crashes than in a year: the form `all` does not test poison.
 HIGH_LIMITS: Final = {"MOORAGE_DEV_MAX_CRASHES": "50", "MOORAGE_MAX_ERRORS": "50"}
 
-# Kinds of fault and their relative frequencies.
-ALL: Final = {
-    "pool child killed": 12,
-    "worker killed": 6,
-    "receiver killed": 5,
-    "beat killed": 3,
-    "no beat": 2,
-    "PostgreSQL killed": 4,
-    "broker killed": 4,
-    "storage killed": 3,
-    "worker frozen": 2,
-    "broker emptied": 4,
-    "broker cut": 2,
-    "broker stalled": 2,
-    "PostgreSQL cut": 2,
-    "PostgreSQL stalled": 2,
-    "storage cut": 2,
-    "storage stalled": 2,
-    "disk full": 2,
-    "clock jump": 1,
-    "provider outage": 2,
-}
+ALL: Final = {name: kind.weight for name, kind in KINDS.items() if kind.weight}
 
 
 @dataclass(frozen=True, slots=True)

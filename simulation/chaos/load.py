@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from simulation.api_client import ApiClient
-from simulation.cases import MODELS, Body, Case, CaseRun, Entry
+from simulation.cases import MODELS, Case, CaseRun, Entry
 from simulation.provider import pictures
 from simulation.provider.client import Standin, StandinError
 from simulation.provider.ledger import LedgerIndex
-from simulation.stack import LocalDeployment
+from worker.local_deployment import LocalDeployment
 
 REQUEST_SHARE: Final = 0.15  # of job requests among the jobs
 REGISTERED_OUTPUTS: Final = 3
@@ -30,13 +30,8 @@ REFUSED_SIZE: Final = {"width_px": 2048, "height_px": 1536}
 
 # Percentages. Faults of registered predictions:
 WEBHOOKS: Final = {
-    "late": 4,
-    "double": 4,
-    "double_new_id": 4,
-    "missing": 4,
-    "out_of_order": 4,
-    "bad_signature_first": 2,
-}
+    "late": 4, "double": 4, "double_new_id": 4, "missing": 4, "out_of_order": 4, "bad_signature_first": 2,
+}  # fmt: skip
 KEPT_FAULTS: Final = {
     "slow": 15, "429_once": 3, "500_twice": 3, "truncated_once": 3, "reset_once": 3, "chunked": 2, "redirect": 2,
 }  # fmt: skip
@@ -160,13 +155,10 @@ class LoadGenerator:
 
     def _register(self, number: int) -> CaseRun:
         case = draw_registered_case(self._registered_rng, number)
-        external_id = self._create_prediction(case.input or {})
-        return CaseRun(case, (self.client.register(case, external_id),), external_id)
-
-    def _create_prediction(self, input_: Body) -> str:
         while True:
             try:
-                return str(self._standin.create_prediction(input_, self._webhook)["id"])
+                external_id = str(self._standin.create_prediction(case.input or {}, self._webhook)["id"])
+                return CaseRun(case, (self.client.register(case, external_id),), external_id)
             except StandinError:  # an outage of the drill
                 time.sleep(0.5)
 

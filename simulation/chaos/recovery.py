@@ -2,18 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-from uuid import UUID
 
 import psycopg
 
-from db.connection import Connection, connect, fetch_all, fetch_one
+from db.connection import Connection, Database, Row, fetch_all, fetch_one
 from moorage.errors import DatabaseUnavailable
 
 Outcome = Literal["recovered", "waiting", "nothing to measure"]
-HeldRow = tuple[UUID, UUID]  # id, lease token
 
 GIVE_UP_SECONDS: Final = 180.0
 WORK_TABLES: Final = ("deliveries", "predictions", "outputs")
@@ -26,7 +23,7 @@ HELD = " UNION ALL ".join(
 IS_RESUMED = " UNION ALL ".join(
     f"""SELECT 1 AS found FROM {table}
  WHERE id = %(id)s AND (run_at IS NULL OR run_at > moment()
-                        OR (lease_token IS NOT NULL AND lease_token <> %(token)s))"""
+                        OR (lease_token IS NOT NULL AND lease_token <> %(lease_token)s))"""
     for table in WORK_TABLES
 )
 
@@ -88,21 +85,6 @@ TICKS: Final = Probe(
     "SELECT 1 AS found", "SELECT 1 AS found FROM ticks WHERE sweep = 'dispatch' AND slot <> ALL (%(slots)s)"
 )
 
-# Measured from the end of the fault. Kinds that interrupt leases (LEASE_KINDS) are measured by the rows that were held.
-PROBES: Final[Mapping[str, Probe]] = {
-    **dict.fromkeys(("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "clock jump"), WORK),
-    **dict.fromkeys(("PostgreSQL read-only", "PostgreSQL disk full", "primary lost", "row locks held"), WORK),
-    **dict.fromkeys(("broker killed", "broker emptied", "broker cut", "broker stalled"), WAKES),
-    **dict.fromkeys(("broker full", "broker read-only"), WAKES),
-    **dict.fromkeys(("storage killed", "storage cut", "storage stalled", "provider outage"), FILES),
-    **dict.fromkeys(("quick without storage", "worker disk full"), FILES),
-    "disk full": FILES_OF_VICTIM,
-    "receiver killed": WEBHOOKS,
-    "beat killed": TICKS,
-    "no beat": TICKS,
-}
-LEASE_KINDS: Final = frozenset({"pool child killed", "worker killed", "worker frozen"})
-
 
 @dataclass(slots=True)
 class Measurement:
@@ -110,7 +92,7 @@ class Measurement:
 
     kind: str
     started: float
-    held: list[HeldRow] = field(default_factory=list)
+    held: list[Row] = field(default_factory=list)  # with their leases
     probe: Probe | None = None  # for kinds of fault that do not interrupt leases
     victim: str = ""  # of the probe
     mark: dict[str, Any] | None = None  # of the probe, read at the first check
@@ -121,10 +103,9 @@ class RecoveryMonitor:
     """Measures recoveries over a connection that bypasses the proxies."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._conn: Connection | None = None
+        self._database = Database(url, name="moorage-drill")
         self._measurements: list[Measurement] = []
-        self._held: list[dict[str, Any]] = []
+        self._held: list[Row] = []
         self.seconds: dict[str, list[float]] = {}
         self.unrecovered: list[str] = []
 
@@ -132,19 +113,19 @@ class RecoveryMonitor:
         """Remember the leases, before a fault; none while PostgreSQL is unavailable."""
         self._held = []
         try:
-            self._held = fetch_all(self._connection(), HELD)
+            self._held = fetch_all(self._database.connection(), HELD)
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
 
     def measure_leases(self, kind: str, node: str) -> None:
         """Measure from now until the rows of a victim are resumed, or have ended."""
-        held = [(row["id"], row["lease_token"]) for row in self._held if row["leased_by"].startswith(f"{node}@")]
+        held = [row for row in self._held if row["leased_by"].startswith(f"{node}@")]
         if held:
             self._measurements.append(Measurement(kind, time.monotonic(), held))
 
-    def measure_probe(self, kind: str, victim: str = "") -> None:
+    def measure_probe(self, kind: str, probe: Probe, victim: str = "") -> None:
         """Measure from now, the end of the fault, until its probe detects the recovery."""
-        self._measurements.append(Measurement(kind, time.monotonic(), probe=PROBES[kind], victim=victim))
+        self._measurements.append(Measurement(kind, time.monotonic(), probe=probe, victim=victim))
 
     def mark_disturbed(self, *, leases_only: bool = False) -> None:
         """Note that another fault delays the current recoveries: their times are reported separately."""
@@ -157,7 +138,7 @@ class RecoveryMonitor:
         if not self._measurements:
             return
         try:
-            conn = self._connection()
+            conn = self._database.connection()
             for measurement in list(self._measurements):
                 self._check_one(conn, measurement)
         except (psycopg.Error, DatabaseUnavailable):
@@ -180,11 +161,7 @@ class RecoveryMonitor:
     def _outcome(self, conn: Connection, measurement: Measurement) -> Outcome:
         if measurement.probe is not None:
             return self._run_probe(conn, measurement, measurement.probe)
-        measurement.held = [
-            (row_id, token)
-            for row_id, token in measurement.held
-            if fetch_one(conn, IS_RESUMED, {"id": row_id, "token": token}) is None
-        ]
+        measurement.held = [row for row in measurement.held if fetch_one(conn, IS_RESUMED, row) is None]
         return "waiting" if measurement.held else "recovered"
 
     def _run_probe(self, conn: Connection, measurement: Measurement, probe: Probe) -> Outcome:
@@ -198,13 +175,6 @@ class RecoveryMonitor:
         """Return kind, count, median and worst seconds."""
         return [(kind, len(s), statistics.median(s), max(s)) for kind, s in sorted(self.seconds.items())]
 
-    def _connection(self) -> Connection:
-        if self._conn is None or self._conn.closed:
-            self._conn = connect(self._url, name="moorage-drill")
-        return self._conn
-
     def close(self) -> None:
         """Close the connection; the next check opens another."""
-        if self._conn is not None:
-            self._conn.close()
-        self._conn = None
+        self._database.close()

@@ -6,8 +6,8 @@ from uuid import UUID
 from db.connection import Connection, fetch_all
 from moorage.errors import Refused
 from simulation.chaos.load import REFUSED_SIZE
-from simulation.stack import LocalDeployment
 from tasks.jobs import replay
+from worker.local_deployment import LocalDeployment
 
 RAISED: Final = {"MOORAGE_IMAGE_MAX_PIXELS": str(REFUSED_SIZE["width_px"] * REFUSED_SIZE["height_px"])}
 

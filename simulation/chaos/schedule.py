@@ -4,34 +4,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from simulation.chaos.faults import KINDS
-from simulation.chaos.recovery import LEASE_KINDS, RecoveryMonitor
-from simulation.chaos.targets import ActiveFault, Targets
+from simulation.chaos.recovery import RecoveryMonitor
+from simulation.chaos.targets import Fault, Targets
 
 TICK_SECONDS: Final = 0.05
 RESTART_SECONDS: Final = 1.0
-# No work is possible during these: recoveries that they delay are reported separately.
-DISTURBING: Final = frozenset(
-    {
-        *("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "broker killed", "broker stalled"),
-        *("storage killed", "storage stalled", "no beat", "clock jump", "provider outage"),
-        *("broker full", "broker read-only", "PostgreSQL read-only", "PostgreSQL disk full", "primary lost"),
-        *("row locks held", "quick without storage", "worker disk full"),
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class LandedFault:
-    """A fault that has ended; times in Unix seconds."""
-
-    kind: str
-    began_at: float
-    ended_at: float
-    victim: str
 
 
 class FaultSchedule:
@@ -51,10 +31,10 @@ class FaultSchedule:
         self._every_seconds, self._weights = every_seconds, weights
         self._upcoming = self._shuffle_kinds()
         self._next_at = time.monotonic() + every_seconds
-        self._active: list[tuple[float, str, ActiveFault, float]] = []  # heal at (monotonic), began at (Unix seconds)
+        self._active: list[tuple[float, Fault]] = []  # with the time to heal it, by the monotonic clock
         self._restart_at = 0.0
         self._leases_kept_until = 0.0  # sweeps release no lease in the first 30 s after PostgreSQL's start
-        self.landed: list[LandedFault] = []
+        self.landed: list[Fault] = []
         self.kill_count = 0
 
     def _shuffle_kinds(self) -> list[str]:
@@ -69,7 +49,7 @@ class FaultSchedule:
         if now >= self._restart_at:
             self._targets.local.restart_dead()
             self._restart_at = now + RESTART_SECONDS
-        if any(kind in DISTURBING for _, kind, _, _ in self._active):
+        if any(KINDS[fault.kind].disturbs for _, fault in self._active):
             self._recovery.mark_disturbed()
         if now < self._leases_kept_until:
             self._recovery.mark_disturbed(leases_only=True)
@@ -85,34 +65,35 @@ class FaultSchedule:
         return not self._active
 
     def _inject(self, kind: str) -> None:
-        if kind in DISTURBING:
+        if KINDS[kind].disturbs:
             self._recovery.mark_disturbed()
         self._recovery.read_state()
-        fault = KINDS[kind](self._targets, self._rng)
+        fault = KINDS[kind].inject(self._targets, self._rng)
         if fault is None:
             return
+        fault.kind, fault.began_at = kind, time.time()
         self.kill_count += fault.is_kill
         if fault.seconds:
-            self._active.append((time.monotonic() + fault.seconds, kind, fault, time.time()))
+            self._active.append((time.monotonic() + fault.seconds, fault))
         else:
-            self._end(kind, fault, time.time())
-        if kind in LEASE_KINDS:
+            self._end(fault)
+        if KINDS[kind].probe is None:
             self._recovery.measure_leases(kind, fault.victim)
 
     def _heal(self, now: float) -> None:
-        for entry in [entry for entry in self._active if entry[0] <= now]:
-            _, kind, fault, began_at = entry
+        for heal_at, fault in [entry for entry in self._active if entry[0] <= now]:
             if fault.heal is not None:
                 fault.heal()
-            if kind in ("PostgreSQL killed", "primary lost"):
+            if fault.kind in ("PostgreSQL killed", "primary lost"):
                 self._leases_kept_until = now + 32.0
-            self._active.remove(entry)
-            self._end(kind, fault, began_at)
+            self._active.remove((heal_at, fault))
+            self._end(fault)
 
-    def _end(self, kind: str, fault: ActiveFault, began_at: float) -> None:
-        self.landed.append(LandedFault(kind, began_at, time.time(), fault.victim))
-        if kind not in LEASE_KINDS:
-            self._recovery.measure_probe(kind, fault.victim)
+    def _end(self, fault: Fault) -> None:
+        fault.ended_at = time.time()
+        self.landed.append(fault)
+        if (probe := KINDS[fault.kind].probe) is not None:
+            self._recovery.measure_probe(fault.kind, probe, fault.victim)
 
     def count_by_kind(self) -> Counter[str]:
         return Counter(fault.kind for fault in self.landed)

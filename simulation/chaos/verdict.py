@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.transitions import EventKind
 from simulation.cases import CaseRun
 from simulation.chaos.faults import KINDS
-from simulation.chaos.schedule import LandedFault
+from simulation.chaos.targets import Fault
 from simulation.job_check import JUMP_SECONDS, Verdict
 from simulation.ledger_check import check_ledger
 from storage.s3 import ObjectStore
@@ -19,13 +18,8 @@ from storage.s3 import ObjectStore
 AFTERMATH_SECONDS: Final = 90.0
 ERROR_AFTERMATH_SECONDS: Final = 45.0
 KILLS: Final = frozenset({"pool child killed", "worker killed"})
-_POSTGRES: Final = frozenset(
-    {
-        *("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "PostgreSQL read-only", "PostgreSQL disk full"),
-        "primary lost",
-    }
-)
-_STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled", "quick without storage"})
+_POSTGRES: Final = frozenset(kind for kind in KINDS if kind.startswith("PostgreSQL ")) | {"primary lost"}
+_STORAGE: Final = frozenset(kind for kind in KINDS if kind.startswith("storage ")) | {"quick without storage"}
 
 # The kinds of fault that can cause a kind of event. No fault of a drill stops a worker gracefully.
 CAUSES: Final[Mapping[EventKind, frozenset[str]]] = {
@@ -48,7 +42,7 @@ LATE: Final = frozenset[EventKind]({"lease_expired", "attempt_failed"})
 # Each time work was released or taken away before its end; `prompt`: of the entry of a prediction.
 REPEATED: Final = """
 SELECT e.subject, e.subject_id, coalesce(e.kind, 'attempt_failed') AS kind, e.reason,
-       split_part(e.actor, '@', 1) AS node, extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
+       e.actor, split_part(e.actor, '@', 1) AS node, extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
        j.fallback_chain -> t.entry -> 'input' ->> 'prompt' AS prompt
   FROM events e
   LEFT JOIN outputs o ON e.subject = 'output' AND o.id = e.subject_id
@@ -69,7 +63,7 @@ SELECT count(*) AS received, count(*) FILTER (WHERE ended_at < to_timestamp(%(en
 
 
 def judge_drill(
-    conn: Connection, blobs: ObjectStore, ledger: dict[str, Any], runs: Sequence[CaseRun], landed: Sequence[LandedFault]
+    conn: Connection, blobs: ObjectStore, ledger: dict[str, Any], runs: Sequence[CaseRun], landed: Sequence[Fault]
 ) -> Verdict:
     jumps = [(fault.began_at, fault.ended_at) for fault in landed if fault.kind == "clock jump"]
     verdict = check_ledger(conn, blobs, ledger, runs, jumps)
@@ -89,9 +83,9 @@ def judge_drill(
     return verdict
 
 
-def _find_waiting_quick(conn: Connection, landed: Iterable[LandedFault]) -> list[str]:
+def _find_waiting_quick(conn: Connection, landed: Iterable[Fault]) -> list[str]:
     """Ingesting a webhook needs no storage: a worker that starts without it works."""
-    times = [asdict(fault) for fault in landed if fault.kind == "quick without storage"]
+    times = [{"began_at": f.began_at, "ended_at": f.ended_at} for f in landed if f.kind == "quick without storage"]
     counts = [row for time in times if (row := fetch_one(conn, INGESTED, time))]
     return [
         f"none of {row['received']} webhooks was ingested while storage was unavailable"
@@ -100,9 +94,7 @@ def _find_waiting_quick(conn: Connection, landed: Iterable[LandedFault]) -> list
     ]
 
 
-def find_unexplained(
-    rows: Sequence[Row], landed: Sequence[LandedFault], is_troubled: Callable[[Row], bool]
-) -> list[str]:
+def find_unexplained(rows: Sequence[Row], landed: Sequence[Fault], is_troubled: Callable[[Row], bool]) -> list[str]:
     """
     Return the repeats that no fault explains, and deaths of pool children in excess of the kills.
 
@@ -119,7 +111,7 @@ def find_unexplained(
     return [*_find_excess_deaths(rows, landed), *unexplained]
 
 
-def _possible_times(row: Row, landed: Iterable[LandedFault]) -> Iterator[float]:
+def _possible_times(row: Row, landed: Iterable[Fault]) -> Iterator[float]:
     """Yield the time of an event, and the true time if it may be by a clock that had jumped by an hour."""
     recorded_at: float = row["at"]
     yield recorded_at
@@ -128,19 +120,22 @@ def _possible_times(row: Row, landed: Iterable[LandedFault]) -> Iterator[float]:
             yield true_time
 
 
-def _covers(fault: LandedFault, time: float, aftermath_seconds: float) -> bool:
+def _covers(fault: Fault, time: float, aftermath_seconds: float) -> bool:
     return fault.began_at - 1 <= time <= fault.ended_at + aftermath_seconds
 
 
-def _explains(fault: LandedFault, row: Row, time: float) -> bool:
+def _explains(fault: Fault, row: Row, time: float) -> bool:
     kind: EventKind = row["kind"]
     is_possible = fault.kind in CAUSES[kind] and (kind not in OF_VICTIM or fault.victim in ("", row["node"]))
     return is_possible and _covers(fault, time, AFTERMATH_SECONDS if kind in LATE else ERROR_AFTERMATH_SECONDS)
 
 
-def _find_excess_deaths(rows: Iterable[Row], landed: Iterable[LandedFault]) -> list[str]:
-    """A kill ends one task. Kills are so frequent that one is near any death, so both are counted."""
-    died = Counter(row["node"] for row in rows if row["kind"] == "worker_died")
+def _find_excess_deaths(rows: Iterable[Row], landed: Iterable[Fault]) -> list[str]:
+    """
+    Compare the tasks that died, each with all its rows, with the kills, of which one is near any death. A task whose
+    message the broker delivered again counts once.
+    """
+    died = Counter(node for node, _ in {(row["node"], row["actor"]) for row in rows if row["kind"] == "worker_died"})
     killed = Counter(fault.victim for fault in landed if fault.kind in KILLS)
     return [
         f"{node}: {count} processes died during work, and {killed[node]} were killed"

@@ -12,7 +12,7 @@ from simulation.api_client import ApiClient, SimulationFailed
 from simulation.cases import Body, Case, CaseRun
 from simulation.demo.cases import PROJECT, SCENES
 from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
+from worker.local_deployment import LocalDeployment
 
 LATE_SECONDS: Final = 2.0
 WAIT_SECONDS: Final = 60.0

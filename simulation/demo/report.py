@@ -14,9 +14,7 @@ from simulation.demo.cases import PROJECT
 from simulation.demo.event_stream import StreamFollower
 from simulation.demo.webhook_listener import WebhookListener
 
-JOBS = "SELECT state, count(*) AS count FROM jobs GROUP BY 1 ORDER BY 2 DESC"
-
-OUTPUTS = "SELECT state, count(*) AS count FROM outputs GROUP BY 1 ORDER BY 2 DESC"
+COUNT_STATES = "SELECT state, count(*) AS count FROM {} GROUP BY 1 ORDER BY 2 DESC"
 
 DEAD = """
 SELECT category, error, count(*) AS count, min(reason) AS example
@@ -42,14 +40,13 @@ def print_totals(
 ) -> None:
     table = Table(title="Sent, accepted and kept", show_header=False, title_justify="left")
     table.add_column(style="bold")
-    table.add_column()
     started, registered = len(application.registered), sum(1 for run in application.registered if run.job_ids)
     submitted = f"{summary['predictions'] - started} submitted by moorage, {started - registered} unregistered"
     table.add_row("predictions", f"{summary['predictions']}: {registered} registered by the application, {submitted}")
     webhooks = f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted"
     table.add_row("webhooks", f"{webhooks}, {len(summary['unacknowledged'])} rejected")
-    table.add_row("jobs", _describe_states(fetch_all(conn, JOBS)))
-    table.add_row("files", _describe_states(fetch_all(conn, OUTPUTS)))
+    table.add_row("jobs", _describe_states(fetch_all(conn, COUNT_STATES.format("jobs"))))
+    table.add_row("files", _describe_states(fetch_all(conn, COUNT_STATES.format("outputs"))))
     for row in fetch_all(conn, DEAD):
         table.add_row(f"dead letters: {row['count']}", f"{row['category']} {row['error']}: {row['example']}")
     table.add_row("audit", "clean" if not findings else f"{len(findings)} findings")

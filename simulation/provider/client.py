@@ -1,18 +1,21 @@
 """Starts and controls a stand-in process."""
 
 import base64
+import hashlib
 import os
 import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
+from embedded import ports
 from embedded.process import Process
-from simulation.provider import declared, models
+from moorage import settings
+from simulation.provider import declared
 from simulation.provider.http_types import FAL_USER, fal_key, openai_key, send
+from worker.local_deployment import ROOT, load_secrets
 
-_ROOT: Final = Path(__file__).resolve().parents[2]
 _OFFERED: Final = ("standin/pictures", "standin/text-to-video", "standin/image-to-video")  # the others fail on purpose
 
 
@@ -49,10 +52,6 @@ class Standin:
     def url(self) -> str:
         return f"http://{self.address}"
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
     def environment(self) -> dict[str, str]:
         """Return the settings that make this stand-in moorage's built-in and declared providers."""
         return {
@@ -60,14 +59,14 @@ class Standin:
             "REPLICATE_API_TOKEN": self.token,
             "REPLICATE_WEBHOOK_SECRET": self.secret,
             "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
-            "REPLICATE_MODELS": ",".join((*_OFFERED, *models.REPLICATE_MODELS)),
+            "REPLICATE_MODELS": ",".join((*_OFFERED, *settings.REPLICATE_MODELS)),
             "FAL_QUEUE_URL": f"{self.url}/fal",
             "MOORAGE_DEV_FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
             "FAL_OPENAPI": f"{self.url}/fal/openapi/{{model}}",
             "FAL_KEY": fal_key(self.token),
             "FAL_USER_ID": FAL_USER,
             "FAL_OUTPUT_HOSTS": "127.0.0.1",
-            "FAL_MODELS": ",".join((*_OFFERED, *models.FAL_MODELS)),
+            "FAL_MODELS": ",".join((*_OFFERED, *settings.FAL_MODELS)),
             "OPENAI_API_URL": f"{self.url}/openai",
             "OPENAI_API_KEY": openai_key(self.token),
             "OPENAI_OUTPUT_HOSTS": "127.0.0.1",
@@ -76,7 +75,7 @@ class Standin:
             **declared.build_environment(self.token, self.secret),
         }
 
-    def start(self, folder: Path) -> "Standin":
+    def start(self, folder: Path) -> Self:
         """
         Start the process and return self when it is ready. Port, ledger and log are written into `folder`.
 
@@ -93,7 +92,7 @@ class Standin:
         self._process = Process(
             [sys.executable, "-m", "simulation.provider", *(f"--{name}={value}" for name, value in options.items())],
             env=dict(os.environ),
-            cwd=_ROOT,
+            cwd=ROOT,
             log_path=folder / "standin.log",
             ready=port_file.exists,
             name="the stand-in",
@@ -108,7 +107,7 @@ class Standin:
         if self._process is not None:
             self._process.stop()
 
-    def __enter__(self) -> "Standin":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,21 +126,6 @@ class Standin:
         created = self._request("POST", f"/declared/{name}", {"input": input_, "webhook": webhook})
         return str(created["id"])
 
-    def get_prediction(self, prediction_id: str) -> dict[str, Any]:
-        return self._request("GET", f"/v1/predictions/{prediction_id}")
-
-    def cancel_prediction(self, prediction_id: str) -> dict[str, Any]:
-        return self._request("POST", f"/v1/predictions/{prediction_id}/cancel", {})
-
-    def end_prediction(self, prediction_id: str) -> None:
-        """End a prediction with success whose script never ends it. Raises StandinError before it has its outputs."""
-        self._request("POST", f"/standin/predictions/{prediction_id}/succeed", {})
-
-    def list_created(self, **fields: Any) -> list[dict[str, Any]]:
-        """Return the ledger's lines of predictions with these fields: provider, model, key, prompt."""
-        created = (line for line in self.get_ledger()["lines"] if line["kind"] == "prediction")
-        return [line for line in created if all(line[name] == value for name, value in fields.items())]
-
     def get_ledger(self) -> dict[str, Any]:
         """Return `summary` (see `ledger.summarise`) and `lines`."""
         return self._request("GET", "/standin/ledger")
@@ -157,3 +141,11 @@ class Standin:
         if not response.ok:
             raise StandinError(f"{method} {path}: {response.status_code} {parsed.get('detail', '')}")
         return parsed
+
+
+def build_standin(folder: Path, pictures: Path | None) -> Standin:
+    """Return a stand-in with the credentials of the folder and, if it is free, the port of the last one there."""
+    key, port_file = hashlib.sha256(load_secrets(folder)["api_token"].encode()), folder / "standin/standin.port"
+    port = ports.prefer(int(port_file.read_text())) if port_file.exists() else ports.reserve(1)[0]
+    secret = "whsec_" + base64.b64encode(key.digest()).decode()
+    return Standin(token=f"r8_{key.hexdigest()[:36]}", secret=secret, port=port, pictures=pictures)

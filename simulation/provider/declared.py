@@ -21,9 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from simulation.provider import http_types
 from simulation.provider.fal import fal_signer
 from simulation.provider.http_types import Api, Refused, Request, Response, is_url, not_found, parse_object, problem
-from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
+from simulation.provider.predictions import Dialect, Prediction, Predictions, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
-from simulation.provider.submissions import Submissions
 from simulation.provider.webhooks import Message, Signer
 
 Declaration = Mapping[str, Any]
@@ -99,10 +98,10 @@ class DeclaredApi(Api):
     """`base_url`: with /declared."""
 
     def __init__(
-        self, submissions: Submissions, declarations: Mapping[str, Declaration], *, token: str, base_url: str
+        self, predictions: Predictions, declarations: Mapping[str, Declaration], *, token: str, base_url: str
     ) -> None:
         super().__init__(f"Bearer {token}")
-        self._submissions, self._predictions, self._base_url = submissions, submissions.predictions, base_url
+        self._predictions, self._base_url = predictions, base_url
         self._dialects = {name: _build_dialect(name, declaration) for name, declaration in declarations.items()}
 
     def handle(self, request: Request) -> Response:
@@ -125,11 +124,11 @@ class DeclaredApi(Api):
         if not isinstance(input_, dict) or not (webhook is None or is_url(webhook)):
             raise Refused(problem(422, "Input validation failed", "input must be an object, webhook a URL"))
         try:
-            script = parse_script(input_.get("standin"), self._submissions.files)
+            script = parse_script(input_.get("standin"), self._predictions.files)
         except ScriptError as error:
             raise Refused(problem(422, "Input validation failed", str(error))) from error
         url = f"{self._base_url}/{name}/v1/get_result?id="
-        return self._submissions.accept(
+        return self._predictions.submit(
             self._dialects[name], "/".join(model[1:]) or name, input_, script, webhook=webhook,
             build_response=lambda created: Response(201, {"id": created.id, "polling_url": url + created.id}),
         )  # fmt: skip

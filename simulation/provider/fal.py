@@ -18,9 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from simulation.provider import models, pictures
 from simulation.provider.http_types import FAL_USER, Api, Refused, Request, Response, is_url, parse_object
 from simulation.provider.outputs import Output
-from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
+from simulation.provider.predictions import Dialect, Prediction, Predictions, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
-from simulation.provider.submissions import Submissions
 from simulation.provider.webhooks import Message, Signer
 
 _QUEUE: Final = {"starting": "IN_QUEUE", "processing": "IN_PROGRESS"}
@@ -141,10 +140,9 @@ def _build_openapi(steps: list[str]) -> dict[str, Any]:
 class FalApi(Api):
     """`base_url`: of the queue, with /fal."""
 
-    def __init__(self, submissions: Submissions, *, key: str, base_url: str, signing_key: Ed25519PrivateKey) -> None:
+    def __init__(self, predictions: Predictions, *, key: str, base_url: str, signing_key: Ed25519PrivateKey) -> None:
         super().__init__(f"Key {key}")
-        self._submissions, self._predictions = submissions, submissions.predictions
-        self._base_url, self._signing_key = base_url, signing_key
+        self._predictions, self._base_url, self._signing_key = predictions, base_url, signing_key
 
     def authenticate(self, request: Request) -> None:
         if request.steps != _KEYS and request.steps[:1] != ["openapi"]:
@@ -182,13 +180,13 @@ class FalApi(Api):
         if webhook is not None and not is_url(webhook):
             raise _refused(422, "fal_webhook must be an http:// or https:// URL")
         script = self._parse_script(name, input_)
-        return self._submissions.accept(_DIALECT, name, input_, script, self._build_accepted, webhook)
+        return self._predictions.submit(_DIALECT, name, input_, script, self._build_accepted, webhook)
 
     def _build_accepted(self, prediction: Prediction) -> Response:
         return Response(200, {**self._urls(prediction), "status": "IN_QUEUE", "queue_position": 0})
 
     def _parse_script(self, name: str, input_: dict[str, Any]) -> Script:
-        model, files = models.find_by_name(name), self._submissions.files
+        model, files = models.find_by_name(name), self._predictions.files
         defaults = {"webhook_life_s": 7200.0, **models.script_defaults(model, input_, files)}
         if model and model.kind == "video":
             defaults["shape"] = "video"

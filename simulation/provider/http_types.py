@@ -53,7 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.respond()
 
-    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 (names of the base class)
+    do_POST = do_PUT = do_GET  # noqa: N815 (names of the base class)
 
     def respond(self) -> None:
         raise NotImplementedError
@@ -68,10 +68,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_all(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Send status, headers with the length, and the body, except for HEAD."""
+        """Send status, headers with the length, and the body."""
         self.send_head(status, {**headers, "Content-Length": str(len(body))})
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.wfile.write(body)
 
 
 class Api(ABC):

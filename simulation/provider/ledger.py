@@ -16,7 +16,6 @@ Kinds of lines, each with the time `at`:
 
 import json
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,11 +54,10 @@ def summarise(lines: Iterable[Line]) -> dict[str, Any]:
     """
     Return totals of the lines.
 
-    Keys: predictions (count), created_by_key (the same by the `key` in the query of the webhook URL), webhook_attempts,
-    acknowledged (webhook-id to prediction and status, for those with a 2xx response), unacknowledged (the same for the
-    rest), wrongly_signed_accepted (must be empty), expected (kept, dead, preview, unseen: lists of output lines;
-    unseen: of a prediction whose id no client received), served_whole (pairs of prediction and path), traps (count,
-    must be 0).
+    Keys: predictions (count), webhook_attempts, acknowledged (webhook-id to prediction and status, for those with a 2xx
+    response), unacknowledged (the same for the rest), wrongly_signed_accepted (must be empty), expected (kept, dead,
+    preview, unseen: lists of output lines; unseen: of a prediction whose id no client received), served_whole (pairs of
+    prediction and path), traps (count, must be 0).
     """
     by_kind: dict[str, list[Line]] = {}
     for line in lines:
@@ -68,7 +66,6 @@ def summarise(lines: Iterable[Line]) -> dict[str, Any]:
     acknowledged = {a["webhook_id"]: _describe(a) for a in attempts if is_acknowledged(a) and a["signed"]}
     return {
         "predictions": len(created),
-        "created_by_key": dict(Counter(line["key"] for line in created if line["key"])),
         "webhook_attempts": len(attempts),
         "acknowledged": acknowledged,
         "unacknowledged": {a["webhook_id"]: _describe(a) for a in attempts if a["webhook_id"] not in acknowledged},

@@ -93,15 +93,6 @@ def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, **nullable, **({"pattern": "^(https?://|data:)"} if schema.get("format") == "uri" else {})}
 
 
-# The default models of moorage, which the stand-in knows by name.
-REPLICATE_MODELS: Final = (
-    "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev", "black-forest-labs/flux-kontext-pro",
-    "google/nano-banana", "minimax/video-01", "kwaivgi/kling-v2.1",
-)  # fmt: skip
-FAL_MODELS: Final = (
-    "fal-ai/flux/schnell", "fal-ai/flux/dev", "fal-ai/flux/dev/image-to-image",
-    "fal-ai/minimax/video-01", "fal-ai/minimax/video-01/image-to-video",
-)  # fmt: skip
 _COUNT_FIELDS: Final = ("num_outputs", "num_images", "n")
 _MAX_OUTPUTS: Final = 10
 
@@ -123,6 +114,11 @@ class Model:
 
 _VIDEO: Final = {"shape": "string", "outputs": 1, "duration_s": 1.0}
 _IMAGE_TO_VIDEO: Final = {"image": IMAGE, **VIDEO_INPUT}
+_START_TO_VIDEO: Final = {"start_image": IMAGE, **VIDEO_INPUT}
+_EDIT: Final = {**PICTURE_INPUT, "input_image": IMAGE}
+_PICTURE_MODELS: Final = (
+    "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev", "google/nano-banana", "fal-ai/flux",
+)  # fmt: skip
 MODELS: Final[Mapping[str, Model]] = {
     model.name: model
     for model in (
@@ -134,31 +130,16 @@ MODELS: Final[Mapping[str, Model]] = {
         Model("standin/busy", "Returns 429 first", defaults={"submit": "busy", "submit_times": 1}),
         Model("standin/no-credit", "Rejects for lack of credit", defaults={"submit": "no_credit"}),
         Model("standin/broken", "Returns 500", defaults={"submit": "500_before"}),
-        *(
-            Model(name, "Pictures of a harbour, under the name of a real model")
-            for name in (
-                "black-forest-labs/flux-schnell",
-                "black-forest-labs/flux-dev",
-                "google/nano-banana",
-                "fal-ai/flux",
-            )
-        ),
+        *(Model(name, "Pictures of a harbour, under the name of a real model") for name in _PICTURE_MODELS),
         Model(
             "black-forest-labs/flux-kontext-pro",
             "A picture of a picture",
-            fields={**PICTURE_INPUT, "input_image": IMAGE},
+            fields=_EDIT,
             required=("prompt", "input_image"),
         ),
         Model("minimax/video-01", "A video of a harbour", "video", _VIDEO, VIDEO_INPUT),
         Model("fal-ai/minimax", "A video of a harbour", "video", _VIDEO, _IMAGE_TO_VIDEO),
-        Model(
-            "kwaivgi/kling-v2.1",
-            "A video of a picture",
-            "video",
-            _VIDEO,
-            {"start_image": IMAGE, **VIDEO_INPUT},
-            ("start_image",),
-        ),
+        Model("kwaivgi/kling-v2.1", "A video of a picture", "video", _VIDEO, _START_TO_VIDEO, ("start_image",)),
         Model("standin/lost-answers", "Creates, and sends no response", defaults={"submit": "lost"}),
     )
 }

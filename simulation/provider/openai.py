@@ -13,9 +13,8 @@ from typing import Any, Final, cast
 
 from simulation.provider import models
 from simulation.provider.http_types import Api, Refused, Request, Response, parse_object
-from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
+from simulation.provider.predictions import Dialect, Prediction, Predictions, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
-from simulation.provider.submissions import Submissions
 
 _MAX_WAIT_S: Final = 600.0
 
@@ -72,9 +71,9 @@ def _parse_form(request: Request) -> dict[str, Any]:
 
 
 class OpenAIApi(Api):
-    def __init__(self, submissions: Submissions, *, key: str) -> None:
+    def __init__(self, predictions: Predictions, *, key: str) -> None:
         super().__init__(f"Bearer {key}")
-        self._submissions, self._predictions = submissions, submissions.predictions
+        self._predictions = predictions
 
     def _unauthorized(self) -> Response:
         return _error(401, "Incorrect API key provided.", code="invalid_api_key")
@@ -95,14 +94,14 @@ class OpenAIApi(Api):
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 10:
             raise Refused(_error(400, "Invalid value for 'n': must be from 1 to 10.", "n", "invalid_value"))
         script = self._parse_script(name, input_)
-        return self._submissions.accept(_DIALECT, name, input_, script, self._await_response)
+        return self._predictions.submit(_DIALECT, name, input_, script, self._await_response)
 
     def _parse_script(self, name: str, input_: dict[str, Any]) -> Script:
         is_inline = name.startswith("gpt-image") or input_.get("response_format") == "b64_json"
-        defaults = models.script_defaults(models.find_by_name(name), input_, self._submissions.files)
+        defaults = models.script_defaults(models.find_by_name(name), input_, self._predictions.files)
         defaults = {"formats": ("png",), **defaults, "shape": "data" if is_inline else "list"}
         try:
-            return parse_script(input_.get("standin"), self._submissions.files, defaults)
+            return parse_script(input_.get("standin"), self._predictions.files, defaults)
         except ScriptError as error:
             raise Refused(_error(400, str(error), "standin", "invalid_value")) from error
 

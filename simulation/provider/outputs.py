@@ -3,8 +3,8 @@
 import base64
 import contextlib
 import hashlib
+import itertools
 import os
-import re
 import secrets
 import socket
 import struct
@@ -23,10 +23,13 @@ from simulation.provider.pictures import File
 from simulation.provider.script import FAULTS, NO_FAULT, OutputFault, Script, Transfer
 
 TOO_LARGE_BYTES: Final = 60_000_000
-_PAGE: Final = pictures.File(
+_PAGE: Final = File(
     b"<!doctype html><title>502 Bad Gateway</title><h1>Bad Gateway</h1><p>Please try again.</p>\n",
     "text/html; charset=utf-8",
 )
+_TRICKLE_S: Final = 600.0
+_ZEROS: Final = bytes(65536)
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close() sends RST
 
 
 @dataclass(slots=True)
@@ -45,7 +48,7 @@ class Output:
     bytes: int | None = None
     expires_at: float = float("inf")  # Unix seconds; known at the end of the prediction
     token: str = field(default_factory=lambda: secrets.token_hex(20))
-    request_count: int = 0
+    request_numbers: Iterator[int] = field(default_factory=itertools.count)  # of its next requests
     has_returned_404: bool = False  # so that a poll may return a new URL
 
     @property
@@ -58,7 +61,7 @@ class Output:
 
 
 class Outputs:
-    """All outputs by token."""
+    """All outputs by token; serves them."""
 
     def __init__(self, base_url: str, trap_url: str, folder: Path | None, ledger: Ledger) -> None:
         self._base_url, self._trap_url, self._folder, self._ledger = base_url, trap_url, folder, ledger
@@ -87,17 +90,6 @@ class Outputs:
             output.sha256, output.bytes = hashlib.sha256(data).hexdigest(), len(data)
         return output
 
-    def find(self, token: str) -> Output | None:
-        """Return the output of a URL, None when it is unknown or has a new URL."""
-        with self._lock:
-            return self._by_token.get(token)
-
-    def count_request(self, output: Output) -> int:
-        """Return the number of requests for the output before this one."""
-        with self._lock:
-            output.request_count += 1
-            return output.request_count - 1
-
     def renew_url(self, output: Output) -> None:
         """Give the output a new URL without a fault, if its fault allows it and the old URL has returned 404."""
         with self._lock:
@@ -108,7 +100,7 @@ class Outputs:
             self._by_token[output.token] = output
         self._ledger.add("renewed", prediction=output.prediction_id, path=output.path, url=self.build_url(output))
 
-    def build_file(self, output: Output) -> pictures.File:
+    def build_file(self, output: Output) -> File:
         """Return bytes and content type as they are served."""
         whole = self._read_whole(output)
         match output.fault.content:
@@ -122,7 +114,7 @@ class Outputs:
                 data = b""
             case _:
                 return whole
-        return pictures.File(data, whole.content_type)
+        return File(data, whole.content_type)
 
     def build_url(self, output: Output) -> str:
         hosts = {"trap": self._trap_url, "foreign": "http://files.example.invalid"}
@@ -143,44 +135,22 @@ class Outputs:
             expected=expected or fault.expected, why=fault.description, expires_at=format_time(expires_at),
         )  # fmt: skip
 
-    def _read_whole(self, output: Output) -> pictures.File:
-        if output.fault.content == "bomb":
-            return pictures.bomb()
-        if self._folder and output.format in self.files:
-            return pictures.read_file(self._folder / output.format)
-        return pictures.generate(output.format, output.seed, output.size_px, output.prompt)
-
-
-_RANGE: Final = re.compile(r"bytes=(\d+)-(\d*)$")
-_TRICKLE_S: Final = 600.0
-_ZEROS: Final = bytes(65536)
-_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close() sends RST
-
-
-class OutputResponder:
-    """Serves outputs through a request handler and records the transfers."""
-
-    def __init__(self, outputs: Outputs, ledger: Ledger, trap_url: str) -> None:
-        self._outputs, self._ledger, self._trap_url = outputs, ledger, trap_url
-
     def respond(self, request: Handler, token: str) -> None:
-        """Respond to GET or HEAD for the output with this token; 404 without one."""
-        output = self._outputs.find(token)
+        """Respond to a GET of the output with this token, with 404 without one, and record the transfer."""
+        with self._lock:
+            output = self._by_token.get(token)  # None: it is unknown, or has a new URL
         if output is None:
             _send_error(request, 404)
             return
         transfers = (Transfer("error", 404),) if output.is_expired else output.fault.transfers
-        # HEAD does not use up a fault that happens once
-        index = 0 if request.command == "HEAD" else min(self._outputs.count_request(output), len(transfers) - 1)
-        transfer = transfers[index]
+        transfer = transfers[min(next(output.request_numbers), len(transfers) - 1)]
         if transfer.mode == "redirect" and request.path.endswith("?moved"):
             transfer = Transfer()
         sent, is_complete = self._transfer(request, output, transfer)
-        if request.command != "HEAD":
-            self._ledger.add(
-                "served", prediction=output.prediction_id, path=output.path, status=transfer.status, mode=transfer.mode,
-                sent=sent, complete=is_complete, token_sent="authorization" in request.headers,
-            )  # fmt: skip
+        self._ledger.add(
+            "served", prediction=output.prediction_id, path=output.path, status=transfer.status, mode=transfer.mode,
+            sent=sent, complete=is_complete, token_sent="authorization" in request.headers,
+        )  # fmt: skip
 
     def _transfer(self, request: Handler, output: Output, transfer: Transfer) -> tuple[int, bool]:
         """Return the number of bytes sent and whether that was the complete file."""
@@ -190,12 +160,19 @@ class OutputResponder:
             _send_error(request, transfer.status)
             return 0, False
         if transfer.mode == "redirect":
-            own = self._outputs.build_url(output)
+            own = self.build_url(output)
             targets = {"own": f"{own}?moved", "loop": f"{own}?again", "trap": f"{self._trap_url}{request.path}"}
             location = targets.get(transfer.target, "http://169.254.169.254/latest/meta-data/")
             request.send_all(302, {"Location": location}, b"")
             return 0, False
-        return _send_file(request, self._outputs.build_file(output), transfer)
+        return _send_file(request, self.build_file(output), transfer)
+
+    def _read_whole(self, output: Output) -> File:
+        if output.fault.content == "bomb":
+            return pictures.bomb()
+        if self._folder and output.format in self.files:
+            return File((self._folder / output.format).read_bytes(), pictures.content_type(output.format))
+        return pictures.generate(output.format, output.seed, output.size_px, output.prompt)
 
 
 def _send_error(request: Handler, status: int) -> None:
@@ -205,18 +182,14 @@ def _send_error(request: Handler, status: int) -> None:
 
 
 def _send_file(request: Handler, file: File, transfer: Transfer) -> tuple[int, bool]:
-    span = _parse_range(request.headers.get("Range"), len(file.data))
-    if span is not None and not span:
-        request.send_all(416, {"Content-Range": f"bytes */{len(file.data)}"}, b"")
-        return 0, False
-    data = file.data if span is None else file.data[span.start : span.stop]
-    request.send_head(200 if span is None else 206, _build_headers(file, transfer, span))
-    if request.command == "HEAD":
-        return 0, False
+    is_chunked, length = transfer.mode in ("chunked", "endless"), len(file.data)
+    framing = {"Content-Length": str(TOO_LARGE_BYTES if transfer.mode == "padded" else length)}
+    if is_chunked:
+        framing = {"Transfer-Encoding": "chunked"}
+    request.send_head(200, {"Content-Type": file.content_type, **framing})
     sent = 0
-    is_chunked = transfer.mode in ("chunked", "endless")
     with contextlib.suppress(ConnectionError, TimeoutError):  # the client has left: the bytes sent so far count
-        for piece in _split(data, transfer):
+        for piece in _split(file.data, transfer):
             request.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
             sent += len(piece)
         if transfer.mode == "chunked":
@@ -226,29 +199,7 @@ def _send_file(request: Handler, file: File, transfer: Transfer) -> tuple[int, b
     if transfer.mode == "reset":
         request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         os.close(request.connection.detach())  # close() would wait for the request's two file objects
-    return sent, sent == len(file.data)
-
-
-def _build_headers(file: File, transfer: Transfer, span: range | None) -> dict[str, str]:
-    headers = {"Content-Type": file.content_type}
-    if transfer.mode in ("chunked", "endless"):
-        headers["Transfer-Encoding"] = "chunked"
-    else:
-        length = len(file.data) if span is None else len(span)
-        headers["Content-Length"] = str(TOO_LARGE_BYTES if transfer.mode == "padded" else length)
-        headers["Accept-Ranges"] = "bytes"
-    if span is not None:
-        headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{len(file.data)}"
-    return headers
-
-
-def _parse_range(header: str | None, length: int) -> range | None:
-    """Return the requested bytes: None for all (also for an unsupported header), empty for 416."""
-    match = _RANGE.match(header or "")
-    if not match:
-        return None
-    start, end = int(match[1]), int(match[2] or length - 1)
-    return range(start, min(end + 1, length))
+    return sent, sent == length
 
 
 def _split(data: bytes, transfer: Transfer) -> Iterator[bytes]:

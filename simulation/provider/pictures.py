@@ -66,10 +66,6 @@ def list_folder(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(p.name for p in folder.iterdir() if p.is_file() and p.suffix[1:].lower() in CONTENT_TYPES))
 
 
-def read_file(path: Path) -> File:
-    return File(path.read_bytes(), content_type(path.name))
-
-
 def extension(format_: str) -> str:
     """Return the file extension of a format, or of a file in the folder: png, jpeg, mp4."""
     return format_.rpartition(".")[2].lower().removesuffix("_rotated")

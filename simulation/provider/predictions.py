@@ -1,12 +1,18 @@
-"""Predictions and their dialects: starting, processing and the end; each transition sends webhooks."""
+"""
+Predictions and their dialects: submission, starting, processing and the end; each transition sends webhooks.
+
+The first `submit_times` submissions with the same model and input get the fault that the script's `submit` names, the
+same at every provider; later ones succeed; 0: every one gets it.
+"""
 
 import base64
 import hashlib
 import json
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +30,8 @@ _INPUT_FIELDS: Final = (
     "image", "image_url", "images", "image_urls", "input_image", "start_image", "mask", "mask_url", "video",
 )  # fmt: skip
 _INPUT_TIMEOUT_S: Final = 10.0
+_REJECTING: Final = frozenset({"busy", "no_credit", "invalid", "500_before"})  # no prediction is created
+_HIDING: Final = frozenset({"lost", "500_after", "no_id"})  # the client does not receive the id
 
 T = TypeVar("T")
 UrlBuilder = Callable[[Output], str]  # returns an http: URL or a `data:` URI
@@ -86,10 +94,52 @@ class Predictions:
 
     def __init__(self, outputs: Outputs, sender: webhooks.Sender, scheduler: Scheduler, ledger: Ledger) -> None:
         self._outputs, self._sender, self._scheduler, self._ledger = outputs, sender, scheduler, ledger
+        self.files: Final = outputs.files  # names in the folder of pictures
         self._all: dict[str, Prediction] = {}
+        self._submissions: Counter[str] = Counter()  # with a fault, by model and input
         self._lock = threading.RLock()
 
-    def create(self, dialect: Dialect, script: Script, input_: dict[str, Any], **fields: Any) -> Prediction:
+    def submit(
+        self,
+        dialect: Dialect,
+        model: str,
+        input_: dict[str, Any],
+        script: Script,
+        build_response: Callable[[Prediction], Response],  # of a healthy provider; may wait for the prediction
+        webhook: str | None = None,
+        **fields: Any,  # further fields of the prediction
+    ) -> Response:
+        """Accept a submission, or fail it as its script requires, and record it."""
+        fault, prediction = self._select_fault(dialect.provider, model, input_, script), None
+        if fault in _REJECTING:
+            response = dialect.build_error(fault, script)
+        else:
+            prediction = self._create(
+                dialect, script, input_, model=model, webhook=None if fault == "not_echoed" else webhook,
+                is_unseen=fault in _HIDING and not dialect.events, **fields,
+            )  # fmt: skip
+            response = build_response(prediction)
+        if fault == "lost":
+            response = replace(response, is_dropped=True)
+        elif fault == "500_after":
+            response = dialect.build_error(fault, script)
+        elif fault == "no_id":
+            response = Response(response.status, {"status": "accepted"})
+        self._ledger.add(
+            "submission", provider=dialect.provider, model=model, webhook=webhook, fault=fault,
+            prediction=prediction and prediction.id, http_status=None if response.is_dropped else response.status,
+        )  # fmt: skip
+        return replace(response, delay_s=script.submit_s)
+
+    def _select_fault(self, provider: str, model: str, input_: dict[str, Any], script: Script) -> str:
+        if script.submit == "ok" or not script.submit_times:
+            return script.submit
+        identity = json.dumps([provider, model, input_], sort_keys=True)
+        with self._lock:
+            self._submissions[identity] += 1
+            return script.submit if self._submissions[identity] <= script.submit_times else "ok"
+
+    def _create(self, dialect: Dialect, script: Script, input_: dict[str, Any], **fields: Any) -> Prediction:
         """Create a prediction and schedule its start. `fields`: model, webhook and others of `Prediction`."""
         with self._lock:
             prediction = Prediction(

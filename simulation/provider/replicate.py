@@ -11,19 +11,17 @@ from simulation.provider import models
 from simulation.provider.http_types import Api, Refused, Request, Response, is_url, not_found, parse_object, problem
 from simulation.provider.ledger import format_time
 from simulation.provider.models import Model
-from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
+from simulation.provider.predictions import Dialect, Prediction, Predictions, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
-from simulation.provider.submissions import Submissions
 
 _PAGE_SIZE: Final = 100
 _DEFAULT_MODEL: Final = "standin/pictures"  # name of a prediction with an unknown version, which accepts any input
 
 
 class ReplicateApi(Api):
-    def __init__(self, submissions: Submissions, *, token: str, base_url: str) -> None:
+    def __init__(self, predictions: Predictions, *, token: str, base_url: str) -> None:
         super().__init__(f"Bearer {token}")
-        self._submissions, self._predictions = submissions, submissions.predictions
-        self._base_url, self._dialect = base_url, build_dialect(base_url)
+        self._predictions, self._base_url, self._dialect = predictions, base_url, build_dialect(base_url)
 
     def handle(self, request: Request) -> Response:
         if request.method == "POST":
@@ -35,14 +33,10 @@ class ReplicateApi(Api):
                 prediction = self._find(prediction_id)
                 self._predictions.renew_urls(prediction)
                 return Response(200, self._build_body(prediction))
-            case "GET", ["models", owner, name] if model := models.MODELS.get(f"{owner}/{name}"):
-                return Response(200, build_model(model))
-            case "GET", ["models", owner, name, "versions", version] if (
-                model := models.MODELS.get(f"{owner}/{name}")
-            ) and version == model.version:
-                return Response(200, build_version(model))
-            case _:
-                raise not_found()
+            case "GET", ["models", owner, name, *rest] if model := models.MODELS.get(f"{owner}/{name}"):
+                if rest in ([], ["versions", model.version]):
+                    return Response(200, _build_version(model) if rest else _build_model(model))
+        raise not_found()
 
     def _post(self, request: Request) -> Response:
         match request.steps:
@@ -66,12 +60,12 @@ class ReplicateApi(Api):
                 raise not_found()
 
     def _create(
-        self, body: dict[str, Any], name: str, model: models.Model | None, version: str, deployment: str | None = None
+        self, body: dict[str, Any], name: str, model: Model | None, version: str, deployment: str | None = None
     ) -> Response:
         webhook, events = body.get("webhook"), body.get("webhook_events_filter")
         input_ = _check(body.get("input"), webhook, events)
-        script = _parse_script(model, input_, self._submissions.files)
-        return self._submissions.accept(
+        script = _parse_script(model, input_, self._predictions.files)
+        return self._predictions.submit(
             self._dialect, name, input_, script, webhook=webhook, version=version,
             deployment=deployment, events=None if events is None else tuple(events),
             build_response=lambda created: Response(201, self._build_body(created)),
@@ -108,7 +102,7 @@ def _check(input_: object, webhook: object, events: object) -> dict[str, Any]:
     return input_
 
 
-def _parse_script(model: models.Model | None, input_: Mapping[str, Any], files: tuple[str, ...]) -> Script:
+def _parse_script(model: Model | None, input_: Mapping[str, Any], files: tuple[str, ...]) -> Script:
     """Return the script of a submission; raise Refused for an input that violates the model's schema."""
     violations = models.find_violations(model.fields, model.required, input_) if model else []
     if violations:
@@ -205,7 +199,7 @@ def _build_error(fault: str, script: Script) -> Response:
             return problem(500, "Internal Server Error", "Something went wrong on our side.")
 
 
-def build_model(model: Model) -> dict[str, Any]:
+def _build_model(model: Model) -> dict[str, Any]:
     owner, _, name = model.name.partition("/")
     absent = ("github_url", "paper_url", "license_url", "cover_image_url", "default_example")
     return {
@@ -216,11 +210,11 @@ def build_model(model: Model) -> dict[str, Any]:
         "visibility": "public",
         "run_count": 0,
         **dict.fromkeys(absent),
-        "latest_version": build_version(model),
+        "latest_version": _build_version(model),
     }
 
 
-def build_version(model: Model) -> dict[str, Any]:
+def _build_version(model: Model) -> dict[str, Any]:
     return {
         "id": model.version,
         "created_at": "2026-01-01T00:00:00.000000Z",

@@ -29,6 +29,7 @@ half of its files as previews; they are served and must not be kept.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
@@ -128,23 +129,20 @@ class ScriptError(ValueError):
     """The script has an unknown key or an invalid value."""
 
 
+def _check_known(name: str, known: tuple[str, ...]) -> str:
+    if name not in known:
+        raise ValueError(f"{name!r} is not known; known are {', '.join(known)}")
+    return name
+
+
 def _one_of(names: Iterable[str]) -> AfterValidator:
-    known = tuple(names)
-
-    def check(value: str) -> str:
-        if value not in known:
-            raise ValueError(f"{value!r} is not known; known are {', '.join(known)}")
-        return value
-
-    return AfterValidator(check)
+    return AfterValidator(partial(_check_known, known=tuple(names)))
 
 
 def _check_format(name: str, info: ValidationInfo) -> str:
     """`info.context`: names of the files in the folder of pictures."""
     known = (*pictures.FORMATS, *pictures.VIDEO_FORMATS, *pictures.FILE_FORMATS, *(info.context or ()))
-    if name not in known:
-        raise ValueError(f"{name!r} is not known; known are {', '.join(known)}")
-    return name
+    return _check_known(name, known)
 
 
 _Seconds = Annotated[float, Field(ge=0, le=10**7)]

@@ -4,13 +4,12 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import requests
@@ -25,23 +24,15 @@ _FIRST_WAIT_S: Final = 0.5
 class Scheduler:
     """Runs calls at their time; calls that are not due at the end of the process are dropped."""
 
-    def __init__(self, threads: int = 32) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._executor = ThreadPoolExecutor(threads)
+        self._loop.set_default_executor(ThreadPoolExecutor(32))
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def run_after(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
-        def submit() -> None:
-            self._executor.submit(_run_reporting_errors, function, args)
-
-        self._loop.call_soon_threadsafe(lambda: self._loop.call_later(seconds, submit))
-
-
-def _run_reporting_errors(function: Callable[..., None], args: tuple[Any, ...]) -> None:
-    try:
-        function(*args)
-    except Exception:  # noqa: BLE001 (outermost line of a thread: report it, keep the thread)
-        sys.stderr.write(traceback.format_exc())
+        """Run a call on a thread; the loop logs its exception."""
+        call = partial(self._loop.run_in_executor, None, function, *args)
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, call)
 
 
 @dataclass(frozen=True, slots=True)

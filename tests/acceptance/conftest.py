@@ -10,12 +10,12 @@ import pytest
 
 from db.connection import connect
 from embedded import ports
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance import browser
 from tests.acceptance.world import SETTINGS, World
 from tests.support.application import Application, listening
 from tests.support.databases import cheapen_logins
+from tests.support.standin import Standin
+from worker.local_deployment import LocalDeployment
 
 HERE = Path(__file__).parent
 SHARED = pytest.StashKey[World]()

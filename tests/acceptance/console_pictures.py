@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance import browser as drive
 from tests.acceptance.world import SETTINGS, World, until
+from tests.support.standin import Standin
+from worker.local_deployment import LocalDeployment
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from db.connection import connect
 from simulation.demo import cases
 from simulation.demo.application import Application
 from simulation.demo.webhook_listener import WebhookListener
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance import browser as drive
+from tests.support.standin import Standin
+from worker.local_deployment import LocalDeployment
 
 
 def main() -> None:

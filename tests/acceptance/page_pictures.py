@@ -9,13 +9,13 @@ from typing import Any
 import requests
 from PIL import Image
 
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance import browser as drive
 from tests.acceptance import landscapes
 from tests.acceptance.test_failpoint_crashes import run
 from tests.acceptance.world import SETTINGS, Asked, World, until
 from tests.support import kinds
+from tests.support.standin import Standin
+from worker.local_deployment import LocalDeployment
 
 # What was asked for, in which style, in which mood of `landscapes`, how many files, and what they suffer.
 PROMPTS: tuple[tuple[str, str, str, int, dict[str, str]], ...] = (

@@ -12,12 +12,12 @@ import requests
 
 from embedded import ports
 from embedded.process import Process
-from simulation.stack import ROOT
 from tests.acceptance.flower_view import FlowerView, cause_outcomes, find_differences
 from tests.acceptance.message_count import check_messages
 from tests.acceptance.world import WORKERS, until
 from tests.support import fork_server
 from worker import queues
+from worker.local_deployment import ROOT
 
 CELERY = (sys.executable, "-m", "celery", "-A", "worker")
 

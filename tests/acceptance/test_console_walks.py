@@ -5,7 +5,6 @@ The test breaks and repairs what stands outside (a worker, storage, a provider, 
 buttons of the pages.
 """
 
-import os
 import re
 import signal
 from collections.abc import Iterator
@@ -158,7 +157,7 @@ def test_a_worker_hangs(world: World, page: Any) -> None:
     """It holds rows and its queue, and says nothing: Celery sees a worker, the console a queue without one."""
     frozen = [world.local.processes[name] for name in ("keep1", "keep2")]
     for process in frozen:
-        os.killpg(process.pid or 0, signal.SIGSTOP)
+        process.signal_group(signal.SIGSTOP)
     try:
         asked = world.ask({"outputs": 3})
 
@@ -174,8 +173,7 @@ def test_a_worker_hangs(world: World, page: Any) -> None:
         page.get_by_text("docker compose up -d worker-keep").first.wait_for()
     finally:
         for process in frozen:
-            os.killpg(process.pid or 0, signal.SIGKILL)
-            process.stop()
+            process.kill()
             process.launch()
 
     await_all_clear(page)

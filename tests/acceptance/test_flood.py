@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance.world import World, until
+from tests.support.standin import Standin
+from worker.local_deployment import LocalDeployment
 
 pytestmark = pytest.mark.prove  # minutes; tests/integration/test_urgency.py and test_breakers.py have the short forms
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.test_bad_input import send
-from tests.acceptance.victims import children
 
 SIZES = [100_000_000, pytest.param(499_000_000, marks=pytest.mark.prove)]
 LIMIT = 64_000_000  # above idle
@@ -82,12 +81,12 @@ def test_a_large_video_is_kept_in_little_memory(world, files, size):
         worker.launch()
         try:
             kept(world, files, size // 1000)  # loads what a child loads once
-            (child,) = children(worker.pid)
+            (child,) = worker.list_children()
             idle = reset_peak(child)
 
             row = kept(world, files, size)
 
-            assert children(worker.pid) == [child]
+            assert worker.list_children() == [child]
             assert memory(child, "VmHWM") - idle < LIMIT
         finally:
             worker.stop()

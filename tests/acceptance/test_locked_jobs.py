@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from db.connection import connect
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance.world import Asked, World, until
+from tests.support.standin import Standin
+from worker.local_deployment import LocalDeployment
 
 pytestmark = pytest.mark.prove  # it measures time; tests/integration/test_locked_rows.py has the short form
 

@@ -6,10 +6,10 @@ import psycopg
 import pytest
 
 from embedded.stack import Stack
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance.world import World
 from tests.support.pgbouncer import SERVER_CONNECTIONS, Pgbouncer, needs_pgbouncer
+from tests.support.standin import Standin
+from worker.local_deployment import LocalDeployment
 
 pytestmark = [
     pytest.mark.prove,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from embedded.standby import Standby
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from tests.acceptance.world import World
 from tests.support.standby import replicated
+from tests.support.standin import Standin
+from worker.local_deployment import LocalDeployment
 
 pytestmark = pytest.mark.prove  # two servers and a system of their own; integration/test_promotion.py is the short form
 

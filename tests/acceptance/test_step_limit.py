@@ -8,24 +8,24 @@ import pytest
 from psycopg import sql
 
 from db.connection import connect
+from embedded.process import Process
 from tests.acceptance.test_kills import await_old_postgres
-from tests.acceptance.victims import SLOW, children
+from tests.acceptance.victims import SLOW
 from tests.acceptance.world import World, until
 
 pytestmark = pytest.mark.prove  # an outage must last longer than the limit
 
 
 @contextlib.contextmanager
-def limited_worker(world: World, seconds: float) -> Iterator[int]:
-    """Have files kept by one worker alone whose steps are limited; yields its process id."""
+def limited_worker(world: World, seconds: float) -> Iterator[Process]:
+    """Have files kept by one worker alone whose steps are limited; yields it."""
     with world.without("keep1", "keep2"):
         worker = world.local.add_worker(
             "limited", "-Q", "keep", "-c", "2", MOORAGE_DEV_STEP_SECONDS=str(seconds), MOORAGE_STOP_GRACE_SECONDS="1"
         )
         worker.start()
         try:
-            assert worker.pid is not None
-            yield worker.pid
+            yield worker
         finally:
             worker.stop()
             del world.local.processes["limited"]
@@ -48,10 +48,10 @@ def outage(world: World) -> Iterator[None]:
 def test_a_step_that_waits_for_postgresql_longer_than_its_limit_counts_no_crash(world: World) -> None:
     """Celery ended it after ten minutes; and the first sweep after an outage took its lease before it was renewed."""
     await_old_postgres(world)
-    with limited_worker(world, 15) as pid:
+    with limited_worker(world, 15) as worker:
         asked = world.ask({**SLOW, "webhook_life_s": 120.0})
         world.await_leased(asked)
-        before = children(pid)
+        before = worker.list_children()
 
         began = time.monotonic()
         with outage(world):
@@ -60,7 +60,7 @@ def test_a_step_that_waits_for_postgresql_longer_than_its_limit_counts_no_crash(
         world.await_end(asked)
         (output,) = world.outputs(asked)
         assert (output["state"], output["attempt"], output["crashes"]) == ("kept", 1, 0)
-        assert children(pid) == before
+        assert worker.list_children() == before
         world.check(asked)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from simulation.stack import ROOT
 from tests.acceptance.world import until
 from tests.support import fork_server
+from worker.local_deployment import ROOT
 
 READY = re.compile(r"(http://\S+)/#token=(\S+)")
 ORDER = re.compile(r"curl -s (\S+/v1/jobs) -H 'Authorization: Bearer (\S+)'.*?-d '(\{.*?\})'\n", re.DOTALL)

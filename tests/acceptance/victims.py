@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,14 +64,6 @@ def kill_any_worker(world: World) -> tuple[Asked, dict[str, Any]]:
             return asked, leased
         world.mend()
     pytest.fail("five times a file had been kept before its worker was killed")
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process started and that live."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
 
 
 def _is_held(world: World, leased: dict[str, Any]) -> bool:

@@ -23,10 +23,10 @@ from embedded.process import Process
 from moorage import settings as settings_module
 from moorage import transitions
 from moorage.settings import Settings
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
 from storage import s3
 from tests.acceptance.retry_503 import patient
+from tests.support.standin import Standin
+from worker.local_deployment import LocalDeployment
 
 LEASE_SECONDS = 6.0
 # Short waits, so that what takes minutes in earnest takes seconds; no guard is off.

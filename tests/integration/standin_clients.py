@@ -8,7 +8,7 @@ import providers
 from moorage.provider_types import SubmitRequest
 from moorage.settings import Settings
 from providers import Provider
-from simulation.provider.client import Standin
+from tests.support.standin import Standin
 
 MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures/fast", "openai": "gpt-image-1"}
 

@@ -7,6 +7,7 @@ import pytest
 
 from db import leases
 from db.connection import Connection
+from simulation.chaos.faults import KINDS
 from simulation.chaos.recovery import RecoveryMonitor
 from tasks.step import Deps
 from tests.integration import command_line as cli
@@ -18,6 +19,12 @@ def recovery(database_url: str) -> Iterator[RecoveryMonitor]:
     monitor = RecoveryMonitor(database_url)
     yield monitor
     monitor.close()
+
+
+def measure(recovery: RecoveryMonitor, kind: str, victim: str = "") -> None:
+    probe = KINDS[kind].probe
+    assert probe is not None
+    recovery.measure_probe(kind, probe, victim)
 
 
 def create_waiting_rows(deps: Deps, conn: Connection) -> None:
@@ -69,7 +76,7 @@ def test_a_recovery_ends_when_the_broken_component_serves_again(
 ) -> None:
     """Work that does not need the broken component shows nothing about it."""
     create_waiting_rows(deps, conn)
-    recovery.measure_probe(kind, victim)
+    measure(recovery, kind, victim)
     recovery.check()
 
     for statement, args in unrelated:
@@ -92,7 +99,7 @@ def test_work_in_flight_does_not_show_that_the_broker_has_recovered(
     row = conn.execute("SELECT id FROM outputs WHERE idx = 7").fetchone()
     assert row is not None
     assert leases.claim(conn, "keep", row["id"], leased_by="keep1@host/task", lease_seconds=30, max_crashes=5)
-    recovery.measure_probe("broker killed")
+    measure(recovery, "broker killed")
     recovery.check()
 
     conn.execute(EDGE, KEPT)
@@ -142,7 +149,7 @@ def test_without_waiting_work_nothing_is_measured(
     """The time until the next request is not a recovery time."""
     world.kept(deps)
     conn.execute("UPDATE predictions SET state = 'succeeded', run_at = NULL WHERE state = 'running'")
-    recovery.measure_probe(kind)
+    measure(recovery, kind)
 
     recovery.check()
     conn.execute(EDGE, KEPT)
@@ -155,7 +162,7 @@ def test_without_waiting_work_nothing_is_measured(
 def test_a_disturbed_recovery_is_reported_separately(deps: Deps, conn: Connection, recovery: RecoveryMonitor) -> None:
     """Its time is that of two faults."""
     create_waiting_rows(deps, conn)
-    recovery.measure_probe("storage killed")
+    measure(recovery, "storage killed")
     recovery.check()
 
     recovery.mark_disturbed(leases_only=True)  # it does not depend on a lease

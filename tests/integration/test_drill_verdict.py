@@ -15,7 +15,7 @@ from db.connection import Connection
 from embedded.stack import Stack
 from simulation.cases import Case, CaseRun
 from simulation.chaos.load import draw_job_request
-from simulation.chaos.schedule import LandedFault
+from simulation.chaos.targets import Fault
 from simulation.chaos.verdict import judge_drill
 from simulation.job_check import Verdict
 from simulation.ledger_check import check_ledger
@@ -53,11 +53,15 @@ def build_ledger(conn: Connection) -> dict[str, Any]:
     }
 
 
+def landed_fault(kind: str, began_at: float, ended_at: float, victim: str) -> Fault:
+    return Fault(victim=victim, kind=kind, began_at=began_at, ended_at=ended_at)
+
+
 def judged(
     deps: Deps,
     conn: Connection,
     ledger: dict[str, Any],
-    landed: list[LandedFault] | None = None,
+    landed: list[Fault] | None = None,
     requested: list[CaseRun] | None = None,
 ) -> Verdict:
     runs = [CaseRun(Case("the job", input={}), external_id="abc"), *(requested or [])]
@@ -139,7 +143,7 @@ def test_a_clock_jump_is_no_excuse_for_a_file(deps: Deps, conn: Connection) -> N
     conn.execute("DELETE FROM render_variants")
     conn.execute("UPDATE outputs SET state = 'dead', source_expired = true")
 
-    verdict = judged(deps, conn, ledger, [LandedFault("clock jump", time.time() - 300, time.time(), "")])
+    verdict = judged(deps, conn, ledger, [landed_fault("clock jump", time.time() - 300, time.time(), "")])
 
     assert any("abc output[0]: dead" in finding for finding in verdict.lost)
 
@@ -155,7 +159,7 @@ def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> N
     ledger = build_ledger(conn)
 
     unexplained = judged(deps, conn, ledger)
-    explained = judged(deps, conn, ledger, [LandedFault("worker killed", time.time() - 300, time.time(), "keep1")])
+    explained = judged(deps, conn, ledger, [landed_fault("worker killed", time.time() - 300, time.time(), "keep1")])
 
     assert len(unexplained.unexplained) == 1
     assert explained.is_clean
@@ -167,14 +171,13 @@ def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps,
     ledger, times = build_ledger(conn), (time.time() - 300, time.time())
     died = """
     INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, actor)
-    SELECT 'output', id, job_id, 'waiting', 'waiting', 'worker_died', 'keep1@host/task' FROM outputs
-     WHERE job_id = %s
+    SELECT 'output', id, job_id, 'waiting', 'waiting', 'worker_died', %s FROM outputs WHERE job_id = %s
     """
 
-    conn.execute(died, [job_id])
-    once = judged(deps, conn, ledger, [LandedFault("pool child killed", *times, "keep1")])
-    conn.execute(died, [job_id])
-    twice = judged(deps, conn, ledger, [LandedFault("pool child killed", *times, "keep1")])
+    conn.execute(died, ["keep1@host/one task", job_id])
+    once = judged(deps, conn, ledger, [landed_fault("pool child killed", *times, "keep1")])
+    conn.execute(died, ["keep1@host/another", job_id])
+    twice = judged(deps, conn, ledger, [landed_fault("pool child killed", *times, "keep1")])
 
     assert once.is_clean
     assert twice.unexplained == ["keep1: 2 processes died during work, and 1 were killed"]
@@ -192,8 +195,8 @@ def test_a_repeat_in_a_clock_jump_has_the_time_of_the_jumped_clock(deps: Deps, c
     ledger = build_ledger(conn)
     times = (time.time() - 300, time.time())
 
-    unexplained = judged(deps, conn, ledger, [LandedFault("storage killed", *times, "seaweedfs")])
-    explained = judged(deps, conn, ledger, [LandedFault("clock jump", *times, "postgres")])
+    unexplained = judged(deps, conn, ledger, [landed_fault("storage killed", *times, "seaweedfs")])
+    explained = judged(deps, conn, ledger, [landed_fault("clock jump", *times, "postgres")])
 
     assert len(unexplained.unexplained) == 1
     assert explained.unexplained == []
@@ -203,7 +206,7 @@ def test_webhooks_must_be_ingested_while_storage_is_away(deps: Deps, conn: Conne
     """A worker that waits for storage at its start ingests none, and nothing is lost: only the time shows it."""
     world.kept(deps)
     ledger, now = build_ledger(conn), time.time()
-    fault = LandedFault("quick without storage", now - 10, now + 60, "quick")
+    fault = landed_fault("quick without storage", now - 10, now + 60, "quick")
     ingested = judged(deps, conn, ledger, [fault])
 
     conn.execute("UPDATE deliveries SET ended_at = ended_at + interval '5 min'")

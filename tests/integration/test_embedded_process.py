@@ -23,10 +23,15 @@ def until(condition):
         time.sleep(0.02)
 
 
+def state_of(pid):
+    """Return the letter of a process's state: Z is a zombie, T stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def is_alive(pid):
     """Return True if a process runs; a zombie does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state_of(pid) != "Z"
     except FileNotFoundError:
         return False
 
@@ -93,6 +98,22 @@ time.sleep(60)
 
     assert process.wait() == -signal.SIGKILL
     until(lambda: not is_alive(int(pids.read_text())))
+
+
+def test_a_signal_to_the_group_reaches_the_children(tmp_path):
+    """A worker that was stopped without its pool would go on working."""
+    process = python("import subprocess; subprocess.run(['sleep', '60'])", tmp_path)
+    process.start()
+    until(process.list_children)
+    (child,) = process.list_children()
+
+    process.signal_group(signal.SIGSTOP)
+    until(lambda: state_of(process.pid) == state_of(child) == "T")
+    process.kill()
+
+    until(lambda: not is_alive(child))
+    assert process.list_children() == []
+    process.signal_group(signal.SIGCONT)  # to nobody
 
 
 @pytest.mark.parametrize("spawn", [Process.spawn, fork_server.spawn], ids=["executed", "forked"])

@@ -27,7 +27,7 @@ from embedded.process import Process
 from embedded.server import Server
 from embedded.stack import Stack
 from moorage.errors import ConfigError
-from simulation.stack import LocalDeployment
+from worker.local_deployment import LocalDeployment
 
 DEADLINE_SECONDS = 90
 

@@ -24,10 +24,10 @@ from embedded import ports
 from embedded.folders import occupy
 from embedded.stack import Stack
 from moorage.errors import ConfigError
-from simulation.provider.client import Standin
-from simulation.stack import ROOT, LocalDeployment, build_standin
+from simulation.provider.client import Standin, build_standin
 from storage import s3
 from tests.integration import command_line as cli
+from worker.local_deployment import ROOT, LocalDeployment
 
 
 def test_it_is_up_when_its_buckets_exist(

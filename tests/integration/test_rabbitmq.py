@@ -9,15 +9,15 @@ from collections import Counter
 import amqp.exceptions
 import pytest
 
-from simulation.provider.client import Standin
-from simulation.stack import ROOT, LocalDeployment
 from tests.acceptance.message_count import check_messages
 from tests.acceptance.test_outages import MANY, finish, said_all
 from tests.acceptance.world import SETTINGS, World, until
 from tests.integration import rabbitmq_broker as rabbit
 from tests.support import fork_server
 from tests.support.rabbitmq import Rabbitmq
+from tests.support.standin import Standin
 from worker import inspect_cluster, queues
+from worker.local_deployment import ROOT, LocalDeployment
 
 pytestmark = rabbit.needs_rabbitmq
 

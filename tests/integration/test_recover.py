@@ -12,12 +12,12 @@ import providers
 from db.connection import Connection
 from egress.guard import EgressGuard
 from embedded.stack import Stack
-from simulation.provider.client import Standin
 from tasks.predictions import recover
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as kw
 from tests.integration.receiver_process import until
+from tests.support.standin import Standin
 from worker import step_runner
 
 OURS = "http://127.0.0.1:9"

@@ -18,8 +18,9 @@ import pytest
 import requests
 
 from moorage.errors import ConfigError
-from simulation.provider.client import Standin, StandinError
+from simulation.provider.client import StandinError
 from tests.integration.standin_receiver import wait_for
+from tests.support.standin import Standin
 
 FIELDS = {
     *("id", "model", "version", "status", "input", "output", "error", "logs", "metrics", "created_at", "started_at"),

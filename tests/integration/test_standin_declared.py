@@ -13,9 +13,9 @@ from moorage.provider_types import SubmitRequest
 from moorage.settings import Settings
 from providers import Provider
 from simulation.provider import declared as standin_declared
-from simulation.provider.client import Standin
 from tests.integration.standin_receiver import Receiver, run_receiver, wait_for
 from tests.support import declared
+from tests.support.standin import Standin
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import requests
 from moorage.errors import BadSignature, ProviderRefused
 from moorage.provider_types import PredictionReport
 from providers.fal import Fal
-from simulation.provider.client import Standin
 from tests.integration.standin_clients import build_clients, build_submit_request
 from tests.integration.standin_receiver import Delivery, Receiver, run_receiver, wait_for
+from tests.support.standin import Standin
 
 
 @pytest.fixture(scope="module")

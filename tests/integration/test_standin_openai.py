@@ -11,8 +11,8 @@ import requests
 from moorage.errors import ProviderRefused, SubmitUncertain
 from moorage.provider_types import InputFile
 from providers import Provider
-from simulation.provider.client import Standin
 from tests.integration.standin_clients import build_clients, build_submit_request
+from tests.support.standin import Standin
 
 
 @pytest.fixture(scope="module")

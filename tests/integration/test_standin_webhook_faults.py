@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from simulation.provider.client import Standin
 from tests.integration.standin_receiver import Delivery, Receiver, run_receiver, wait_for
+from tests.support.standin import Standin
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from db.connection import connect
 from embedded.proxy import Proxy
 from moorage import ids
 from moorage.model import Media
-from simulation.provider.client import Standin
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
+from tests.support.standin import Standin
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.commands import drill
-from simulation.chaos import small_disk
+from embedded import small_disk
 from simulation.chaos.faults import KINDS
 from simulation.chaos.forms import FORMS
 

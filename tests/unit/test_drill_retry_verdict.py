@@ -4,19 +4,20 @@ import pytest
 
 from simulation.chaos import verdict
 from simulation.chaos.faults import KINDS
-from simulation.chaos.schedule import LandedFault
+from simulation.chaos.targets import Fault
 
 NOW = 1_000_000.0
 DIED, LOST, STORAGE, FULL = "worker_died", "lease_expired", "storage_failed", "disk_failed"
 UNAVAILABLE, OTHER = "source_unavailable", "attempt_failed"
 
 
-def repeat(kind, at=NOW, node="keep1"):
-    return {"subject": "output", "subject_id": "o", "kind": kind, "reason": f"why {kind}", "node": node, "at": at}
+def repeat(kind, at=NOW, node="keep1", task="1"):
+    row = {"subject": "output", "subject_id": "o", "kind": kind, "reason": f"why {kind}", "at": at}
+    return {**row, "actor": f"{node}@host/{task}", "node": node}
 
 
 def fault(kind, began=-5.0, ended=0.0, victim="keep1"):
-    return LandedFault(kind, NOW + began, NOW + ended, victim)
+    return Fault(victim=victim, kind=kind, began_at=NOW + began, ended_at=NOW + ended)
 
 
 def find_unexplained(row, *landed, is_troubled=False):
@@ -85,9 +86,16 @@ def test_during_a_clock_jump_the_fault_is_searched_at_the_true_time():
 
 def test_deaths_are_counted_against_the_kills_of_their_worker():
     """One kill ends one task."""
-    two, kill = [repeat(DIED), repeat(DIED)], fault("pool child killed")
+    two, kill = [repeat(DIED, task="1"), repeat(DIED, task="2")], fault("pool child killed")
 
     unexplained = verdict.find_unexplained(two, [kill, fault("pool child killed", victim="keep2")], lambda _: True)
 
     assert unexplained == ["keep1: 2 processes died during work, and 1 were killed"]
     assert verdict.find_unexplained(two, [kill, kill], lambda _: True) == []
+
+
+def test_one_kill_explains_all_rows_of_its_task():
+    """A task ingests several deliveries: one death of it was counted as that of two processes."""
+    batch = [repeat(DIED, node="quick"), repeat(DIED, node="quick")]
+
+    assert verdict.find_unexplained(batch, [fault("pool child killed", victim="quick")], lambda _: True) == []

@@ -8,8 +8,7 @@ import pytest
 from moorage import settings
 from simulation.provider import ledger, models, pictures, script
 from simulation.provider.http_types import Response
-from simulation.provider.predictions import Dialect
-from simulation.provider.submissions import Submissions
+from simulation.provider.predictions import Dialect, Predictions
 
 PICTURES, FAILING, VIDEO = (models.MODELS[f"standin/{name}"] for name in ("pictures", "failing", "text-to-video"))
 FILES = ("a.png", "b.mp4")
@@ -80,32 +79,19 @@ def test_a_video_is_equal_for_equal_seeds_only():
 
 def test_a_submission_fault_is_counted_per_input():
     """Two jobs with different inputs must not use up each other's faults."""
-    predictions: Any = SimpleNamespace(create=lambda *_, **__: SimpleNamespace(id="p"))
-    submissions = Submissions(predictions, ledger.Ledger(), ())
+    nothing: Any = SimpleNamespace(files=(), run_after=lambda *_: None)
+    predictions = Predictions(nothing, nothing, nothing, ledger.Ledger())
     busy = script.parse_script({"submit": "busy", "submit_times": 1})
     dialect = Dialect("replicate", lambda: "p", lambda *_: {}, lambda *_: Response(429, {}), "output")
 
     def submit(prompt: str) -> int:
-        return submissions.accept(dialect, "m", {"prompt": prompt}, busy, lambda _: Response(201, {})).status
+        return predictions.submit(dialect, "m", {"prompt": prompt}, busy, lambda _: Response(201, {})).status
 
     assert [submit("a"), submit("b"), submit("a"), submit("a"), submit("b")] == [429, 429, 201, 201, 201]
 
 
-def test_the_summary_counts_predictions_by_key():
-    """Two predictions with one key prove a duplicate submission."""
-    created = [
-        {"kind": "prediction", "provider": "fal", "key": "a"},
-        {"kind": "prediction", "provider": "fal", "key": "a"},
-        {"kind": "prediction", "provider": "openai", "key": None},
-    ]
-
-    summary = ledger.summarise(created)
-
-    assert summary["created_by_key"] == {"a": 2}
-
-
 def test_the_default_models_of_moorage_are_known():
     """The README's example names one: it must not answer 404 after `make up`."""
-    assert models.REPLICATE_MODELS == settings.REPLICATE_MODELS
-    assert models.FAL_MODELS == settings.FAL_MODELS
-    assert [name for name in (*models.REPLICATE_MODELS, *models.FAL_MODELS) if models.find_by_name(name) is None] == []
+    names = (*settings.REPLICATE_MODELS, *settings.FAL_MODELS)
+
+    assert [name for name in names if models.find_by_name(name) is None] == []

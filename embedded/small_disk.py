@@ -1,4 +1,4 @@
-"""A small real file system (tmpfs) that faults fill, in a mount namespace that ends with the drill."""
+"""A small real file system (tmpfs) that faults fill, in a mount namespace that ends with its process."""
 
 import ctypes
 import errno

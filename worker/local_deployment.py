@@ -1,25 +1,22 @@
-"""A complete local deployment: embedded servers, a stand-in provider if given, and moorage's own processes."""
+"""A complete local deployment: embedded servers and moorage's own processes, with a stand-in provider if given."""
 
-import base64
-import hashlib
 import json
 import os
 import secrets
 import sys
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from db import migrate
 from db.connection import connect
 from embedded import ports
 from embedded.credentials import write_private
 from embedded.process import Process
+from embedded.server import request_status
 from embedded.stack import Stack
 from moorage.settings import Settings
-from simulation.provider.client import Standin
 from storage import buckets, s3
 from worker.launch import granian_flags, worker_flags
 
@@ -34,6 +31,13 @@ def data_folder(name: str) -> Path:
     return Path(os.environ.get("MOORAGE_DATA_DIR", ".moorage")) / name
 
 
+class _Standin(Protocol):
+    """A process that stands in for the providers."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings that make it moorage's providers."""
+
+
 class LocalDeployment:
     """A running moorage in one folder: servers, receiver, workers, beat, and optionally Flower."""
 
@@ -46,7 +50,7 @@ class LocalDeployment:
         beats: int = 1,
         flower: bool = False,
         fixed_ports: bool = False,  # those of the first start, else FIXED_PORTS: stored URLs must stay the same
-        standin: Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
+        standin: _Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
         stack: Stack | None = None,
         overrides: Mapping[str, str] | None = None,  # settings that differ from the defaults
     ) -> None:
@@ -60,7 +64,7 @@ class LocalDeployment:
         self.processes: dict[str, Process] = {}
         self.port = self.flower_port = self.metrics_port = 0
         self.moved_ports: dict[str, int] = {}  # fixed ports that were in use
-        self.secrets = _load_secrets(folder)
+        self.secrets = load_secrets(folder)
 
     @property
     def url(self) -> str:
@@ -144,9 +148,9 @@ class LocalDeployment:
 
     def _add_processes(self) -> None:
         keep_workers, concurrency, beats, flower = self._counts
-        ready_url, flags = f"{self.url}/healthz", granian_flags("127.0.0.1", self.port)
+        flags = granian_flags("127.0.0.1", self.port)
         address = {"GRANIAN_HOST": "127.0.0.1", "GRANIAN_PORT": str(self.port)}  # for the line that it logs
-        self.add_process("receiver", ["granian", *flags], ready_url=ready_url, **address)
+        self.add_process("receiver", ["granian", *flags], (self.port, "/healthz"), **address)
         self.add_worker("quick", "-Q", "quick", "-c", str(concurrency or 2))
         self.add_worker("sweeps", "-Q", "sweeps", "-c", "1")
         for number in range(1, keep_workers + 1):
@@ -155,11 +159,12 @@ class LocalDeployment:
             self.add_process(f"beat{number}", ["worker", "beat"])
         if flower:
             flags = ["--address=127.0.0.1", f"--port={self.flower_port}"]
-            ready_url = f"{self.flower_url}/healthcheck"
-            self.add_process("flower", ["worker", "flower", *flags], ready_url=ready_url)
+            self.add_process("flower", ["worker", "flower", *flags], (self.flower_port, "/healthcheck"))
 
-    def add_process(self, name: str, module: Sequence[str], ready_url: str | None = None, **overrides: str) -> Process:
-        """Add a process that runs a Python module, without starting it."""
+    def add_process(
+        self, name: str, module: Sequence[str], health: tuple[int, str] | None = None, /, **overrides: str
+    ) -> Process:
+        """Add a process of a module, not started. `health`: port and path that return 200 once it is ready."""
         logs_folder = self.folder / "logs"
         logs_folder.mkdir(parents=True, exist_ok=True)
         process = self.processes[name] = Process(
@@ -167,7 +172,7 @@ class LocalDeployment:
             env={**self.environment(), **overrides},
             cwd=ROOT,
             log_path=logs_folder / f"{name}.log",
-            ready=(lambda: _is_ready(ready_url)) if ready_url else None,
+            ready=(lambda: request_status(health[0], "GET", health[1], timeout_seconds=1) == 200) if health else None,
             name=name,
             grace_seconds=30.0,
         )
@@ -185,23 +190,7 @@ class LocalDeployment:
         self.stop()
 
 
-def build_standin(folder: Path, pictures: Path | None) -> Standin:
-    """Return a stand-in with the credentials of the folder and, if it is free, the port of the last one there."""
-    key, port_file = hashlib.sha256(_load_secrets(folder)["api_token"].encode()), folder / "standin/standin.port"
-    port = ports.prefer(int(port_file.read_text())) if port_file.exists() else ports.reserve(1)[0]
-    secret = "whsec_" + base64.b64encode(key.digest()).decode()
-    return Standin(token=f"r8_{key.hexdigest()[:36]}", secret=secret, port=port, pictures=pictures)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 (a loopback address)
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def _load_secrets(folder: Path) -> dict[str, str]:
+def load_secrets(folder: Path) -> dict[str, str]:
     """Return the passwords of this folder, which the first call creates; only the owner can read them."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "secrets.json"
