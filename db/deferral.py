@@ -106,7 +106,7 @@ SELECT o.id, o.path, o.attempt, coalesce(o.reason, 'requests to its host fail') 
 END_INCOMPLETE = cancellation.build_cancel_statement("outputs", "output", "waiting", "state = 'dead'", "id = %(id)s")
 
 
-def end_incomplete(conn: Connection, job: Job, actor: str) -> None:
+def end_incomplete_outputs(conn: Connection, job: Job, actor: str) -> None:
     """
     Give up the deferred outputs of a locked job with policy `discard` that cannot complete their prediction's files.
 

@@ -160,10 +160,10 @@ def _find_failing(facts: Facts) -> Iterator[Problem]:
         remedy = "see its reason, then the account: pay, or set a valid token"
         yield Problem("billing_refused", "critical", text, remedy, "a-provider-refuses-the-account", row["provider"])
     for provider in facts.get("providers") or ():
-        yield from _find_lost(provider)
+        yield from _find_poor_results(provider)
 
 
-def _find_lost(provider: Facts) -> Iterator[Problem]:
+def _find_poor_results(provider: Facts) -> Iterator[Problem]:
     name, ended = provider["provider"], provider["ended_1h"]
     polled, total = ended.get("poll", 0), ended["total"]
     if provider["takes_webhooks"] and polled >= MIN_ENDED and not ended.get("webhook"):

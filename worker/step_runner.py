@@ -83,12 +83,12 @@ def run_step(step: Step, row_id: UUID, leased_by: str, *, is_watched: bool = Tru
                 claim.wakes.append(Wake(step, row_id))
             if claim.wakes:
                 publish.publish_wakes(claim.wakes)
-            outcomes += _describe(deps, step, claim.results, time.monotonic() - started, is_watched=is_watched)
+            outcomes += _build_outcomes(deps, step, claim.results, time.monotonic() - started, is_watched=is_watched)
             if is_over or not may_be_more:
                 return outcomes or [RowOutcome(str(row_id), "", "done", f"{step}: nothing to claim")]
 
 
-def _describe(
+def _build_outcomes(
     deps: Deps, step: Step, results: list[tuple[Lease, StepResult]], seconds: float, *, is_watched: bool
 ) -> list[RowOutcome]:
     """Read the rows again for what the steps recorded. They are committed: PostgreSQL may be unavailable by now."""

@@ -27,7 +27,7 @@ def settle_if_last(
     counted.
     """
     if job.partial == "discard":
-        deferral.end_incomplete(conn, job, actor)
+        deferral.end_incomplete_outputs(conn, job, actor)
         counts = None
     if job.state != "keeping":
         return []

@@ -205,7 +205,7 @@ def cancel_others(view: View) -> None:
 
 
 def end_incomplete(view: View) -> bool:
-    """deferral.end_incomplete"""
+    """deferral.end_incomplete_outputs"""
     ended = False
     for outputs in OUTPUTS_OF.values():
         rows = [view.get(o) for o in outputs if view.get(o).state]
