@@ -65,8 +65,7 @@ class ApiClient:
                     raise SimulationFailed(f"{method} {path}: {type(error).__name__}: {error}") from error
             else:
                 if response.ok:
-                    parsed: Body = response.json()
-                    return parsed
+                    return dict(response.json())
                 if not self._retries or response.status_code not in (500, 502, 503, 504):
                     raise SimulationFailed(f"{method} {path}: {response.status_code} {response.text[:300]}")
             self.retry_count += 1

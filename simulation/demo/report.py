@@ -14,7 +14,8 @@ from simulation.demo.cases import PROJECT
 from simulation.demo.event_stream import StreamFollower
 from simulation.demo.webhook_listener import WebhookListener
 
-COUNT_STATES = "SELECT state, count(*) AS count FROM {} GROUP BY 1 ORDER BY 2 DESC"
+JOBS = "SELECT state, count(*) AS count FROM jobs GROUP BY 1 ORDER BY 2 DESC"
+OUTPUTS = "SELECT state, count(*) AS count FROM outputs GROUP BY 1 ORDER BY 2 DESC"
 
 DEAD = """
 SELECT category, error, count(*) AS count, min(reason) AS example
@@ -45,8 +46,8 @@ def print_totals(
     table.add_row("predictions", f"{summary['predictions']}: {registered} registered by the application, {submitted}")
     webhooks = f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted"
     table.add_row("webhooks", f"{webhooks}, {len(summary['unacknowledged'])} rejected")
-    table.add_row("jobs", _describe_states(fetch_all(conn, COUNT_STATES.format("jobs"))))
-    table.add_row("files", _describe_states(fetch_all(conn, COUNT_STATES.format("outputs"))))
+    table.add_row("jobs", _describe_states(fetch_all(conn, JOBS)))
+    table.add_row("files", _describe_states(fetch_all(conn, OUTPUTS)))
     for row in fetch_all(conn, DEAD):
         table.add_row(f"dead letters: {row['count']}", f"{row['category']} {row['error']}: {row['example']}")
     table.add_row("audit", "clean" if not findings else f"{len(findings)} findings")
