@@ -16,6 +16,20 @@ def test_every_kind_of_fault_is_in_a_form():
     assert {kind for form in FORMS.values() for kind in form.kinds} == set(KINDS)
 
 
+@pytest.mark.parametrize(
+    ("landed", "expected"),
+    [
+        ({}, False),  # too short for a fault
+        ({"pool child killed": 2}, False),  # the last of one round and the first of the next
+        ({"pool child killed": 3}, True),
+        ({"pool child killed": 3, "row locks held": 1}, False),
+    ],
+)
+def test_a_form_whose_own_faults_never_land_is_noticed(landed: dict[str, int], expected: bool):
+    """An injection that always fails, and returns nothing, would test nothing and be clean."""
+    assert drill.has_only_kills(landed) is expected
+
+
 def test_only_one_form_raises_the_limits():
     """With high limits an outage that is counted against a file stays unseen."""
     raised = [name for name, form in FORMS.items() if form.environment.keys() & {"MOORAGE_MAX_ERRORS"}]
