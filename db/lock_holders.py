@@ -12,7 +12,7 @@ from moorage.errors import DatabaseLocked
 Row = dict[str, Any]
 
 LOOK_SECONDS: Final = 0.02
-# The wait after a lock grows with the age of the transaction that holds it: a forgotten one is asked for less and less.
+# The wait after a lock grows with the age of the transaction that holds it: a forgotten one is tried less and less.
 MIN_WAIT_SECONDS: Final = 5.0
 MAX_WAIT_SECONDS: Final = 60.0
 
@@ -22,7 +22,7 @@ _SESSION: Final = """
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS transaction_seconds
 """
 
-# Waiting sessions are blocked by others that wait themselves; the one that waits for nobody is asked for. A prepared
+# Waiting sessions are blocked by others that wait themselves; the last one in the chain is looked for. A prepared
 # transaction has the pid 0 and no session.
 FIND_HOLDER: Final = f"""
 WITH RECURSIVE blocker (pid, depth) AS (

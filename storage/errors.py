@@ -78,7 +78,7 @@ def get_http_status(error: ClientError) -> int:
 
 
 def is_unsupported(error: ClientError) -> bool:
-    """Return whether the store refuses what was asked of it, and not who asked (403), where (404) or when."""
+    """Return whether the store refuses the request itself, and not its sender (403), place (404) or time."""
     return get_http_status(error) in {400, 405, 501} and get_error_code(error) not in _RETRYABLE
 
 

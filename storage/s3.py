@@ -15,9 +15,9 @@ from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.failpoints import failpoint
 from moorage.settings import Settings
 from storage import proofs, urls
-from storage.clients import WHOLE_BYTES, S3Clients
 from storage.errors import get_http_status, translate_errors
 from storage.proofs import Proof
+from storage.s3_clients import WHOLE_BYTES, S3Clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class ObjectStore:
         return cast(Proof, self._proof)
 
     def find_known_proof(self) -> Proof | None:
-        """Return the proof if it is known. Stores nothing: whoever only reads may lack the permission."""
+        """Return the proof if it is known. Stores nothing: a process that only reads may lack the permission."""
         if self._proof is None:
             with contextlib.suppress(StorageRefused):  # the response to a HEAD has no reason: that to a PUT does
                 self._proof = proofs.recall(self.clients.authenticated(), self.private_bucket)

@@ -14,8 +14,8 @@ from db import migrate
 from db.connection import Connection, Database, connect
 from embedded.process import Process
 from embedded.stack import Stack
-from storage import clients
-from storage.clients import S3Clients
+from storage import s3_clients
+from storage.s3_clients import S3Clients
 from tests.support import fork_server
 from tests.support.databases import Databases, cheapen_logins
 
@@ -163,7 +163,7 @@ def _share_s3_clients() -> Iterator[None]:
             return create(self, endpoint, config)
         secret = settings.aws_secret_access_key.get_secret_value()
         token = settings.aws_session_token
-        constants = clients._CONNECT_SECONDS, clients._READ_SECONDS  # a test changes them
+        constants = s3_clients._CONNECT_SECONDS, s3_clients._READ_SECONDS  # a test changes them
         key = repr(
             (os.getpid(), endpoint, config, settings.aws_access_key_id, secret, token, settings.aws_region, constants)
         )

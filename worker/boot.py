@@ -131,7 +131,7 @@ def check_beside(check: CheckStorage, *, needs_storage: bool, wait_seconds: floa
 def _run_beside(
     check: CheckStorage, results: Connection, sender: Connection, worker_pid: int, needs_storage: bool
 ) -> None:
-    results.close()  # held open here, it would accept a result that nobody reads
+    results.close()  # held open here, it would accept a result that is not read
     problem = ""
     try:
         check(lambda: os.getppid() == worker_pid)

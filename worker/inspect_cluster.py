@@ -38,7 +38,7 @@ def call_concurrently(calls: Mapping[str, Callable[[], Any]], *, seconds: float)
 
 
 def read_queue_depths() -> dict[str, int] | str:
-    """Return the number of messages in each queue and dead-letter queue; else why the broker does not tell."""
+    """Return the number of messages in each queue and dead-letter queue; else why the broker does not report them."""
     from worker.celery import app  # the app reads the settings: only when it is needed
 
     try:

@@ -47,7 +47,7 @@ def reconcile(deps: Deps, actor: str, send: SendWakes, due: Collection[str]) -> 
 def release_leases(deps: Deps, actor: str) -> list[Wake]:
     try:
         deps.database.run(leases.record_timeline)
-    except psycopg.Error as error:  # a server without a write-ahead log of its own starts anew at a failover
+    except psycopg.Error as error:  # a server without a write-ahead log of its own starts empty at a failover
         log.debug("timeline.unknown", error=str(error))
     failpoint("reconcile.after_timeline")
     wakes: list[Wake] = []

@@ -16,7 +16,7 @@ import pytest
 from embedded.seaweedfs import Seaweedfs
 from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.settings import Settings
-from storage import buckets, clients, proofs, s3
+from storage import buckets, proofs, s3, s3_clients
 from storage.errors import ObjectMissing
 
 
@@ -325,7 +325,7 @@ def test_a_large_video_is_put_in_flat_memory(server, blobs, checksums, megabytes
 
 def test_storage_that_answers_nothing_is_an_outage(server, monkeypatch):
     """A store that accepts connections and then stalls must end in an error that is tried again."""
-    monkeypatch.setattr(clients, "_READ_SECONDS", 0.5)
+    monkeypatch.setattr(s3_clients, "_READ_SECONDS", 0.5)
     stalled = s3.ObjectStore(settings_for(server.url))
     os.kill(server.pid, signal.SIGSTOP)
     try:
@@ -339,7 +339,7 @@ def test_storage_that_answers_nothing_is_an_outage(server, monkeypatch):
 def test_a_transfer_that_takes_too_long_is_an_outage(server, blobs, monkeypatch, checksums):
     """Storage that is slow for a day must not end a file: the limit of a step would count a crash of it each time."""
     slow = s3.ObjectStore(settings_for(server.url, s3_checksums=checksums))
-    data = b"x" if checksums == "none" else bytes(clients.WHOLE_BYTES + 1)
+    data = b"x" if checksums == "none" else bytes(s3_clients.WHOLE_BYTES + 1)
     digest, arguments = hashlib.sha256(data).hexdigest(), {"size": len(data), "content_type": "video/mp4"}
     slow.put(slow.public_bucket, "slow.mp4", io.BytesIO(data), sha256=digest, **arguments)
     monkeypatch.setattr(proofs, "TRANSFER_SECONDS", 0.0, raising=False)

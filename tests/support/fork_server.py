@@ -266,7 +266,7 @@ def _preload() -> None:
         _env_file=None, database_url="postgresql://u@127.0.0.1/d", broker_url="redis://127.0.0.1/0",
         aws_access_key_id="none", aws_secret_access_key="none",
     )  # fmt: skip
-    sys.modules["storage.clients"].S3Clients(settings).authenticated()
+    sys.modules["storage.s3_clients"].S3Clients(settings).authenticated()
     sys.modules["web.routes"].build_router()
     del sys.path[0]
     gc.freeze()

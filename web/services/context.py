@@ -80,7 +80,7 @@ class AppContext:
         await self.database.close()
 
     async def run_and_wake(self, work: Callable[[Database], W]) -> W:
-        """Run `work` in a database thread, then publish its wakes, even if nobody waits for its result any more."""
+        """Run `work` in a database thread, then publish its wakes, even if its result is no longer awaited."""
 
         def run(database: Database) -> W:
             result = work(database)

@@ -7,7 +7,7 @@ import botocore.session
 import pytest
 from pydantic import SecretStr
 
-from storage import clients
+from storage import s3_clients
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "cn-north-1", "us-gov-west-1"])
@@ -22,6 +22,6 @@ def test_endpoints_are_those_of_botocore(region: str) -> None:
         aws_session_token=None,
     )
     usual = botocore.session.Session().create_client("s3", region_name=region)
-    assert clients.S3Clients(settings).authenticated().meta.endpoint_url == usual.meta.endpoint_url
-    partitions = clients._DESCRIPTIONS.load_data("endpoints")["partitions"]
-    assert {name for partition in partitions for name in partition["services"]} == set(clients._SERVICES)
+    assert s3_clients.S3Clients(settings).authenticated().meta.endpoint_url == usual.meta.endpoint_url
+    partitions = s3_clients._DESCRIPTIONS.load_data("endpoints")["partitions"]
+    assert {name for partition in partitions for name in partition["services"]} == set(s3_clients._SERVICES)
