@@ -130,14 +130,14 @@ def test_deleting_twice_is_the_same_as_once(blobs):
     assert blobs.head(blobs.public_bucket, "gone.png") is None
 
 
-def test_a_bucket_that_is_not_there_is_refused_by_name(server):
+def test_a_bucket_that_is_not_there_is_refused_by_name(server, blobs):  # which has created the private bucket
     """A misspelt bucket must not look like an outage that will pass."""
-    blobs = s3.ObjectStore(settings_for(server.url, s3_public_bucket="misspelt"))
+    misspelt = s3.ObjectStore(settings_for(server.url, s3_public_bucket="misspelt"))
 
     with pytest.raises(StorageRefused, match=r"put of misspelt/a\.png: 404 NoSuchBucket"):
-        put(blobs, "a.png", b"x")
+        put(misspelt, "a.png", b"x")
     with pytest.raises(StorageRefused, match="head of bucket misspelt"):
-        blobs.check_connection()
+        misspelt.check_connection()
 
 
 def test_wrong_keys_are_refused(server):
