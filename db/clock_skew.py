@@ -11,7 +11,9 @@ IS_SET_BACK = """(EXISTS (SELECT FROM ticks WHERE started_at > moment() + interv
 
 _WAITING = {
     "deliveries": "state IN ('new', 'unmatched')",
-    "predictions": "(state IN ('planned', 'submitting') OR (state = 'running' AND run_at <> deadline_at))",
+    # Not those that only wait for their end, as their provider cannot be polled.
+    "predictions": """(state IN ('planned', 'submitting') OR (state = 'running' AND run_at <> deadline_at)
+        OR (state = 'abandoned' AND abs(extract(epoch FROM run_at - output_until)) > 1))""",
     "outputs": "state IN ('waiting', 'discarding')",
     "notifications": "state = 'waiting'",
 }

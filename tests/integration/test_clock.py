@@ -67,6 +67,25 @@ def test_an_order_that_waits_for_room_or_a_look_is_made_due(at: World, state: st
     assert at.one("SELECT run_at <= moment() FROM predictions WHERE id = %s", prediction_id)
 
 
+@pytest.mark.parametrize(("until", "due"), [("2 hours", 1), ("1 hour", 0)])
+def test_a_late_result_is_polled_for_soon(at: World, until: str, due: int) -> None:
+    """
+    The jump itself passes the deadline, so that a prediction is abandoned whose webhook is lost: its files may expire
+    within the hour. Where the provider cannot be polled, `run_at` is the end of the wait for its webhook.
+    """
+    prediction_id = planned(at, started(at))
+    at.conn.execute(
+        "UPDATE predictions SET state = 'abandoned', external_id = %s, submitted_at = moment(), category = 'TIMED_OUT',"
+        " run_at = moment() + interval '1 hour', output_until = moment() + %s::interval WHERE id = %s",
+        (f"late-{due}", until, prediction_id),
+    )
+    at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
+
+    assert run_reconcile(at)["clock"] == due
+
+    assert at.one("SELECT run_at <= moment() FROM predictions WHERE id = %s", prediction_id) is bool(due)
+
+
 def test_an_order_whose_answer_was_lost_is_as_old_as_it_can_be(at: World) -> None:
     """The looks into its provider's list are counted from its submission, which was sent in no hour to come."""
     prediction_id = planned(at, started(at))
