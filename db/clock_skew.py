@@ -32,7 +32,7 @@ _MAX_WAITS: Final = {"notifications": "27 h"}
 _SUBMITTED_AT: Final = {"predictions": ", submitted_at = least(submitted_at, moment())"}
 # A live worker renews within a third of its lease; that of a dead worker now expires in time.
 _IS_LONG: Final = "lease_token IS NOT NULL AND leased_until > moment() + make_interval(secs => 2 * %(lease_seconds)s)"
-CORRECTIONS: Final = {
+CORRECTIONS: Final[dict[str, str]] = {
     f"{table} {name}": _build_correction(table, condition, values)
     for table, waiting in _WAITING.items()
     for name, condition, values in (
@@ -42,10 +42,22 @@ CORRECTIONS: Final = {
             f"run_at = moment(), woken_at = NULL{_SUBMITTED_AT.get(table, '')}",
         ),
         ("leased", _IS_LONG, "leased_until = moment() + make_interval(secs => %(lease_seconds)s)"),
+        ("woken", f"{waiting} AND woken_at > moment() + interval '1 min'", "woken_at = NULL"),  # its wake may be lost
     )
 }
+CORRECTIONS["jobs"] = _build_correction(  # whose outputs are counted again each five minutes
+    "jobs", "state = 'keeping' AND run_at > moment() + interval '10 min'", "run_at = moment()"
+)
+# An open breaker is probed each five seconds; attempts count for less than a minute.
+CORRECTIONS["breakers"] = """
+WITH forgotten AS (DELETE FROM target_attempts WHERE at > moment() + interval '1 min'),
+wrong AS MATERIALIZED (
+    SELECT target FROM breakers WHERE probe_at > moment() + interval '1 min' FOR UPDATE SKIP LOCKED
+)
+UPDATE breakers b SET probe_at = moment() FROM wrong WHERE b.target = wrong.target RETURNING b.target
+"""
 
 
 def correct_future_times(conn: Connection, lease_seconds: float) -> int:
-    """Make unlocked rows due whose run_at is too far away, and shorten leases; return the number of rows."""
+    """Make unlocked rows due that would wait too long, and shorten leases; return the number of corrections."""
     return sum(len(fetch_all(conn, sql, {"lease_seconds": lease_seconds})) for sql in CORRECTIONS.values())

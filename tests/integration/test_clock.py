@@ -86,6 +86,45 @@ def test_a_late_result_is_polled_for_soon(at: World, until: str, due: int) -> No
     assert at.one("SELECT run_at <= moment() FROM predictions WHERE id = %s", prediction_id) is bool(due)
 
 
+def test_a_breaker_that_was_probed_ahead_of_time_is_probed_soon(at: World) -> None:
+    """Each jump of an hour would keep all files of a host waiting that has recovered meanwhile."""
+    at.conn.execute(
+        "INSERT INTO breakers (target, probe_at, reason) VALUES ('host a', moment() + interval '1 hour', 'x')"
+    )
+    at.conn.execute("INSERT INTO breakers (target, probe_at, reason) VALUES ('host b', moment() + interval '4 s', 'x')")
+    at.conn.execute("INSERT INTO target_attempts (target, at) VALUES ('host a', moment() + interval '1 hour')")
+    at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
+
+    assert run_reconcile(at)["clock"] == 1
+
+    probes = at.conn.execute("SELECT target, probe_at <= moment() AS due FROM breakers ORDER BY 1").fetchall()
+    assert probes == [{"target": "host a", "due": True}, {"target": "host b", "due": False}]
+    assert at.one("SELECT count(*) FROM target_attempts") == 0
+    at.conn.execute("DELETE FROM breakers")
+
+
+def test_a_wake_of_a_time_to_come_is_sent_again(at: World) -> None:
+    """Dispatch repeats a wake after 30 s, if its row has not been claimed: its message may be lost."""
+    (waiting,) = at.outputs(at.keeping([at.source.picture()]).job_id)
+    at.conn.execute("UPDATE outputs SET woken_at = moment() + interval '1 hour' WHERE id = %s", [waiting])
+    at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
+
+    assert run_reconcile(at)["clock"] == 1
+
+    assert at.one("SELECT woken_at IS NULL FROM outputs WHERE id = %s", waiting)
+
+
+def test_the_outputs_of_a_job_are_counted_soon(at: World) -> None:
+    """It finds a job that was not settled when its last output ended."""
+    job_id = at.keeping([at.source.picture()]).job_id
+    at.conn.execute("UPDATE jobs SET run_at = moment() + interval '1 hour' WHERE id = %s", [job_id])
+    at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
+
+    assert run_reconcile(at)["clock"] == 1
+
+    assert at.one("SELECT run_at < moment() + interval '10 min' FROM jobs WHERE id = %s", job_id)
+
+
 def test_an_order_whose_answer_was_lost_is_as_old_as_it_can_be(at: World) -> None:
     """The looks into its provider's list are counted from its submission, which was sent in no hour to come."""
     prediction_id = planned(at, started(at))
