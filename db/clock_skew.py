@@ -3,6 +3,7 @@
 from typing import Final
 
 from db.connection import Connection, fetch_all
+from db.leases import LIVE
 
 # Ticks alone do not show a change while no beat ran. Those in the future are passed over by readers and not deleted, so
 # that the correction is repeated for rows that were locked.
@@ -29,7 +30,9 @@ UPDATE {table} t SET {values} FROM wrong WHERE t.id = wrong.id RETURNING t.id
 # Waits are five minutes at most, those of notifications 26 hours. Only a longer Retry-After is shortened by this.
 _IS_FAR: Final = "lease_token IS NULL AND run_at > moment() + interval"
 _MAX_WAITS: Final = {"notifications": "27 h"}
-_SUBMITTED_AT: Final = {"predictions": ", submitted_at = least(submitted_at, moment())"}
+_SUBMITTED_AT: Final = {
+    "predictions": ", submitted_at = CASE WHEN submitted_at > moment() THEN moment() ELSE submitted_at END"
+}
 # A live worker renews within a third of its lease; that of a dead worker now expires in time.
 _IS_LONG: Final = "lease_token IS NOT NULL AND leased_until > moment() + make_interval(secs => 2 * %(lease_seconds)s)"
 CORRECTIONS: Final[dict[str, str]] = {
@@ -42,7 +45,8 @@ CORRECTIONS: Final[dict[str, str]] = {
             f"run_at = moment(), woken_at = NULL{_SUBMITTED_AT.get(table, '')}",
         ),
         ("leased", _IS_LONG, "leased_until = moment() + make_interval(secs => %(lease_seconds)s)"),
-        ("woken", f"{waiting} AND woken_at > moment() + interval '1 min'", "woken_at = NULL"),  # its wake may be lost
+        # Its wake may be lost. Also of those that only wait for their end.
+        ("woken", f"state IN ({LIVE[table]}) AND woken_at > moment() + interval '1 min'", "woken_at = NULL"),
     )
 }
 CORRECTIONS["jobs"] = _build_correction(  # whose outputs are counted again each five minutes
@@ -50,11 +54,13 @@ CORRECTIONS["jobs"] = _build_correction(  # whose outputs are counted again each
 )
 # An open breaker is probed each five seconds; attempts count for less than a minute.
 CORRECTIONS["breakers"] = """
-WITH forgotten AS (DELETE FROM target_attempts WHERE at > moment() + interval '1 min'),
+WITH forgotten AS (DELETE FROM target_attempts WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM target_attempts WHERE at > moment() + interval '1 min' FOR UPDATE SKIP LOCKED))),
 wrong AS MATERIALIZED (
-    SELECT target FROM breakers WHERE probe_at > moment() + interval '1 min' FOR UPDATE SKIP LOCKED
+    SELECT target FROM breakers WHERE greatest(probe_at, opened_at) > moment() + interval '1 min' FOR UPDATE SKIP LOCKED
 )
-UPDATE breakers b SET probe_at = moment() FROM wrong WHERE b.target = wrong.target RETURNING b.target
+UPDATE breakers b SET probe_at = least(probe_at, moment()), opened_at = least(opened_at, moment())
+  FROM wrong WHERE b.target = wrong.target RETURNING b.target
 """
 
 

@@ -1,6 +1,7 @@
 """A clock that jumps ahead and back must not leave rows waiting, or leases held, for as long as it was ahead."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -88,17 +89,18 @@ def test_a_late_result_is_polled_for_soon(at: World, until: str, due: int) -> No
 
 def test_a_breaker_that_was_probed_ahead_of_time_is_probed_soon(at: World) -> None:
     """Each jump of an hour would keep all files of a host waiting that has recovered meanwhile."""
-    at.conn.execute(
-        "INSERT INTO breakers (target, probe_at, reason) VALUES ('host a', moment() + interval '1 hour', 'x')"
-    )
-    at.conn.execute("INSERT INTO breakers (target, probe_at, reason) VALUES ('host b', moment() + interval '4 s', 'x')")
+    insert = "INSERT INTO breakers (target, opened_at, probe_at, reason) VALUES (%s, moment() + %s, moment() + %s, 'x')"
+    hour, soon = timedelta(hours=1), timedelta(seconds=4)
+    for target, opened, probed in (("host a", hour, hour), ("host b", timedelta(), soon), ("host c", hour, soon)):
+        at.conn.execute(insert, (target, opened, probed))
     at.conn.execute("INSERT INTO target_attempts (target, at) VALUES ('host a', moment() + interval '1 hour')")
     at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
 
-    assert run_reconcile(at)["clock"] == 1
+    assert run_reconcile(at)["clock"] == 2
 
-    probes = at.conn.execute("SELECT target, probe_at <= moment() AS due FROM breakers ORDER BY 1").fetchall()
-    assert probes == [{"target": "host a", "due": True}, {"target": "host b", "due": False}]
+    query = "SELECT target, opened_at <= moment() AS opened, probe_at <= moment() AS due FROM breakers ORDER BY 1"
+    due = {row["target"]: (row["opened"], row["due"]) for row in at.conn.execute(query).fetchall()}
+    assert due == {"host a": (True, True), "host b": (True, False), "host c": (True, True)}
     assert at.one("SELECT count(*) FROM target_attempts") == 0
     at.conn.execute("DELETE FROM breakers")
 
@@ -107,11 +109,29 @@ def test_a_wake_of_a_time_to_come_is_sent_again(at: World) -> None:
     """Dispatch repeats a wake after 30 s, if its row has not been claimed: its message may be lost."""
     (waiting,) = at.outputs(at.keeping([at.source.picture()]).job_id)
     at.conn.execute("UPDATE outputs SET woken_at = moment() + interval '1 hour' WHERE id = %s", [waiting])
+    prediction_id = planned(at, started(at))
+    at.conn.execute(
+        "UPDATE predictions SET state = 'running', external_id = 'ahead', submitted_at = moment(),"
+        " run_at = deadline_at, woken_at = moment() + interval '1 hour' WHERE id = %s",
+        [prediction_id],
+    )
+    at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
+
+    assert run_reconcile(at)["clock"] == 2
+
+    assert at.one("SELECT woken_at IS NULL FROM outputs WHERE id = %s", waiting)
+    assert at.one("SELECT woken_at IS NULL FROM predictions WHERE id = %s", prediction_id)
+
+
+def test_what_was_never_submitted_gets_no_time_of_it(at: World) -> None:
+    """With one, a job that is retried would pass over the entry of its chain as tried."""
+    prediction_id = planned(at, started(at))
+    at.conn.execute("UPDATE predictions SET run_at = moment() + interval '1 hour' WHERE id = %s", [prediction_id])
     at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
 
     assert run_reconcile(at)["clock"] == 1
 
-    assert at.one("SELECT woken_at IS NULL FROM outputs WHERE id = %s", waiting)
+    assert at.one("SELECT submitted_at IS NULL FROM predictions WHERE id = %s", prediction_id)
 
 
 def test_the_outputs_of_a_job_are_counted_soon(at: World) -> None:
