@@ -10,13 +10,11 @@ from db.leases import LIVE
 IS_SET_BACK = """(EXISTS (SELECT FROM ticks WHERE started_at > moment() + interval '1 min')
     OR EXISTS (SELECT FROM events WHERE at > moment() + interval '1 min'))"""
 
-_WAITING = {
-    "deliveries": "state IN ('new', 'unmatched')",
+_LIVE: Final = {table: f"state IN ({states})" for table, states in LIVE.items()}
+_WAITING: Final = _LIVE | {
     # Not those that only wait for their end, as their provider cannot be polled.
     "predictions": """(state IN ('planned', 'submitting') OR (state = 'running' AND run_at <> deadline_at)
-        OR (state = 'abandoned' AND abs(extract(epoch FROM run_at - output_until)) > 1))""",
-    "outputs": "state IN ('waiting', 'discarding')",
-    "notifications": "state = 'waiting'",
+        OR (state = 'abandoned' AND abs(extract(epoch FROM run_at - output_until)) > 1))"""
 }
 
 
@@ -46,7 +44,7 @@ CORRECTIONS: Final[dict[str, str]] = {
         ),
         ("leased", _IS_LONG, "leased_until = moment() + make_interval(secs => %(lease_seconds)s)"),
         # Its wake may be lost. Also of those that only wait for their end.
-        ("woken", f"state IN ({LIVE[table]}) AND woken_at > moment() + interval '1 min'", "woken_at = NULL"),
+        ("woken", f"{_LIVE[table]} AND woken_at > moment() + interval '1 min'", "woken_at = NULL"),
     )
 }
 CORRECTIONS["jobs"] = _build_correction(  # whose outputs are counted again each five minutes
